@@ -1,0 +1,1 @@
+"""The data: found, verified, downloaded, loaded and split."""

@@ -1,0 +1,135 @@
+"""What every run of every script needs: a seed, a device, a folder, a results file, clear refusals."""
+
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import torch
+import tyro
+
+Config = TypeVar("Config")
+
+
+class Refused(Exception):
+    """Something the user gave cannot be used. The message is one line: what is wrong, where, what to do."""
+
+
+def launch(main: Callable[[Config], int | None], config_class: type[Config], doc: str | None = None) -> NoReturn:
+    """Reads the command line into `config_class`, runs `main` and exits: 0, or what `main` returned.
+
+    A refusal is one line on stderr and exit code 2; Ctrl-C outside of training is exit code 130.
+    """
+    script = Path(sys.argv[0]).name
+    config = tyro.cli(config_class, description=doc)
+    try:
+        code = main(config) or 0
+    except Refused as refusal:
+        print(f"{script}: {refusal}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print(f"\n{script}: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        Refused: the device asked for is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there.get(name, False):
+        have = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise Refused(f"--device {name}: this machine has none; it has {have}")
+    return torch.device(name)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Gives a path to write to, beside `path`; renames it to `path` at the end, or removes it on an error.
+
+    So a file appears whole or not at all. The name keeps its suffix, since writers choose a format by it.
+
+    Raises:
+        Refused: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise Refused(f"cannot write {path}: {error.strerror}; name another place") from None
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        mask = os.umask(0)
+        os.umask(mask)
+        beside.chmod(0o666 & ~mask)  # mkstemp's own mode would hide the file from everybody else
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Writes `content` as indented JSON, whole or not at all."""
+    with whole(path) as beside:
+        beside.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a reader knows it, for example `cpu, 2 threads` or `NVIDIA H200`."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "torchmetrics", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+def commit() -> str:
+    """The commit of this checkout, with `+` after it where files differ from it; `unknown` outside of git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def command() -> str:
+    """The command that started this run, as it would be typed again from the repository's folder."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return "python " + " ".join(f"'{word}'" if " " in word else word for word in words)
