@@ -1,0 +1,427 @@
+"""Photos for upscaling: found, decoded, split, and served as endless batches of random crops.
+
+A picture is uint8 RGB all the way to the batch. The high-resolution picture is 224x224; its low-resolution
+twin is 64x64 and is made by `shrink`, here and nowhere else.
+"""
+
+import itertools
+import os
+import signal
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as TF
+from tqdm import tqdm
+
+from common import runs
+from common.datasets import imagenet
+
+LOW, HIGH = 64, 224
+SHORTER = 256
+"""The score's pictures are cut from photos whose shorter side is this long."""
+MEMORY = 1.5e9
+"""Bytes: a set whose decoded pictures take less is kept in memory."""
+WATCHED = 32
+
+Small = Literal["scale up", "leave out"]
+"""What to do with a photo that has a side under 224."""
+
+
+class Unreadable(Exception):
+    """A file that no picture can be got from."""
+
+    def __init__(self, path: str | Path, why: str) -> None:
+        super().__init__(path, why)
+        self.path, self.why = str(path), why
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
+
+
+def shrink(high: Tensor) -> Tensor:
+    """The low-resolution twin, 2/7 of the size: torchvision's default resize (bilinear, antialiased), 8 bits.
+
+    Three times as fast on channels-last memory, which `batches` gives, as on contiguous; same result.
+
+    Args:
+        high: uint8 [N,3,h,w] or [3,h,w], both sides multiples of 7.
+
+    Returns:
+        uint8 [N,3,h*2/7,w*2/7] or [3,h*2/7,w*2/7].
+
+    Raises:
+        ValueError: not uint8, or a side that is no multiple of 7.
+    """
+    height, width = high.shape[-2:]
+    if high.dtype != torch.uint8 or height % 7 or width % 7:
+        raise ValueError(
+            f"shrink takes uint8 with sides in multiples of 7, not {high.dtype} {height}x{width}"
+        )
+    return TF.resize(high, [height * 2 // 7, width * 2 // 7], antialias=True)
+
+
+def read(path: str | Path) -> Image.Image:
+    """Decodes any photo to 8-bit RGB, upright.
+
+    Transparent parts become white. 16-bit greyscale is scaled to 8 bits, where Pillow alone would clip it.
+    The EXIF orientation is followed.
+
+    Raises:
+        Unreadable: missing, truncated, corrupt, no picture at all, or too large to be one.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise Unreadable(path, "no such file") from None
+    # what Pillow's decoders raise on broken files; UnidentifiedImageError is an OSError
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise Unreadable(path, str(error) or type(error).__name__) from None
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.float64)
+        return Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize_shorter(image: Image.Image, side: int = SHORTER) -> Image.Image:
+    """The whole picture with its shorter side at `side` pixels (Pillow bicubic), up or down."""
+    scale = side / min(image.size)
+    width, height = (max(side, round(length * scale)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def standard(image: Image.Image) -> Tensor:
+    """The crop that is scored: shorter side to 256, then the central 224x224.
+
+    Returns:
+        uint8 [3,224,224].
+    """
+    pixels = np.asarray(resize_shorter(image))  # [h,w,3]
+    top, left = (pixels.shape[0] - HIGH) // 2, (pixels.shape[1] - HIGH) // 2
+    return torch.from_numpy(pixels[top : top + HIGH, left : left + HIGH].copy()).permute(2, 0, 1)
+
+
+@dataclass
+class Source:
+    """Pictures that are made when asked for: from files, or from numbers."""
+
+    items: Sequence[Any]
+    """What `open` makes a picture from: paths, or seeds."""
+    open: Callable[[Any], Image.Image] = read
+    """A function of a module, since worker processes get it pickled."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Of each picture that could not be used so far: why. Filled while pictures are read."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def first(self, count: int) -> "Source":
+        """Only the first `count` pictures, for a short run."""
+        return Source(self.items[:count], self.open)
+
+    def skip(self, name: str, why: str) -> None:
+        """Counts a picture that cannot be used, and names it on screen the first time."""
+        if name not in self.skipped:
+            self.skipped[name] = why
+            if why != TOO_SMALL:  # one in fourteen of ImageNet's: a count is enough
+                tqdm.write(f"skipped {name}: {why}", file=sys.stderr)
+
+    def standard_pictures(self) -> tuple[Tensor, list[str]]:
+        """The crops that are scored, of every picture that can be read.
+
+        Returns:
+            uint8 [N,3,224,224], and the name of each.
+
+        Raises:
+            Refused: not one can be read.
+        """
+        pictures, names = [], []
+        for item in self.items:
+            try:
+                pictures.append(standard(self.open(item)))
+                names.append(str(item))
+            except Unreadable as unreadable:
+                self.skip(str(item), unreadable.why)
+        if not pictures:
+            raise runs.Refused(none_usable(self))
+        return torch.stack(pictures), names
+
+
+TOO_SMALL = f"a side under {HIGH}"
+
+
+def none_usable(source: Source) -> str:
+    name, why = next(iter(source.skipped.items()), ("", "there are none"))
+    return f"none of {len(source)} pictures can be used, the first being {name}: {why}; name other photos by --data"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """A set of pictures in three parts that share none."""
+
+    name: str
+    """For the screen and the results file."""
+    builtin: bool
+    train: Source
+    watch: Source
+    """Split off from the training pictures, at most 32: for curves and choices during training."""
+    test: Source
+    """For the figure that is reported, and nothing else."""
+    note: str = ""
+    """What screen and captions must say about the choice of pictures; its first line is enough for a caption."""
+
+
+# --------------------------------------------------------------------------------------- finding
+
+
+def find(data: str, *, limit: int = 100) -> Photos:
+    """The pictures that `--data` names.
+
+    Args:
+        data: `auto`, `builtin`, `imagenette`, or a folder: in ImageNet's layout, one that holds such a folder
+            as `ImageNet/`, or any folder of photos, of which about a tenth, chosen by a hash of the path, is
+            kept for the test.
+        limit: at most so many test pictures, evenly spaced over the sorted list.
+
+    Raises:
+        Refused: there is no such folder, or too few photos in it.
+    """
+    return _folder(Path(data).expanduser(), limit)
+
+
+def _folder(root: Path, limit: int) -> Photos:
+    for place in (root, root / "ImageNet"):
+        if (place / "train").is_dir() and (place / "val").is_dir():
+            train, test = imagenet.listing(place / "train"), imagenet.listing(place / "val")
+            if len(train) > 1 and len(test):
+                return _photos(f"ImageNet layout in {place}", train, test, limit)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise runs.Refused(
+            f"--data {root} {what}; name a folder of photos, or `auto`, `imagenette`, `builtin`"
+        )
+    found = imagenet.listing(root)
+    if len(found) < 3:
+        raise runs.Refused(
+            f"--data {root} holds {len(found)} photos (.jpg, .png, .webp, .bmp, .tif), training needs at least "
+            "3; name another folder, or `auto`, `imagenette`, `builtin`"
+        )
+    hashes = found.hashes()
+    # a share of the range of hashes, so that photos added later move none from one part to the other
+    tested = hashes < 2**64 // 10
+    if not tested.any() or tested.sum() > len(found) - 2:
+        tested = hashes == hashes.min()
+    return _photos(
+        f"photos in {root}", found.take(np.flatnonzero(~tested)), found.take(np.flatnonzero(tested)), limit
+    )
+
+
+def _photos(name: str, train: imagenet.Listing, test: imagenet.Listing, limit: int) -> Photos:
+    watched = np.sort(np.argsort(train.hashes(), kind="stable")[: min(WATCHED, max(1, len(train) // 20))])
+    note = ""
+    if len(test) > limit:
+        note = f"scored on {limit} of {len(test):,} test photos, evenly spaced over the sorted list"
+        test = test.take(np.linspace(0, len(test) - 1, limit).round().astype(int))
+    rest = np.delete(np.arange(len(train)), watched)
+    return Photos(name, False, Source(train.take(rest)), Source(train.take(watched)), Source(test), note)
+
+
+# ------------------------------------------------------------------------------ training batches
+
+
+def batches(
+    source: Source,
+    *,
+    size: int = HIGH,
+    batch: int,
+    seed: int,
+    workers: int | None = None,
+    scales: tuple[int, ...] = (SHORTER,),
+    small: Small = "scale up",
+) -> Callable[[int], Iterator[Tensor]]:
+    """Endless batches of random crops, turned and mirrored at random.
+
+    The batch of a step follows from `seed` and the step alone, whatever the workers and wherever the
+    iteration began: a run that is resumed goes on as if it had never stopped. All pictures come before any
+    comes again. A set that fits into memory is decoded once, now, by worker processes; a larger one streams
+    through them.
+
+    Args:
+        source: the pictures; those that cannot be used are counted in `source.skipped`, and the next one that
+            can stands in.
+        size: side of the crops, in pixels.
+        batch: crops per batch.
+        workers: processes that decode; 0 is none, None is one per processor, 8 at most.
+        scales: before the crop the shorter side is scaled to one of these, chosen at random.
+        small: whether photos with a side under 224 are scaled up or left out.
+
+    Returns:
+        `start(first)`, an iterator over the batches of the steps `first`, `first + 1`, ... without end; each is
+        uint8 [batch,3,size,size] in channels-last memory.
+
+    Raises:
+        Refused: no picture can be used.
+        ValueError: crops larger than the smallest scale.
+    """
+    if size > min(scales):
+        raise ValueError(f"crops of {size} pixels do not fit into a shorter side of {min(scales)}")
+    if workers is None:
+        workers = min(
+            8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+    decoded = Decoded(source.open, source.items, scales, small)
+    if len(source) * sum(3 * side * side * 4 / 3 for side in scales) <= MEMORY:
+        decoded = _keep(source, decoded, workers)
+        workers = 0
+    crops = Crops(decoded, len(source), size, batch, seed, len(scales))
+
+    def start(first: int) -> Iterator[Tensor]:
+        for pixels, skipped in _in_order(crops, itertools.count(first), workers):
+            for name, why in skipped:
+                source.skip(name, why)
+            if pixels is None:
+                raise runs.Refused(none_usable(source))
+            yield torch.from_numpy(pixels).permute(0, 3, 1, 2)  # [batch,3,size,size]
+
+    return start
+
+
+Decoding = tuple[list[np.ndarray] | None, str]
+"""A picture as uint8 [h,w,3] at every scale and "", or None and why there is none."""
+
+
+@dataclass
+class Decoded(Dataset[Decoding]):
+    """Picture i, decoded when it is asked for."""
+
+    open: Callable[[Any], Image.Image]
+    items: Sequence[Any]
+    scales: tuple[int, ...]
+    small: Small
+
+    def __getitem__(self, i: int) -> Decoding:
+        try:
+            image = self.open(self.items[i])
+        except Unreadable as unreadable:
+            return None, unreadable.why
+        if self.small == "leave out" and min(image.size) < HIGH:
+            return None, TOO_SMALL
+        # a panorama counts by its central part: it would fill the memory that many photos need
+        shorter = min(image.size)
+        width, height = (min(length, 2 * shorter) for length in image.size)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+        return [np.asarray(resize_shorter(image, side)) for side in self.scales], ""
+
+
+@dataclass
+class Kept(Dataset[Decoding]):
+    """Picture i, decoded before. Of one that cannot be used the skipping is told when it is decoded."""
+
+    pictures: list[Decoding]
+    items: Sequence[Any]
+
+    def __getitem__(self, i: int) -> Decoding:
+        return self.pictures[i]
+
+
+def _keep(source: Source, decoded: Decoded, workers: int) -> Kept:
+    pictures = []
+    order = range(len(source))
+    arriving = _in_order(decoded, order, workers)
+    for i, picture in zip(order, tqdm(arriving, "reading pictures", len(source), disable=None), strict=True):
+        if picture[0] is None:
+            source.skip(str(source.items[i]), picture[1])
+        pictures.append(picture)
+    if all(picture is None for picture, _ in pictures):
+        raise runs.Refused(none_usable(source))
+    return Kept(pictures, source.items)
+
+
+@dataclass
+class Crops(Dataset[tuple[np.ndarray | None, list[tuple[str, str]]]]):
+    """The batch of a step: uint8 [batch,size,size,3], and the pictures that were skipped for it."""
+
+    pictures: Decoded | Kept
+    count: int
+    size: int
+    batch: int
+    seed: int
+    scales: int
+    _order: tuple[int, np.ndarray] = (-1, np.empty(0, int))
+
+    def picture_at(self, place: int) -> int:
+        """Which picture comes at this place of the endless row of shuffled epochs."""
+        epoch, within = divmod(place, self.count)
+        if self._order[0] != epoch:  # kept: a million take some milliseconds to shuffle
+            self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(self.count)
+        return int(self._order[1][within])
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray | None, list[tuple[str, str]]]:
+        draws = np.random.default_rng([self.seed, 1, step]).random((self.batch, 6))
+        crops = np.empty((self.batch, self.size, self.size, 3), np.uint8)
+        skipped = []
+        for k, (scale, *where) in enumerate(draws):
+            i = self.picture_at(step * self.batch + k)
+            for tried in range(min(self.count, 1000)):
+                at = (i + tried) % self.count
+                scaled, why = self.pictures[at]
+                if scaled is not None:
+                    break
+                skipped.append((str(self.pictures.items[at]), why))
+            else:
+                return None, skipped
+            _crop(scaled[int(scale * self.scales)], where, crops[k])
+        return crops, skipped
+
+
+def _crop(picture: np.ndarray, where: Sequence[float], out: np.ndarray) -> None:
+    """Fills `out` [size,size,3] from `picture` [h,w,3]; `where` are five numbers in [0,1)."""
+    y, x, mirror, flip, transpose = where
+    size = len(out)
+    top, left = int(y * (picture.shape[0] - size + 1)), int(x * (picture.shape[1] - size + 1))
+    crop = picture[top : top + size, left : left + size]
+    crop = crop[:: -1 if flip < 0.5 else 1, :: -1 if mirror < 0.5 else 1]
+    if transpose < 0.5:
+        crop = crop.transpose(1, 0, 2)
+    for channel in range(3):  # numpy copies a turned picture four times as fast channel by channel
+        out[..., channel] = crop[..., channel]
+
+
+def _in_order(dataset: Dataset[Any], order: Any, workers: int) -> Iterator[Any]:
+    """`dataset[i]` for every i of `order`, made by worker processes.
+
+    Workers send NumPy arrays through a pipe: tensors would go through /dev/shm, which containers keep small.
+    """
+    # a generator of its own: DataLoader would otherwise draw from the one that the run's results depend on
+    yield from DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),
+    )
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C is the main process's to answer; it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
