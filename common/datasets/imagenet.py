@@ -5,21 +5,37 @@ ImageNet's layout is `{train,val}/{wnid}/{id}.JPEG`; the listing takes any tree 
 
 import hashlib
 import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pooch
+from torchvision.datasets import Imagenette
+
+from common import runs
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+WORTH_CACHING = 10_000
+"""Photos: fewer are listed faster than anyone notices."""
+IMAGENETTE = {"train": 9_469, "val": 3_925}
+"""Pictures in the whole set, by fastai's own count (github.com/fastai/imagenette)."""
+TIMEOUT = 10
+"""Seconds without an answer after which a server counts as out of reach."""
 
 
 @dataclass(frozen=True)
 class Listing(Sequence[str]):
     """The photos below a folder, sorted: a sequence of full paths that holds a million names in some 40 MB.
 
-    Names lie one behind the other in `names`, the name i at `bounds[i]:bounds[i + 1]`. Those of the folder k are
-    `starts[k]` to `starts[k + 1]`. `chosen` says which names belong to this sequence, in which order.
+    The name i is `names[bounds[i]:bounds[i + 1]]`. The names of the folder k begin with `starts[k]`.
+    `chosen` says which names belong to this sequence, in which order.
     """
 
     root: str
@@ -50,42 +66,151 @@ class Listing(Sequence[str]):
         return replace(self, chosen=self.chosen[places])
 
     def hashes(self) -> np.ndarray:
-        """uint64 [len]: one number per photo from its path below `root`, the same on every machine and run."""
-        paths = (self.relative(i) for i in range(len(self)))
-        digests = b"".join(hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in paths)
+        """uint64 [len]: a number for each photo, of its path below `root`: the same everywhere, always."""
+        folders = [os.fsencode(folder + "/") if folder else b"" for folder in self.folders]
+        holding = np.searchsorted(self.starts, self.chosen, side="right") - 1  # [len], the folder of each
+        digests = b"".join(
+            hashlib.blake2b(
+                folders[k] + self.names[self.bounds[i] : self.bounds[i + 1]], digest_size=8
+            ).digest()
+            for k, i in zip(holding.tolist(), self.chosen.tolist(), strict=True)
+        )
         return np.frombuffer(digests, np.uint64)
 
 
 def listing(root: Path) -> Listing:
-    """All photos below `root`, by their suffix; from the cache where no folder has changed since.
+    """All photos below `root`, by their suffix; a large listing comes from a cache if nothing has changed.
 
-    A folder's modification time changes when a file is added, removed or renamed in it, so one look at each
+    A folder's modification time changes when a file is added to it, removed or renamed, so one look at each
     folder tells whether the cache still holds. Hidden files and folders are left out.
+
+    Raises:
+        Refused: a folder cannot be listed.
     """
     root = root.resolve()
-    return _scan(root)
+    key = hashlib.blake2b(os.fsencode(root), digest_size=16).hexdigest()
+    cache = pooch.os_cache("deep-learning-experiments") / f"listing-{key}.npz"
+    found = _from_cache(root, cache)
+    if found is None:
+        found, changed = _scan(root)
+        # a folder that changed within the clock's last tick could change again and keep its time
+        if len(found) >= WORTH_CACHING and changed.max() < time.time_ns() - 2_000_000_000:
+            _to_cache(found, changed, cache)
+    return found
 
 
-def _scan(root: Path) -> Listing:
-    folders, starts, names, bounds = [], [0], [], [0]
-    waiting = [""]
+def _scan(root: Path) -> tuple[Listing, np.ndarray]:
+    """The listing, and the modification time of each folder in nanoseconds."""
+    folders, changed, starts, bounds = [], [], [], [0]
+    names: list[bytes] = []
+    waiting, seen = [""], set()
     while waiting:
         folder = waiting.pop()
         below, here = [], []
-        with os.scandir(root / folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if os.path.splitext(entry.name)[1].lower() in PHOTO_SUFFIXES:  # noqa: PTH122
-                    here.append(entry.name)
-                elif entry.is_dir(follow_symlinks=False):
-                    below.append(f"{folder}/{entry.name}" if folder else entry.name)
-        folders.append(folder)
+        try:
+            state = (root / folder).stat()
+            if (state.st_dev, state.st_ino) in seen:  # a link that leads back up
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if os.path.splitext(entry.name)[1].lower() in PHOTO_SUFFIXES:  # noqa: PTH122 - a million times
+                        here.append(os.fsencode(entry.name))
+                    elif entry.is_dir():
+                        below.append(f"{folder}/{entry.name}" if folder else entry.name)
+        except OSError as error:
+            raise runs.Refused(
+                f"cannot list {root / folder}: {error.strerror}; name another folder"
+            ) from None
         waiting += sorted(below, reverse=True)
-        for name in sorted(here):
-            names.append(os.fsencode(name))
-            bounds.append(bounds[-1] + len(names[-1]))
+        folders.append(folder)
+        changed.append(state.st_mtime_ns)
         starts.append(len(names))
-    return Listing(
-        str(root), folders, np.array(starts[:-1]), b"".join(names), np.array(bounds), np.arange(len(names))
+        for name in sorted(here):
+            names.append(name)
+            bounds.append(bounds[-1] + len(name))
+    everything = np.arange(len(names), dtype=np.uint32)
+    found = Listing(
+        str(root), folders, np.array(starts), b"".join(names), np.array(bounds, np.uint32), everything
     )
+    return found, np.array(changed)
+
+
+def _from_cache(root: Path, cache: Path) -> Listing | None:
+    try:
+        with np.load(cache, allow_pickle=False) as saved:
+            folders = os.fsdecode(saved["folders"].tobytes()).split("\0")
+            now = [(root / folder).stat().st_mtime_ns for folder in folders]
+            if not np.array_equal(now, saved["changed"]):
+                return None
+            bounds = saved["bounds"]
+            everything = np.arange(len(bounds) - 1, dtype=np.uint32)
+            return Listing(str(root), folders, saved["starts"], saved["names"].tobytes(), bounds, everything)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # no cache, a damaged one, or a folder that is gone: the scan will tell
+
+
+def _to_cache(found: Listing, changed: np.ndarray, cache: Path) -> None:
+    folders = os.fsencode("\0".join(found.folders))
+    try:
+        with runs.whole(cache) as beside:
+            np.savez(
+                beside,
+                folders=np.frombuffer(folders, np.uint8),
+                changed=changed,
+                starts=found.starts,
+                names=np.frombuffer(found.names, np.uint8),
+                bounds=found.bounds,
+            )
+    except (OSError, runs.Refused) as error:
+        print(
+            f"the list of photos could not be kept, the next run lists them again: {error}", file=sys.stderr
+        )
+
+
+def imagenette(root: Path) -> Path:
+    """The 320-pixel Imagenette, 13,394 photos of ten ImageNet classes: downloads it if it is not in `root`.
+
+    341 MB, checked by MD5, unpacked in a temporary folder, counted and only then given its name: a download
+    that is interrupted never passes for the whole set. An archive put into `root` is used without a network.
+
+    Returns:
+        `root/imagenette2-320`, in ImageNet's layout.
+
+    Raises:
+        Refused: it cannot be had; the message names address, checksum and where to put it by hand.
+    """
+    url, md5 = Imagenette._ARCHIVES["320px"]
+    archive = root / url.rsplit("/", 1)[1]
+    folder = archive.with_suffix("")
+    by_hand = f"fetch {url} (md5 {md5}) by hand and put it at {archive}"
+    if folder.is_dir():
+        if (count := _count(folder)) != IMAGENETTE:
+            raise runs.Refused(
+                f"{folder} holds {count} pictures instead of {IMAGENETTE}; remove it, or {by_hand}"
+            )
+        return folder
+    patience = socket.getdefaulttimeout()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".imagenette.", dir=root) as name:
+            beside = Path(name)
+            if archive.exists():
+                shutil.copy(archive, beside)  # torchvision takes it if its checksum is right
+            socket.setdefaulttimeout(TIMEOUT)
+            Imagenette(beside, size="320px", download=True)
+            if (count := _count(beside / folder.name)) != IMAGENETTE:
+                raise RuntimeError(f"it holds {count} pictures instead of {IMAGENETTE}")
+            (beside / folder.name).rename(folder)
+    # urllib raises OSError, torchvision RuntimeError where the checksum is wrong
+    except (OSError, RuntimeError) as error:
+        raise runs.Refused(f"Imagenette could not be had ({error}); {by_hand}") from None
+    finally:
+        socket.setdefaulttimeout(patience)
+    return folder
+
+
+def _count(folder: Path) -> dict[str, int]:
+    return {split: len(listing(folder / split)) if (folder / split).is_dir() else 0 for split in IMAGENETTE}

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from common import runs
 from common.datasets import imagenet
+from common.datasets.dead_leaves import dead_leaves
 
 LOW, HIGH = 64, 224
 SHORTER = 256
@@ -31,6 +32,9 @@ SHORTER = 256
 MEMORY = 1.5e9
 """Bytes: a set whose decoded pictures take less is kept in memory."""
 WATCHED = 32
+MADE = 1500
+"""Dead leaves pictures to train on: some ten seconds of work for two cores."""
+TOO_SMALL = f"a side under {HIGH}"
 
 Small = Literal["scale up", "leave out"]
 """What to do with a photo that has a side under 224."""
@@ -73,15 +77,16 @@ def read(path: str | Path) -> Image.Image:
     """Decodes any photo to 8-bit RGB, upright.
 
     Transparent parts become white. 16-bit greyscale is scaled to 8 bits, where Pillow alone would clip it.
-    The EXIF orientation is followed.
+    The EXIF orientation is followed. (None of ImageNet's validation photos that the score is taken on is
+    turned, so programs that ignore the orientation see the same.)
 
     Raises:
         Unreadable: missing, truncated, corrupt, no picture at all, or too large to be one.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
+        with Image.open(path) as file:
+            file.load()
+            image = _upright(file)
     except FileNotFoundError:
         raise Unreadable(path, "no such file") from None
     # what Pillow's decoders raise on broken files; UnidentifiedImageError is an OSError
@@ -94,6 +99,13 @@ def read(path: str | Path) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
+        return image  # ImageNet holds files with broken EXIF: the picture itself is whole
 
 
 def resize_shorter(image: Image.Image, side: int = SHORTER) -> Image.Image:
@@ -136,7 +148,7 @@ class Source:
         """Counts a picture that cannot be used, and names it on screen the first time."""
         if name not in self.skipped:
             self.skipped[name] = why
-            if why != TOO_SMALL:  # one in fourteen of ImageNet's: a count is enough
+            if why != TOO_SMALL:  # one in fourteen of ImageNet's: a count will do
                 tqdm.write(f"skipped {name}: {why}", file=sys.stderr)
 
     def standard_pictures(self) -> tuple[Tensor, list[str]]:
@@ -156,16 +168,15 @@ class Source:
             except Unreadable as unreadable:
                 self.skip(str(item), unreadable.why)
         if not pictures:
-            raise runs.Refused(none_usable(self))
+            raise self.refusal()
         return torch.stack(pictures), names
 
-
-TOO_SMALL = f"a side under {HIGH}"
-
-
-def none_usable(source: Source) -> str:
-    name, why = next(iter(source.skipped.items()), ("", "there are none"))
-    return f"none of {len(source)} pictures can be used, the first being {name}: {why}; name other photos by --data"
+    def refusal(self) -> runs.Refused:
+        """For a source of which nothing can be used."""
+        name, why = next(iter(self.skipped.items()), ("nothing", "the list is empty"))
+        return runs.Refused(
+            f"none of {len(self)} pictures can be used, such as {name}: {why}; name other photos by --data"
+        )
 
 
 @dataclass(frozen=True)
@@ -181,7 +192,7 @@ class Photos:
     test: Source
     """For the figure that is reported, and nothing else."""
     note: str = ""
-    """What screen and captions must say about the choice of pictures; its first line is enough for a caption."""
+    """What screen and captions must say about these pictures; the first line alone is for captions."""
 
 
 # --------------------------------------------------------------------------------------- finding
@@ -190,42 +201,88 @@ class Photos:
 def find(data: str, *, limit: int = 100) -> Photos:
     """The pictures that `--data` names.
 
+    `auto` is ImageNet in `$IMAGENET_DIR`, `data/ImageNet` or `/data/datasets/ImageNet`, else `imagenette`,
+    else `builtin`, and then the note says why.
+
     Args:
-        data: `auto`, `builtin`, `imagenette`, or a folder: in ImageNet's layout, one that holds such a folder
-            as `ImageNet/`, or any folder of photos, of which about a tenth, chosen by a hash of the path, is
-            kept for the test.
+        data: `auto`; `imagenette`, downloaded into `data/`; `builtin`, dead leaves for training and the two
+            photos of scikit-learn for the test; or a folder: in ImageNet's layout, one that holds such a
+            folder as `ImageNet/`, or any folder of photos, of which about a tenth, chosen by a hash of the
+            path, is kept for the test.
         limit: at most so many test pictures, evenly spaced over the sorted list.
 
     Raises:
-        Refused: there is no such folder, or too few photos in it.
+        Refused: no such folder, too few photos in it, or Imagenette cannot be had.
     """
-    return _folder(Path(data).expanduser(), limit)
+    downloads = Path("data")
+    if data == "builtin":
+        return _builtin()
+    if data == "imagenette":
+        return _folder(imagenet.imagenette(downloads), limit)
+    if data != "auto":
+        return _folder(Path(data).expanduser(), limit)
+    if named := os.environ.get("IMAGENET_DIR"):  # named on purpose: if it is wrong, say so
+        return _folder(Path(named).expanduser(), limit)
+    for usual in (downloads / "ImageNet", Path("/data/datasets/ImageNet")):
+        if usual.is_dir():
+            return _folder(usual, limit)
+    try:
+        return _folder(imagenet.imagenette(downloads), limit)
+    except runs.Refused as refusal:
+        return _builtin(f"\nWhy: no photos in $IMAGENET_DIR, {downloads / 'ImageNet'}, {usual}. {refusal}.")
+
+
+def _builtin(why: str = "") -> Photos:
+    return Photos(
+        "dead leaves, tested on scikit-learn's photos",
+        builtin=True,
+        train=Source(range(WATCHED, WATCHED + MADE), dead_leaves),
+        watch=Source(range(WATCHED), dead_leaves),
+        test=Source([f"{name} {part}" for name in SKLEARN_PHOTOS for part in PARTS], _sklearn_photo),
+        note="Trained on built-in dead leaves pictures, scored on ten crops of two photos." + why,
+    )
+
+
+SKLEARN_PHOTOS = ("china.jpg", "flower.jpg")
+PARTS = ("top left", "top right", "bottom left", "bottom right", "whole")
+
+
+def _sklearn_photo(which: str) -> Image.Image:
+    """A photo of scikit-learn's (640x427), or 256 pixels of one corner, unscaled: `china.jpg top left`."""
+    from sklearn.datasets import load_sample_image  # takes a second, which other pictures need not wait for
+
+    name, part = which.split(" ", 1)
+    image = Image.fromarray(load_sample_image(name))
+    if part == "whole":
+        return image
+    left = image.width - SHORTER if "right" in part else 0
+    top = image.height - SHORTER if "bottom" in part else 0
+    return image.crop((left, top, left + SHORTER, top + SHORTER))
 
 
 def _folder(root: Path, limit: int) -> Photos:
+    remedy = "name a folder of photos, or `auto`, `imagenette`, `builtin`"
+    if not root.is_dir():
+        raise runs.Refused(f"--data {root} {'is a file' if root.exists() else 'does not exist'}; {remedy}")
     for place in (root, root / "ImageNet"):
         if (place / "train").is_dir() and (place / "val").is_dir():
             train, test = imagenet.listing(place / "train"), imagenet.listing(place / "val")
             if len(train) > 1 and len(test):
-                return _photos(f"ImageNet layout in {place}", train, test, limit)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise runs.Refused(
-            f"--data {root} {what}; name a folder of photos, or `auto`, `imagenette`, `builtin`"
-        )
+                return _photos(place.resolve().name, train, test, limit)
     found = imagenet.listing(root)
     if len(found) < 3:
-        raise runs.Refused(
-            f"--data {root} holds {len(found)} photos (.jpg, .png, .webp, .bmp, .tif), training needs at least "
-            "3; name another folder, or `auto`, `imagenette`, `builtin`"
-        )
+        kinds = " ".join(sorted(imagenet.PHOTO_SUFFIXES))
+        raise runs.Refused(f"--data {root} holds {len(found)} photos ({kinds}), it takes 3; {remedy}")
     hashes = found.hashes()
     # a share of the range of hashes, so that photos added later move none from one part to the other
     tested = hashes < 2**64 // 10
-    if not tested.any() or tested.sum() > len(found) - 2:
+    if not tested.any() or tested.sum() > len(found) - 2:  # only among very few photos
         tested = hashes == hashes.min()
     return _photos(
-        f"photos in {root}", found.take(np.flatnonzero(~tested)), found.take(np.flatnonzero(tested)), limit
+        f"photos in {root.resolve().name}",
+        found.take(np.flatnonzero(~tested)),
+        found.take(np.flatnonzero(tested)),
+        limit,
     )
 
 
@@ -269,8 +326,8 @@ def batches(
         small: whether photos with a side under 224 are scaled up or left out.
 
     Returns:
-        `start(first)`, an iterator over the batches of the steps `first`, `first + 1`, ... without end; each is
-        uint8 [batch,3,size,size] in channels-last memory.
+        `start(first)`, an iterator over the batches of the steps `first`, `first + 1`, ... without end; each
+        is uint8 [batch,3,size,size] in channels-last memory.
 
     Raises:
         Refused: no picture can be used.
@@ -279,21 +336,20 @@ def batches(
     if size > min(scales):
         raise ValueError(f"crops of {size} pixels do not fit into a shorter side of {min(scales)}")
     if workers is None:
-        workers = min(
-            8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        workers = min(8, os.cpu_count() or 1)
     decoded = Decoded(source.open, source.items, scales, small)
+    pictures: Decoded | Kept = decoded
     if len(source) * sum(3 * side * side * 4 / 3 for side in scales) <= MEMORY:
-        decoded = _keep(source, decoded, workers)
+        pictures = _keep(source, decoded, workers)
         workers = 0
-    crops = Crops(decoded, len(source), size, batch, seed, len(scales))
+    crops = Crops(pictures, len(source), size, batch, seed, len(scales))
 
     def start(first: int) -> Iterator[Tensor]:
         for pixels, skipped in _in_order(crops, itertools.count(first), workers):
             for name, why in skipped:
                 source.skip(name, why)
             if pixels is None:
-                raise runs.Refused(none_usable(source))
+                raise source.refusal()
             yield torch.from_numpy(pixels).permute(0, 3, 1, 2)  # [batch,3,size,size]
 
     return start
@@ -347,7 +403,7 @@ def _keep(source: Source, decoded: Decoded, workers: int) -> Kept:
             source.skip(str(source.items[i]), picture[1])
         pictures.append(picture)
     if all(picture is None for picture, _ in pictures):
-        raise runs.Refused(none_usable(source))
+        raise source.refusal()
     return Kept(pictures, source.items)
 
 
