@@ -10,6 +10,7 @@ serves them.
 """
 
 import copy
+import json
 import math
 import os
 import random
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,11 +35,16 @@ from common import runs
 
 Losses = dict[str, Tensor]
 Batches = Callable[[int], Iterator[Any]]
-Evaluate = Callable[[nn.Module], dict[str, float]]
+Step = Callable[[Any, int, float], tuple[Losses, Losses]]  # of batch, number, progress: terms, notes
+Schedule = Callable[[float], float]
+Evaluate = Callable[[nn.Module], dict[str, Any]]
+Best = Callable[[dict[str, float]], float]
 
 BFLOAT16_SPEEDUP = 1.15  # bfloat16 is used from this speed-up on,
 BFLOAT16_LOSS = 0.01  # where the losses are this near to those of float32
 BFLOAT16_COSINE = 0.98  # and the gradients point the same way
+ROWS = 200  # of the history, for each phase
+PROBE_SECONDS = 4.0  # at most, for each of the two measurements at the start
 
 
 def supervised(
@@ -50,12 +57,12 @@ def supervised(
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    schedule: Callable[[float], float],
+    schedule: Schedule,
     ema: float,
     clip: float = math.inf,
     evaluate: Evaluate | None = None,
     evaluations: int = 10,
-    best: Callable[[dict[str, float]], float] | None = None,
+    best: Best | None = None,
 ) -> nn.Module:
     """Trains `model` in place and returns it, holding its averaged (EMA) weights, in eval mode.
 
@@ -79,18 +86,18 @@ def supervised(
         SystemExit: 130 after Ctrl-C or SIGTERM, once the run is saved.
     """
 
-    def step(batch: Any, number: int, progress: float) -> Losses:
+    def step(batch: Any, number: int, progress: float) -> tuple[Losses, Losses]:
         # Forward
         with run.autocast():
             losses = loss(model, batch, progress)
-        total = sum_of(losses)
+        total = _total(losses)
 
         # Backward and update
         optimizer.zero_grad()
         total.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
-        return {**losses, "loss": total, "grad": norm}
+        return losses, {"loss": total, "grad": norm}
 
     state = _Phase(phase, [model], [optimizer], run.device)
     return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations, best)
@@ -110,12 +117,12 @@ def adversarial(
     *,
     steps: int | None = None,
     minutes: float | None = None,
-    schedule: Callable[[float], float],
+    schedule: Schedule,
     ema: float,
     clip: float = math.inf,
     evaluate: Evaluate | None = None,
     evaluations: int = 10,
-    best: Callable[[dict[str, float]], float] | None = None,
+    best: Best | None = None,
 ) -> nn.Module:
     """Trains the two in place; returns `generator`, holding its averaged (EMA) weights, in eval mode.
 
@@ -134,7 +141,7 @@ def adversarial(
     generator_optimizer, discriminator_optimizer = optimizers
     judging = [p for p in discriminator.parameters() if p.requires_grad]
 
-    def step(batch: Any, number: int, progress: float) -> Losses:
+    def step(batch: Any, number: int, progress: float) -> tuple[Losses, Losses]:
         given, real = batch
         with run.autocast():
             made = generator(*given)
@@ -144,7 +151,7 @@ def adversarial(
             losses_d, scores_real, scores_made = discriminator_loss(
                 discriminator, real, made.detach(), given, number
             )
-        total_d = sum_of(losses_d)
+        total_d = _total(losses_d)
         discriminator_optimizer.zero_grad()
         total_d.backward()
         norm_d = nn.utils.clip_grad_norm_(judging, clip)
@@ -155,7 +162,7 @@ def adversarial(
             parameter.requires_grad_(False)
         with run.autocast():  # a region of its own: autocast remembers D's weights within one
             losses_g = generator_loss(discriminator, real, made, given, number)
-        total_g = sum_of(losses_g)
+        total_g = _total(losses_g)
         generator_optimizer.zero_grad()
         total_g.backward()
         norm_g = nn.utils.clip_grad_norm_(generator.parameters(), clip)
@@ -163,23 +170,26 @@ def adversarial(
         for parameter in judging:
             parameter.requires_grad_(True)
 
-        if both := losses_d.keys() & losses_g.keys():
-            raise ValueError(f"both players have a loss named {sorted(both)}")
-        players = {"loss_generator": total_g, "loss_discriminator": total_d}
-        norms = {"grad_generator": norm_g, "grad_discriminator": norm_d}
-        right = {"real": (scores_real > 0).float().mean(), "made": (scores_made < 0).float().mean()}
-        return {**losses_g, **losses_d, **players, **norms, **right}
+        return losses_d | losses_g, {
+            "loss_discriminator": total_d,
+            "loss_generator": total_g,
+            "real": (scores_real > 0).float().mean(),
+            "made": (scores_made < 0).float().mean(),
+            "grad_discriminator": norm_d,
+            "grad_generator": norm_g,
+        }
 
     state = _Phase(phase, [generator, discriminator], list(optimizers), run.device)
     return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations, best)
 
 
-def winner(history: list[dict[str, Any]], phase: str, rows: int = 10) -> str:
+def winner(history: list[dict[str, Any]], phase: str, rows: int = 20) -> str:
     """A sentence when one side has won over the last `rows` logged rows of `phase`; "" while in balance.
 
     The discriminator has won when it is right about more than 97 % of real and of made. The generator has
-    won when the discriminator is right no more often than by tossing a coin (constant scores count as 0 to
-    50 %) and its loss stands still, within 2 %: near a coin with a moving loss is a good match.
+    won when the discriminator is right no more often than a coin (one that answers the same to everything
+    counts as 50 % or less) and its loss has not moved by more than 2 %. Right about 55 to 97 %, or at a
+    coin's rate with a moving loss, is a match. 20 rows are a tenth of a phase.
     """
     last = [row for row in history if row["phase"] == phase and "real" in row][-rows:]
     if len(last) < rows:
@@ -187,16 +197,11 @@ def winner(history: list[dict[str, Any]], phase: str, rows: int = 10) -> str:
     real, made = (statistics.fmean(row[side] for row in last) for side in ("real", "made"))
     losses = [row["loss_discriminator"] for row in last]
     still = max(losses) - min(losses) <= 0.02 * abs(statistics.fmean(losses))
+    knows = f"it is right about {real:.0%} of the real and {made:.0%} of the made ones"
     if min(real, made) > 0.97:
-        return (
-            f"the discriminator has won: it knows {real:.0%} of the real and {made:.0%} of the made ones, "
-            "so the generator learns little from it"
-        )
+        return f"the discriminator has won: {knows}, so the generator learns little from it"
     if (real + made) / 2 < 0.55 and still:
-        return (
-            f"the generator has won: the discriminator is right about {real:.0%} of the real and {made:.0%} "
-            "of the made ones, as good as a coin, and its loss stands still"
-        )
+        return f"the generator has won, the discriminator only guesses: {knows} and its loss stands still"
     return ""
 
 
@@ -204,9 +209,9 @@ class Run:
     """One training run in one folder: phases one after the other, one file `checkpoint.pt`.
 
     Attributes:
-        history: rows {"phase", "step", means since the row before, results of an evaluation}; at most about
-            200 a phase and one for each evaluation.
-        record: for the results file, by phase: steps, precision, seconds, and what the probe found.
+        history: rows {"phase", "step", means since the row before, results of an evaluation}, at most about
+            200 a phase besides those of evaluations.
+        record: for the results file, by phase: steps, precision, seconds, and what was measured first.
     """
 
     def __init__(
@@ -219,20 +224,20 @@ class Run:
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         checkpoint_every: float = 30.0,
     ) -> None:
-        """Opens the run; nothing is written before the first phase.
+        """Opens the run; an older checkpoint in the folder stays until the first phase begins.
 
         Args:
             folder: of this script's run, for example runs/gan_upscale.
-            settings: what must be the same for a run to go on: all that changes its result.
+            settings: all that changes the result; must be the same for a run to go on.
             resume: go on from the folder's checkpoint.
-            precision: `auto` probes whether bfloat16 autocast is faster and exact enough, for each phase.
+            precision: `auto` probes in each phase whether bfloat16 autocast is faster and exact enough.
             checkpoint_every: seconds between checkpoints.
 
         Raises:
             runs.Refused: on resume, no checkpoint, a damaged one, or one of other settings.
         """
         self.path = folder / "checkpoint.pt"
-        self.settings = {name: _plain(value) for name, value in settings.items()}
+        self.settings = json.loads(json.dumps(settings, default=str))
         self.device, self.precision, self.checkpoint_every = device, precision, checkpoint_every
         self.history: list[dict[str, Any]] = []
         self.record: dict[str, dict[str, Any]] = {}
@@ -240,17 +245,20 @@ class Run:
         self._pending: dict[str, Any] | None = None  # the phase that the checkpoint stands in
         self._begun: set[str] = set()
         self._using = "float32"  # precision of the phase at work
-        self._own_file = resume  # whether the checkpoint in the folder is of this run
-        self._asked = self._idle = False
+        self._owns_file = resume  # False while the file, if any, is of an older run
+        self._asked = False  # to stop, by Ctrl-C or SIGTERM
+        self._saved = False  # nothing would be lost by stopping right now
+        for left in folder.glob(".checkpoint.*.pt"):  # of a run that was killed while it wrote
+            left.unlink(missing_ok=True)
         if resume:
             self._load()
 
     def finish(self) -> None:
-        """Marks the run as done: a new one may replace it, and to resume it trains nothing."""
+        """Marks the run as done: a new one may replace it, and resuming it trains nothing."""
         self._save(None, done=True)
 
     def autocast(self) -> torch.autocast:
-        """The precision of the phase at work, for forward passes and losses."""
+        """The precision of the phase at work, for forward passes and losses; evaluations are float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._using == "bfloat16")
 
     def _load(self) -> None:
@@ -259,15 +267,15 @@ class Run:
         content = _read(self.path)
         if content is None:
             raise runs.Refused(f"--resume: {self.path} is damaged; remove it and start without --resume")
-        old = content["settings"]
-        for name in sorted(old.keys() | self.settings.keys()):
-            if old.get(name) != self.settings.get(name):
+        old, new = content["settings"], self.settings
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
                 raise runs.Refused(
-                    f"--resume: the run in {self.path.parent} has {name}={old.get(name)!r}, now it is "
-                    f"{self.settings.get(name)!r}; give the same, or start without --resume"
+                    f"--resume: the run in {self.path.parent} has {name} = {old.get(name)!r}, now it is "
+                    f"{new.get(name)!r}; give the same, or start without --resume"
                 )
         if content["machine"] != runs.device_name(self.device):
-            print(
+            _say(
                 f"The checkpoint is from {content['machine']}, this is {runs.device_name(self.device)}: "
                 "the run goes on, but its last bits can differ."
             )
@@ -275,42 +283,35 @@ class Run:
         self._finished, self._pending = content["finished"], content["phase"]
 
     def _save(self, phase: "_Phase | None", done: bool = False) -> None:
-        if phase is not None:
-            phase.check_weights(self.path)
-        if not self._own_file and self.path.exists():
+        if not self._owns_file and self.path.exists():
             old = _read(self.path)
             if old is None or not old["done"]:
                 kept = self.path.replace(self.path.with_name("checkpoint-previous.pt"))
                 _say(f"{self.path} was of an unfinished run; it is kept as {kept.name}.")
-        for left in self.path.parent.glob(".checkpoint.*.pt"):
-            left.unlink(missing_ok=True)  # of a run killed while it wrote
+        content = {
+            "settings": self.settings,
+            "machine": runs.device_name(self.device),
+            "done": done,
+            "record": self.record,
+            "history": self.history,
+            "finished": self._finished,
+            "phase": phase.pack() if phase else None,
+        }
         with runs.whole(self.path) as beside:
-            torch.save(
-                {
-                    "settings": self.settings,
-                    "machine": runs.device_name(self.device),
-                    "done": done,
-                    "record": self.record,
-                    "history": self.history,
-                    "finished": self._finished,
-                    "phase": phase and phase.pack(),
-                },
-                beside,
-            )
-        self._own_file = True
+            torch.save(content, beside)
+        self._owns_file = True
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Within it Ctrl-C and SIGTERM let the step end and save; a second one leaves at once."""
+        """Within it Ctrl-C and SIGTERM let the step end and be saved; a second one leaves at once."""
         process = os.getpid()
 
-        def handle(number: int, frame: Any) -> None:
-            if os.getpid() != process:  # forked loader workers inherit this: Ctrl-C is not theirs to answer
+        def handle(number: int, frame: object) -> None:
+            if os.getpid() != process:  # forked loader workers inherit this; Ctrl-C is not theirs to answer
                 if number == signal.SIGTERM:
                     signal.signal(number, signal.SIG_DFL)
                     os.kill(os.getpid(), number)
-                return
-            if self._asked or self._idle:
+            elif self._asked or self._saved:
                 raise _Interrupted
             self._asked = True
 
@@ -321,13 +322,24 @@ class Run:
             # Ctrl-C reaches loader workers too, and a step whose worker is gone fails
             if isinstance(error, RuntimeError) and not self._asked:
                 raise
-            again = runs.command()
-            _say(f"\nStopped. This goes on: {again if '--resume' in again else again + ' --resume'}")
+            command = runs.command()
+            _say(f"\nStopped. To go on: {command}{'' if '--resume' in command else ' --resume'}")
             raise SystemExit(130) from None
         finally:
             self._asked = False
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def _nothing_to_lose(self) -> Iterator[None]:
+        """Within it, the first Ctrl-C leaves at once: the state is saved, and only looked at or rewound."""
+        self._saved = True
+        try:
+            if self._asked:
+                raise _Interrupted
+            yield
+        finally:
+            self._saved = False
 
 
 class _Interrupted(BaseException):
@@ -346,76 +358,73 @@ class _Phase:
     steps: int = 0  # 0: not settled yet
     precision: str = ""
     evaluated: int = -1  # step of the last evaluation
-    sums: Losses = field(default_factory=dict)  # since the last row of the history; no sync with a GPU
+    sums: Losses = field(default_factory=dict)  # since the last row of the history
     counts: dict[str, int] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)  # score and weights of the best evaluation
 
-    FIELDS = ("name", "step", "steps", "precision", "evaluated", "sums", "counts", "best")
+    PACKED = ("name", "step", "steps", "precision", "evaluated", "sums", "counts", "best")
 
     def __post_init__(self) -> None:
         self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group.setdefault("initial_lr", group["lr"])  # torch's own name; saved with the optimizer
+        for group in self.groups():
+            group.setdefault("initial_lr", group["lr"])  # torch's own name; saved with the optimizer
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def pack(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in self.FIELDS},
-            "modules": [module.state_dict() for module in self.modules],
-            "average": self.average.state_dict(),
+            **{name: getattr(self, name) for name in self.PACKED},
+            "modules": [module.state_dict() for module in (*self.modules, self.average)],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "rng": _rng(self.device),
         }
 
     def unpack(self, packed: dict[str, Any]) -> None:
-        packed = copy.deepcopy(packed)
-        for module, weights in zip(self.modules, packed["modules"], strict=True):
+        packed = copy.deepcopy(packed)  # an optimizer would go on writing into it
+        for module, weights in zip((*self.modules, self.average), packed["modules"], strict=True):
             module.load_state_dict(weights)
-        self.average.load_state_dict(packed["average"])
         for optimizer, state in zip(self.optimizers, packed["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        for name in self.FIELDS:
+        for name in self.PACKED:
             setattr(self, name, packed[name])
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
         _set_rng(packed["rng"], self.device)
 
     def add(self, values: Losses) -> None:
+        """Sums stay on the device, and a term may be missing in some steps."""
         for name, value in values.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
         return {name: value.item() / self.counts[name] for name, value in self.sums.items()}
 
-    def check_sums(self, kept: Path) -> None:
-        if bad := [name for name, value in self.sums.items() if not math.isfinite(value)]:
-            self._stop(", ".join(bad), kept)
-
-    def check_weights(self, kept: Path) -> None:
-        tensors = [t for module in (*self.modules, self.average) for t in module.state_dict().values()]
-        if not all(bool(torch.isfinite(t).all()) for t in tensors):
-            self._stop("a weight", kept)
-
-    def _stop(self, what: str, kept: Path) -> None:
-        raise runs.Refused(
-            f"{self.name}, step {self.step}: {what} is not finite; {kept} keeps the last good state: "
-            "--resume goes on from there; should it happen again, start anew with a lower learning rate"
-        )
+    def check(self, kept: Path, weights: bool = False) -> None:
+        """Stops where a sum, so a loss or a gradient since the last row, or a weight is not finite."""
+        bad = [name for name, value in self.sums.items() if not math.isfinite(value)]
+        if weights:
+            tensors = [t for module in self.modules for t in module.state_dict().values()]
+            bad += [] if all(bool(torch.isfinite(t).all()) for t in tensors) else ["a weight"]
+        if bad:
+            raise runs.Refused(
+                f"{self.name}, step {self.step}: not finite: {', '.join(bad)}. {kept} keeps the last good "
+                "state: --resume goes on from there; if it happens again, start anew at a lower learning rate"
+            )
 
 
 def _train(
     run: Run,
     phase: _Phase,
-    step: Callable[[Any, int, float], Losses],
+    step: Step,
     batches: Batches,
     steps: int | None,
     minutes: float | None,
-    schedule: Callable[[float], float],
+    schedule: Schedule,
     ema: float,
     evaluate: Evaluate | None,
     evaluations: int,
-    best: Callable[[dict[str, float]], float] | None,
+    best: Best | None,
 ) -> nn.Module:
     """The loop around `step`, the same for both kinds of training."""
     if (steps is None) == (minutes is None):
@@ -425,108 +434,105 @@ def _train(
     if phase.name in run._begun:
         raise ValueError(f"two phases are named {phase.name!r}")
     run._begun.add(phase.name)
-    model = phase.modules[0]
-    if phase.name in run._finished:
-        return _result(run, phase)
-    if run._pending is not None:
+    try:
+        if phase.name in run._finished:
+            return _result(run, phase)
         _restore(run, phase)
+    except (RuntimeError, ValueError, KeyError):
+        raise runs.Refused(
+            f"--resume: {run.path} does not fit phase {phase.name} or its model; start without --resume"
+        ) from None
 
     record = run.record.setdefault(phase.name, {})
     begun = time.monotonic() - record.get("seconds", 0.0)
-    every = 1 if run.device.type == "cpu" else 20  # looking at a number makes a GPU wait
+    check_every = 1 if run.device.type == "cpu" else 20  # a look at a number makes a GPU wait
     warned: set[str] = set()
 
     def save() -> None:
+        phase.check(run.path, weights=True)
         record["seconds"] = time.monotonic() - begun
         run._save(phase)
 
     def advance(stream: Iterator[Any], progress: float) -> None:
-        for optimizer in phase.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * schedule(progress)
-        with torch.random.fork_rng(devices=[]):  # a loader's restart draws a number: not from ours
+        for group in phase.groups():
+            group["lr"] = group["initial_lr"] * schedule(progress)
+        with torch.random.fork_rng(devices=[]):  # a loader that starts draws a number: not from ours
             batch = _to(next(stream), run.device)
-        phase.add(step(batch, phase.step, progress))
-        decay = min(ema, (1 + phase.step) / (10 + phase.step))
-        _average(phase.average, model, decay)
+        losses, notes = step(batch, phase.step, progress)
+        _average(phase.average, phase.modules[0], min(ema, (1 + phase.step) / (10 + phase.step)))
+        phase.add(losses | notes)
         phase.step += 1
-        if phase.step % every == 0:
-            phase.check_sums(run.path)
+        if phase.step % check_every == 0:
+            phase.check(run.path)
 
     def look() -> dict[str, float]:
         rng = _rng(run.device)
-        with torch.no_grad(), run.autocast():
+        with torch.no_grad():
             found = evaluate(phase.average) if evaluate else {}
         _set_rng(rng, run.device)
         return {name: float(value) for name, value in found.items()}
 
     def log(found: dict[str, float]) -> None:
-        phase.check_sums(run.path)
+        phase.check(run.path)
         run.history.append({"phase": phase.name, "step": phase.step, **phase.means(), **found})
         phase.sums, phase.counts = {}, {}
-        side = winner(run.history, phase.name)
-        if side and side.split(" has won")[0] not in warned:
-            warned.add(side.split(" has won")[0])
-            _say(f"{phase.name}, step {phase.step}: {side}.")
+        sentence = winner(run.history, phase.name)
+        side = sentence.partition(" has won")[0]
+        if side and side not in warned:
+            warned.add(side)
+            _say(f"{phase.name}, step {phase.step}: {sentence}.")
 
     def examine() -> None:
-        save()  # Ctrl-C during an evaluation need not wait for its end
-        run._idle = True
-        found = look()
-        run._idle = False
+        save()
+        with run._nothing_to_lose():
+            found = look()
         log(found)
         if best and found and best(found) > phase.best.get("score", -math.inf):
             phase.best = {"score": best(found), "weights": copy.deepcopy(phase.average.state_dict())}
         phase.evaluated = phase.step
         save()
-        row = run.history[-1]
-        _say(
-            f"{phase.name}, step {phase.step}: "
-            + ", ".join(f"{name} {row[name]:.4g}" for name in row if name not in ("phase", "step"))
-        )
+        left = record["seconds"] / 60 * (phase.steps / max(phase.step, 1) - 1)
+        time_left = f" ({left:.1f} minutes left)" if 0 < phase.step < phase.steps else ""
+        if line := _line(run.history[-1]):
+            _say(f"{phase.name}, step {phase.step}{time_left}: {line}")
 
     with run._interruptible():
         for module in phase.modules:
             module.train()
-        if not phase.steps:
+        if phase.evaluated < 0:
             examine()
-            run._idle = True
-            start = copy.deepcopy(phase.pack())
-            run._using, found = _choose_precision(run, phase, step, batches, minutes)
-            record.update(found)
-            phase.unpack(start)
-            if minutes is not None:
-                t = time.monotonic()
-                look()
-                pause = time.monotonic() - t
-                pace = _pace(run, lambda stream: advance(stream, 0.0), batches, minutes)
-                left = 60 * minutes - (time.monotonic() - begun) - evaluations * pause
-                record.update(minutes=minutes, seconds_per_step=pace, seconds_per_evaluation=pause)
-                phase.unpack(start)
-                steps = max(1, int(left / pace))
-                _say(
-                    f"{phase.name}: {steps} steps of {pace:.3g} s fill {minutes:g} minutes, "
-                    f"with {evaluations} evaluations of {pause:.3g} s."
-                )
-            assert steps is not None
-            phase.steps, phase.precision = steps, run._using
-            record.update(steps=steps, precision=phase.precision)
-            run._idle = False
+        if not phase.steps:
+            with run._nothing_to_lose():
+                start = copy.deepcopy(phase.pack())
+                probing = min(PROBE_SECONDS, 0.03 * 60 * minutes) if minutes else PROBE_SECONDS / 2
+                run._using = run.precision
+                if run.precision == "auto":
+                    record["bfloat16"] = _probe_precision(run, phase, step, batches, probing)
+                    phase.unpack(start)
+                if minutes is not None:
+                    trial = partial(advance, batches(0), 0.0)
+                    pace = _seconds_each(trial, probing, run.device, warm_up=3)
+                    del trial  # and its loader's workers
+                    phase.unpack(start)
+                    pause = _seconds_each(look, 0.0, run.device)
+                    left = 60 * minutes - (time.monotonic() - begun) - evaluations * pause
+                    steps = max(1, int(left / pace))
+                    record.update(minutes=minutes, seconds_per_step=pace, seconds_per_evaluation=pause)
+                    _say(
+                        f"{phase.name}: {steps} steps of {pace:.3g} s and {evaluations} evaluations of "
+                        f"{pause:.3g} s fill {minutes:g} minutes."
+                    )
+            phase.steps, phase.precision = steps or 1, run._using
+            record.update(steps=phase.steps, precision=phase.precision)
             save()
 
         run._using = phase.precision
-        row_every = max(1, phase.steps // 200)
+        row_every = max(1, phase.steps // ROWS)
         points = {round(i * phase.steps / evaluations) for i in range(1, evaluations + 1)} | {phase.steps}
         stream = batches(phase.step)
         saved = shown = time.monotonic()
-        with tqdm(
-            total=phase.steps,
-            initial=phase.step,
-            desc=phase.name,
-            unit="step",
-            disable=None,
-            dynamic_ncols=True,
-        ) as bar:
+        # disable=None: no bar where the output is no terminal
+        with tqdm(total=phase.steps, initial=phase.step, desc=phase.name, unit="step", disable=None) as bar:
             while True:
                 if phase.step in points and phase.evaluated < phase.step:
                     examine()
@@ -539,116 +545,91 @@ def _train(
                 bar.update()
                 now = time.monotonic()
                 if not bar.disable and phase.sums and now - shown > 0.5:
-                    means = {k: f"{v:.3g}" for k, v in phase.means().items() if not k.startswith("grad")}
-                    bar.set_postfix(means)
+                    bar.set_postfix_str(_line(phase.means()))
                     shown = now
                 if run._asked or now - saved > run.checkpoint_every:
                     save()
                     saved = now
                 if run._asked:
                     raise _Interrupted
-    run._finished[phase.name] = {
-        "weights": phase.best.get("weights") or copy.deepcopy(phase.average.state_dict()),
-        "rng": _rng(run.device),
-    }
-    record["seconds"] = time.monotonic() - begun
+    weights = phase.best.get("weights") or copy.deepcopy(phase.average.state_dict())
+    run._finished[phase.name] = {"weights": weights, "rng": _rng(run.device)}
     run._save(None)
     return _result(run, phase)
 
 
+def _restore(run: Run, phase: _Phase) -> None:
+    """Brings a phase to where the checkpoint has it, if the checkpoint stands in one."""
+    pending, run._pending = run._pending, None
+    if pending is not None:
+        if pending["name"] != phase.name:
+            raise ValueError(phase.name)
+        phase.unpack(pending)
+
+
 def _result(run: Run, phase: _Phase) -> nn.Module:
-    """The trained model of a finished phase, whether trained now or before."""
+    """The model of a finished phase, whether it was trained now or before."""
     model = phase.modules[0]
-    try:
-        model.load_state_dict(run._finished[phase.name]["weights"])
-    except RuntimeError:
-        raise runs.Refused(_misfit(run, phase)) from None
+    model.load_state_dict(run._finished[phase.name]["weights"])
     _set_rng(run._finished[phase.name]["rng"], run.device)
     return model.eval()
 
 
-def _restore(run: Run, phase: _Phase) -> None:
-    pending, run._pending = run._pending, None
-    try:
-        if pending is None or pending["name"] != phase.name:
-            raise ValueError
-        phase.unpack(pending)
-    except (RuntimeError, ValueError, KeyError):
-        raise runs.Refused(_misfit(run, phase)) from None
-
-
-def _misfit(run: Run, phase: _Phase) -> str:
-    return f"--resume: {run.path} does not fit the model of phase {phase.name}; start without --resume"
-
-
-def _choose_precision(
+def _probe_precision(
     run: Run,
     phase: _Phase,
-    step: Callable[[Any, int, float], Losses],
+    step: Step,
     batches: Batches,
-    minutes: float | None,
-) -> tuple[str, dict[str, Any]]:
-    """Times single steps in both precisions alternately; compares their losses and gradients on a batch."""
-    if run.precision != "auto":
-        return run.precision, {}
+    seconds: float,
+) -> dict[str, float]:
+    """Sets the precision: one step in each from the same state, compared; then timed steps in turn."""
     start = copy.deepcopy(phase.pack())
-    stream = batches(0)
-    batch = _to(next(stream), run.device)
-    losses, gradients, seconds = {}, {}, {"float32": [0.0], "bfloat16": [0.0]}
-    for run._using in seconds:
+    batch = _to(next(batches(0)), run.device)
+    losses: dict[str, Tensor] = {}
+    gradients: dict[str, list[Tensor]] = {}
+    taken: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for precision in taken:
         phase.unpack(start)
-        values = step(batch, 0, 0.0)
-        losses[run._using] = torch.stack(
-            [value.detach().float() for name, value in values.items() if "grad" not in name]
-        )
-        gradients[run._using] = [
-            torch.cat(
-                [p.grad.float().flatten() for g in o.param_groups for p in g["params"] if p.grad is not None]
-            )
-            for o in phase.optimizers
+        run._using = precision
+        losses[precision] = torch.stack([loss.detach().float() for loss in step(batch, 0, 0.0)[0].values()])
+        parameters = [[p for g in o.param_groups for p in g["params"]] for o in phase.optimizers]
+        gradients[precision] = [
+            torch.cat([p.grad.float().flatten() for p in player if p.grad is not None])
+            for player in parameters
         ]
-    difference = ((losses["float32"] - losses["bfloat16"]).abs().sum() / losses["float32"].abs().sum()).item()
-    cosine = min(
-        torch.cosine_similarity(a, b, dim=0).item()
-        for a, b in zip(gradients["float32"], gradients["bfloat16"], strict=True)
-    )
-    for taken in seconds.values():
-        taken.clear()
-    end = time.monotonic() + _probe_seconds(minutes)
-    while len(seconds["bfloat16"]) < 3 or time.monotonic() < end:
-        batch = _to(next(stream), run.device)
-        for run._using, taken in seconds.items():
-            _wait(run.device)
-            t = time.monotonic()
-            step(batch, len(taken), 0.0)
-            _wait(run.device)
-            taken.append(time.monotonic() - t)
-    speedup = statistics.median(seconds["float32"]) / statistics.median(seconds["bfloat16"])
+    a, b = losses["float32"], losses["bfloat16"]
+    difference = ((a - b).abs().sum() / a.abs().sum()).item()
+    pairs = zip(gradients["float32"], gradients["bfloat16"], strict=True)
+    cosine = min(torch.cosine_similarity(a, b, dim=0).item() for a, b in pairs)
+
+    end = time.monotonic() + seconds
+    while len(taken["bfloat16"]) < 3 or time.monotonic() < end:
+        for precision, times in taken.items():
+            run._using = precision
+            times.append(_seconds_each(partial(step, batch, len(times), 0.0), 0.0, run.device))
+    speedup = statistics.median(taken["float32"]) / statistics.median(taken["bfloat16"])
     good = speedup >= BFLOAT16_SPEEDUP and difference <= BFLOAT16_LOSS and cosine >= BFLOAT16_COSINE
-    chosen = "bfloat16" if good else "float32"
+    run._using = "bfloat16" if good else "float32"
     _say(
-        f"{phase.name}: {chosen}; bfloat16 is {speedup:.2f} times as fast as float32, its losses differ by "
-        f"{difference:.2%}, cosine of the gradients {cosine:.4f}."
+        f"{phase.name}: {run._using}; bfloat16 takes steps {speedup:.2f} times as fast as float32, "
+        f"its losses differ by {difference:.2%}, the cosine of its gradients is {cosine:.4f}."
     )
-    return chosen, {"bfloat16": {"speedup": speedup, "loss_difference": difference, "cosine": cosine}}
+    return {"speedup": speedup, "loss_difference": difference, "cosine": cosine}
 
 
-def _pace(run: Run, advance: Callable[[Iterator[Any]], None], batches: Batches, minutes: float) -> float:
-    """Seconds a step, with its batch."""
-    stream = batches(0)
-    for _ in range(3):  # caches, loader workers
-        advance(stream)
-    _wait(run.device)
+def _seconds_each(
+    function: Callable[[], object], seconds: float, device: torch.device, warm_up: int = 0
+) -> float:
+    """Mean time of a call, over calls that fill `seconds`."""
+    for _ in range(warm_up):
+        function()
+    _wait(device)
     begun, count = time.monotonic(), 0
-    while count < 3 or time.monotonic() - begun < _probe_seconds(minutes):
-        advance(stream)
+    while count == 0 or time.monotonic() - begun < seconds:
+        function()
         count += 1
-    _wait(run.device)
+    _wait(device)
     return (time.monotonic() - begun) / count
-
-
-def _probe_seconds(minutes: float | None) -> float:
-    return 2.0 if minutes is None else min(4.0, 0.03 * 60 * minutes)
 
 
 def _wait(device: torch.device) -> None:
@@ -658,15 +639,14 @@ def _wait(device: torch.device) -> None:
 
 @torch.no_grad()
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """One step of the exponential moving average of parameters; buffers are copied."""
+    """A step of the exponential moving average of the parameters; buffers are copied."""
     get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), 0)
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
 
 
-def sum_of(losses: Losses) -> Tensor:
-    """The sum of all terms."""
-    return torch.stack([value.float() for value in losses.values()]).sum()
+def _total(losses: Losses) -> Tensor:
+    return torch.stack([loss.float() for loss in losses.values()]).sum()
 
 
 def _to(batch: Any, device: torch.device) -> Any:
@@ -695,20 +675,17 @@ def _read(path: Path) -> dict[str, Any] | None:
     """The content of a checkpoint, or None where it is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return content if content["settings"] is not None and "phase" in content else None
-    except Exception:  # damaged bytes fail in many ways; the caller says it and names the file
+        return content if {"settings", "machine", "done", "phase"} <= content.keys() else None
+    except Exception:  # damaged bytes fail in many ways; the caller says so and names the file
         return None
 
 
-def _plain(value: Any) -> Any:
-    """A setting as a checkpoint can hold it."""
-    if isinstance(value, bool | int | float | str | None):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return str(value)
+def _line(row: dict[str, Any]) -> str:
+    """The numbers of a row as they are shown."""
+    hidden = ("phase", "step", "grad")
+    return ", ".join(f"{name} {value:.4g}" for name, value in row.items() if not name.startswith(hidden))
 
 
 def _say(text: str) -> None:
-    tqdm.write(text)
+    tqdm.write(text)  # above the bar
     sys.stdout.flush()

@@ -1,0 +1,456 @@
+"""Runs that are killed, interrupted, poisoned and resumed come out as if nothing had happened."""
+
+import copy
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from common import runs, training
+from common.training import Run, adversarial, supervised, winner
+
+CPU = torch.device("cpu")
+REPOSITORY = Path(__file__).parents[1]
+LESSON = Path(__file__).with_name("training_lesson.py")
+
+
+def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """x [16, 4] and the sum of its columns [16, 1]."""
+    while True:
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(first))
+        yield x, x.sum(1, keepdim=True)
+        first += 1
+
+
+def squared(model: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> dict[str, Tensor]:
+    return {"squared": (model(batch[0]) - batch[1]).square().mean()}
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 1))
+
+
+def open_run(folder: Path, settings: dict[str, Any] | None = None, **options: Any) -> Run:
+    options = {"device": CPU, "precision": "float32", **options}
+    return Run(folder, settings=settings or {"seed": 0}, **options)
+
+
+def fit(run: Run, model: nn.Module, loss: Callable[..., Any] = squared, **options: Any) -> nn.Module:
+    options = {"steps": 12, "schedule": lambda progress: 1 - progress, "ema": 0.9, **options}
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    return supervised(run, "fit", model, optimizer, loss, batches, **options)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[subprocess.Popen[str]]:
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(
+        [sys.executable, str(LESSON)],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def run_lesson(
+    server: subprocess.Popen[str], folder: Path, *words: str, send: int = 0, after: float = 0.0
+) -> tuple[int, str]:
+    """Exit code and output of a run in a process of its own, sent a signal after some seconds."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    print(json.dumps([str(folder), *words]), file=server.stdin, flush=True)
+    process = int(server.stdout.readline())
+    if send:
+        while not (folder / "checkpoint.pt").exists():
+            time.sleep(0.01)
+        time.sleep(after)
+        os.kill(process, send)
+    code = int(server.stdout.readline())
+    return code, Path(f"{folder}.log").read_text()
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "outcome.pt", weights_only=True)
+
+
+def test_killed_three_times_and_resumed_equals_a_run_left_alone(
+    server: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert run_lesson(server, alone)[0] == 0
+    chance = random.Random(os.urandom(8))
+    words: list[str] = []
+    for _ in range(3):
+        code, said = run_lesson(server, killed, *words, send=signal.SIGKILL, after=chance.uniform(0.05, 0.3))
+        assert code == -signal.SIGKILL, said
+        words = ["--resume"]
+    code, said = run_lesson(server, killed, "--resume")
+    assert code == 0, said
+
+    expected, found = outcome(alone), outcome(killed)
+    assert found["history"] == expected["history"]
+    assert same(found["weights"], expected["weights"])
+    assert torch.equal(found["random"], expected["random"])
+    assert not list(killed.glob(".checkpoint*")), "files half written are left"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_says_how_to_go_on_and_exits_130(
+    server: subprocess.Popen[str], tmp_path: Path, number: int
+) -> None:
+    code, said = run_lesson(server, tmp_path / "run", send=number, after=0.2)
+    assert code == 130, said
+    assert said.endswith(f"python training_lesson.py {tmp_path / 'run'} --resume\n")
+    saved = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert saved["phase"]["step"] > 0, "the steps until the interrupt are lost"
+    assert not saved["done"]
+
+
+def test_interrupt_during_an_evaluation_and_a_probe_does_not_wait(tmp_path: Path) -> None:
+    def interrupt_and_sleep(model: nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+        return {}
+
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    begun = time.monotonic()
+    with pytest.raises(SystemExit) as stopped:
+        fit(open_run(tmp_path), net(), evaluate=interrupt_and_sleep)
+    assert stopped.value.code == 130
+
+    calls = 0
+
+    def interrupt_later(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return squared(model, batch, progress)
+
+    with pytest.raises(SystemExit) as stopped:
+        fit(open_run(tmp_path), net(), interrupt_later, steps=None, minutes=1.0)
+    assert stopped.value.code == 130
+    assert calls == 3
+    assert time.monotonic() - begun < 8
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    run = open_run(tmp_path, resume=True)
+    fit(run, net())
+    assert run.history[-1]["step"] == 12
+
+
+def test_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
+    def twice(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the step went on")
+
+    with pytest.raises(SystemExit) as stopped:
+        fit(open_run(tmp_path), net(), twice)
+    assert stopped.value.code == 130
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_bad_numbers_stop_and_the_last_good_checkpoint_stays(tmp_path: Path, poison: str) -> None:
+    calls = 0
+
+    def loss(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        terms = squared(model, batch, progress)
+        if calls == 9:
+            zero = (model[3].weight * 0).sum()
+            terms["poisoned"] = zero * math.nan if poison == "loss" else zero.sqrt()
+        return terms
+
+    with pytest.raises(runs.Refused, match=r"fit, step 9: .*(poisoned|grad).*--resume.*learning rate"):
+        fit(open_run(tmp_path, checkpoint_every=0.0), net(), loss)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert saved["phase"]["step"] == 8
+    for weights in saved["phase"]["modules"]:
+        assert all(torch.isfinite(value).all() for value in weights.values())
+    again = fit(open_run(tmp_path, resume=True), net())
+    assert same(again.state_dict(), fit(open_run(tmp_path / "clean"), net()).state_dict())
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_minutes_become_steps_and_the_probe_leaves_no_trace(tmp_path: Path, precision: str) -> None:
+    looks = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        looks.append(torch.rand(3))  # evaluations may draw random numbers
+        return {"size": model[0].weight.abs().sum().item()}
+
+    run = open_run(tmp_path / "minutes", precision=precision)
+    begun = time.monotonic()
+    by_minutes = fit(run, net(), steps=None, minutes=0.01, evaluate=evaluate)
+    seconds = time.monotonic() - begun
+    record = run.record["fit"]
+    assert record["minutes"] == 0.01
+    assert record["steps"] > 20
+    # auto adds a precision probe; the bounds leave room for a busy machine
+    assert 0.2 < seconds < 6
+    assert record["seconds"] <= seconds
+
+    run_by_steps = open_run(tmp_path / "steps", precision=record["precision"])
+    by_steps = fit(run_by_steps, net(), steps=record["steps"], evaluate=evaluate)
+    assert same(by_minutes.state_dict(), by_steps.state_dict())
+    assert run.history == run_by_steps.history
+    assert ("bfloat16" in record) == (precision == "auto")
+
+
+def test_precision_probe_decides_by_speed_and_exactness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def slow(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        time.sleep(0.0 if torch.is_autocast_enabled("cpu") else 0.02)
+        return squared(model, batch, progress)
+
+    def slow_and_wrong(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        factor = 1.1 if torch.is_autocast_enabled("cpu") else 1.0
+        return {"squared": factor * slow(model, batch, progress)["squared"]}
+
+    def bent(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        skew = 2 * model[3].weight.sum() if torch.is_autocast_enabled("cpu") else torch.zeros(())
+        return {"squared": slow(model, batch, progress)["squared"] + skew - skew.detach()}
+
+    monkeypatch.setattr(training, "PROBE_SECONDS", 0.1)
+    for loss, expected in ((slow, "bfloat16"), (slow_and_wrong, "float32"), (bent, "float32")):
+        run = open_run(tmp_path / loss.__name__, precision="auto")
+        fit(run, net(), loss, steps=3)
+        assert run.record["fit"]["precision"] == expected, loss.__name__
+        said = capsys.readouterr().out
+        assert re.search(rf"fit: {expected}; bfloat16 .* [\d.]+ times .* [\d.]+%.* cosine .* [\d.]+", said)
+
+
+def test_settings_must_be_the_same_to_resume(tmp_path: Path) -> None:
+    fit(open_run(tmp_path, {"seed": 1, "folder": Path("photos")}), net())
+    with pytest.raises(runs.Refused, match=r"seed = 1.*2"):
+        open_run(tmp_path, {"seed": 2, "folder": Path("photos")}, resume=True)
+    open_run(tmp_path, {"seed": 1, "folder": Path("photos")}, resume=True)
+
+
+def test_resume_refuses_what_is_missing_damaged_or_of_another_model(tmp_path: Path) -> None:
+    with pytest.raises(runs.Refused, match="there is no"):
+        open_run(tmp_path, resume=True)
+    fit(open_run(tmp_path), net())
+    file = tmp_path / "checkpoint.pt"
+    whole = file.read_bytes()
+    with pytest.raises(runs.Refused, match="does not fit"):
+        fit(open_run(tmp_path, resume=True), nn.Sequential(nn.Linear(4, 1)))
+    for damaged in (b"", whole[: len(whole) // 2], b"not a checkpoint"):
+        file.write_bytes(damaged)
+        with pytest.raises(runs.Refused, match=re.escape(str(file))):
+            open_run(tmp_path, resume=True)
+    assert file.read_bytes() == damaged, "a refusal must not touch the file"
+
+
+def test_a_checkpoint_of_other_threads_is_resumed_with_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(open_run(tmp_path), net())
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({**content, "machine": "cpu, 99 threads"}, tmp_path / "checkpoint.pt")
+    open_run(tmp_path, resume=True)
+    assert "cpu, 99 threads" in capsys.readouterr().out
+
+
+def test_a_new_run_keeps_an_unfinished_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(open_run(tmp_path), net())
+    unfinished = (tmp_path / "checkpoint.pt").read_bytes()
+    run = open_run(tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == unfinished, "nothing moves before a phase begins"
+    fit(run, net())
+    run.finish()
+    assert (tmp_path / "checkpoint-previous.pt").read_bytes() == unfinished
+    assert "checkpoint-previous.pt" in capsys.readouterr().out
+
+    fit(open_run(tmp_path), net())
+    assert (tmp_path / "checkpoint-previous.pt").read_bytes() == unfinished, "a finished run is replaced"
+
+
+def test_a_finished_phase_is_not_trained_again(tmp_path: Path) -> None:
+    def never(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        raise AssertionError("trained again")
+
+    run = open_run(tmp_path)
+    trained = fit(run, net())
+    drawn = torch.rand(3)
+    run.finish()
+    again = open_run(tmp_path, resume=True)
+    model = net()
+    assert fit(again, model, never) is model
+    assert same(model.state_dict(), trained.state_dict())
+    assert not model.training
+    assert torch.equal(torch.rand(3), drawn), "what follows must see the same random numbers"
+    assert (again.history, again.record) == (run.history, run.record)
+
+
+def test_ema_follows_its_formula_and_buffers_are_copied(tmp_path: Path) -> None:
+    model, decay = net(), 0.5
+    seen: list[dict[str, Tensor]] = []
+
+    def loss(trained: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        seen.append(copy.deepcopy(trained.state_dict()))
+        return squared(trained, batch, progress)
+
+    class Last(torch.optim.SGD):  # the weights after each update
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step(closure)
+            after.append(copy.deepcopy(model.state_dict()))
+
+    after: list[dict[str, Tensor]] = []
+    initial = copy.deepcopy(model.state_dict())
+    optimizer = Last(model.parameters(), 0.1)
+    supervised(
+        open_run(tmp_path),
+        "fit",
+        model,
+        optimizer,
+        loss,
+        batches,
+        steps=15,
+        schedule=lambda p: 1.0,
+        ema=decay,
+    )
+    expected = initial["0.weight"].double()
+    for step, weights in enumerate(after):
+        rate = min(decay, (1 + step) / (10 + step))
+        expected = rate * expected + (1 - rate) * weights["0.weight"].double()
+    torch.testing.assert_close(model.state_dict()["0.weight"].double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(model.state_dict()["1.running_mean"], after[-1]["1.running_mean"])
+    assert model.state_dict()["1.num_batches_tracked"] == 15
+
+
+def test_schedule_scales_the_rate_of_each_group(tmp_path: Path) -> None:
+    model, rates = net(), []
+
+    def loss(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        rates.append([progress, *(group["lr"] for group in optimizer.param_groups)])
+        return squared(model, batch, progress)
+
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[3].parameters(), "lr": 0.01}]
+    optimizer = torch.optim.SGD(groups)
+    run = open_run(tmp_path)
+    supervised(run, "fit", model, optimizer, loss, batches, steps=4, schedule=lambda p: 1 - p, ema=0.0)
+    assert rates == [
+        [p, pytest.approx(0.1 * (1 - p)), pytest.approx(0.01 * (1 - p))] for p in (0, 0.25, 0.5, 0.75)
+    ]
+
+
+def test_best_returns_the_weights_of_the_best_evaluation(tmp_path: Path) -> None:
+    scores, weights = [3.0, 9.0, 1.0, 2.0], []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        weights.append(copy.deepcopy(model.state_dict()))
+        return {"score": scores[len(weights) - 1]}
+
+    model = fit(
+        open_run(tmp_path), net(), evaluate=evaluate, evaluations=3, best=lambda found: found["score"]
+    )
+    assert same(model.state_dict(), weights[1])
+
+
+def test_history_holds_means_and_evaluations(tmp_path: Path) -> None:
+    values = iter(range(1000))
+
+    def loss(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        return {"zero": 0 * model[0].weight.sum() + next(values)}
+
+    run = open_run(tmp_path)
+    fit(run, net(), loss, steps=600, evaluate=lambda model: {"score": 1.0}, evaluations=2)
+    steps = [row["step"] for row in run.history]
+    assert steps == list(range(0, 601, 3))
+    assert [row["step"] for row in run.history if "score" in row] == [0, 300, 600]
+    assert run.history[1]["zero"] == run.history[1]["loss"] == 1.0  # of 0, 1, 2
+    assert run.history[-1]["zero"] == 598.0
+
+
+def test_adversarial_updates_each_player_by_its_own_loss(tmp_path: Path) -> None:
+    generator, discriminator = nn.Linear(4, 1), nn.Linear(1, 1)
+    frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+    discriminator.register_parameter("frozen", frozen)
+    players = (torch.optim.SGD(generator.parameters(), 0.1), torch.optim.SGD(discriminator.parameters(), 0.1))
+    gradients: list[bool] = []
+
+    def loss_d(d: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor], step: int) -> Any:
+        assert not made.requires_grad
+        assert given[0].shape == (16, 4)
+        scores_real, scores_made = d(real), d(made)
+        return (
+            {"hinge": (1 - scores_real).relu().mean() + (1 + scores_made).relu().mean()},
+            scores_real,
+            scores_made,
+        )
+
+    def loss_g(d: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor], step: int) -> Any:
+        gradients.append(any(p.requires_grad for p in d.parameters()))
+        return {"fooled": -d(made).mean()}
+
+    def pairs(first: int) -> Iterator[Any]:
+        for x, y in batches(first):
+            yield (x,), y
+
+    run = open_run(tmp_path)
+    before = copy.deepcopy(generator.state_dict()), copy.deepcopy(discriminator.state_dict())
+    adversarial(
+        run, "gan", generator, discriminator, players, loss_g, loss_d, pairs, steps=8,
+        schedule=lambda p: 1.0, ema=0.0,
+    )  # fmt: skip
+    assert gradients == [False] * 8
+    assert [p.requires_grad for p in discriminator.parameters()] == [True, True, False]
+    assert not same(before[0], generator.state_dict())
+    assert not same(before[1], discriminator.state_dict())
+    names = {"phase", "step", "hinge", "fooled", "loss_generator", "loss_discriminator", "real", "made"}
+    assert set(run.history[-1]) == names | {"grad_generator", "grad_discriminator"}
+    assert all(0 <= row[side] <= 1 for row in run.history[1:] for side in ("real", "made"))
+
+
+def rows(real: float, made: float, losses: list[float]) -> list[dict[str, Any]]:
+    return [
+        {"phase": "gan", "step": i, "real": real, "made": made, "loss_discriminator": v}
+        for i, v in enumerate(losses)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("real", "made", "losses", "expected"),
+    [
+        (0.99, 0.98, [0.05] * 30, "the discriminator has won"),
+        (0.99, 0.80, [0.4] * 30, ""),
+        (0.75, 0.70, [1.4] * 30, ""),
+        (0.51, 0.50, [2.0] * 30, "the generator has won"),
+        (1.0, 0.0, [2.0] * 30, "the generator has won"),  # it answers "real" to everything
+        (0.0, 0.0, [0.6931] * 30, "the generator has won"),  # relativistic: all differences are 0
+        (0.52, 0.53, [1.8 + 0.1 * (i % 3) for i in range(30)], ""),  # near a coin, but still fighting
+        (0.99, 0.99, [0.05] * 19, ""),  # too early to tell
+    ],
+)
+def test_winner(real: float, made: float, losses: list[float], expected: str) -> None:
+    sentence = winner([*rows(0.7, 0.7, [1.0] * 5), *rows(real, made, losses)][-len(losses) :], "gan")
+    assert sentence.startswith(expected)
+    assert bool(sentence) == bool(expected)
+    assert winner(rows(real, made, losses), "another phase") == ""
