@@ -4,6 +4,7 @@ ImageNet's layout is `{train,val}/{wnid}/{id}.JPEG`; the listing takes any tree 
 """
 
 import hashlib
+import http.client
 import os
 import shutil
 import socket
@@ -204,9 +205,10 @@ def imagenette(root: Path) -> Path:
             if (count := _count(beside / folder.name)) != IMAGENETTE:
                 raise RuntimeError(f"it holds {count} pictures instead of {IMAGENETTE}")
             (beside / folder.name).rename(folder)
-    # urllib raises OSError, torchvision RuntimeError where the checksum is wrong
-    except (OSError, RuntimeError) as error:
-        raise runs.Refused(f"Imagenette could not be had ({error}); {by_hand}") from None
+    # urllib raises OSError or HTTPException, torchvision RuntimeError where the checksum is wrong
+    except (OSError, http.client.HTTPException, RuntimeError) as error:
+        why = " ".join(str(error).split())  # what a server answers may have lines
+        raise runs.Refused(f"Imagenette could not be had ({why}); {by_hand}") from None
     finally:
         socket.setdefaulttimeout(patience)
     return folder

@@ -1,0 +1,496 @@
+"""Photos: decoding, the small twin, the split, batches, listings, the download, the stand-in."""
+
+import functools
+import hashlib
+import http.server
+import importlib.util
+import itertools
+import os
+import socket
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import Imagenette
+from torchvision.transforms.v2 import functional as TF
+
+from common import runs
+from common.datasets import imagenet, photos
+from common.datasets.dead_leaves import dead_leaves
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def picture(seed: int, width: int = 300, height: int = 260) -> Image.Image:
+    """Smooth noise, so that JPEG keeps it."""
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def folder_of(root: Path, count: int) -> Path:
+    for k in range(count):
+        place = root / f"{k % 3}" / f"{k}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        picture(k).save(place)
+    return root
+
+
+def source_of(root: Path) -> photos.Source:
+    return photos.Source(imagenet.listing(root))
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the data, the cache or the environment of the machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("IMAGENET_DIR", raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+# ------------------------------------------------------------------------------------ small twin
+
+
+def test_shrink_is_torchvisions_default_resize_in_any_memory_layout() -> None:
+    high = torch.randint(0, 256, (3, 3, 224, 448), dtype=torch.uint8)
+    plain = TF.resize(high, [64, 128], antialias=True)
+    assert torch.equal(photos.shrink(high), plain)
+    assert torch.equal(photos.shrink(high.to(memory_format=torch.channels_last)), plain)
+    assert torch.equal(photos.shrink(high[0]), plain[0])
+
+
+@pytest.mark.parametrize("high", [torch.zeros(3, 224, 223, dtype=torch.uint8), torch.zeros(3, 224, 224)])
+def test_shrink_refuses_what_it_cannot_do_exactly(high: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="multiples of 7"):
+        photos.shrink(high)
+
+
+@pytest.mark.skipif(not (SHARED / "tools/measure_upscaling.py").exists(), reason="needs the scoring tool")
+def test_standard_pictures_are_those_of_the_scoring_tool() -> None:
+    spec = importlib.util.spec_from_file_location("tool", SHARED / "tools/measure_upscaling.py")
+    assert spec and spec.loader
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    files = tool.photos(SHARED / "data/ImageNet/val")
+    test = photos.find(str(SHARED / "data")).test
+    assert [Path(item) for item in test.items] == [file.resolve() for file in files]
+    assert not any(Image.open(file).getexif().get(274, 1) > 1 for file in files)  # none is turned
+    pictures, _ = photos.Source(test.items[::12]).standard_pictures()
+    assert torch.equal(pictures, torch.stack([tool.high(file) for file in files[::12]]))
+    assert torch.equal(photos.shrink(pictures), torch.stack([tool.low(high) for high in pictures]))
+
+
+# -------------------------------------------------------------------------------------- decoding
+
+
+def test_read_decodes_every_kind_of_photo(tmp_path: Path) -> None:
+    image = picture(0)
+    kinds = {
+        "grey.jpg": image.convert("L"),
+        "cmyk.jpg": image.convert("CMYK"),
+        "palette.png": image.quantize(64),
+        "png.JPEG": image,
+        "one.bmp": image.convert("1"),
+    }
+    for name, made in kinds.items():
+        made.save(tmp_path / name, "PNG" if name == "png.JPEG" else None)
+        got, wanted = photos.read(tmp_path / name), made.convert("RGB")
+        assert (got.mode, got.size) == ("RGB", image.size)
+        assert np.abs(np.asarray(got, float) - np.asarray(wanted, float)).mean() < 4, name
+
+
+def test_read_scales_16_bits_instead_of_clipping(tmp_path: Path) -> None:
+    levels = np.linspace(0, 65535, 300 * 260).reshape(260, 300).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "deep.png")
+    got = np.asarray(photos.read(tmp_path / "deep.png"))
+    assert np.abs(got[..., 0] - levels / 257).max() <= 0.5
+
+
+def test_read_puts_white_behind_what_is_transparent(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (30, 30), (200, 0, 0, 255))
+    image.putpixel((3, 4), (0, 0, 0, 0))
+    image.save(tmp_path / "alpha.png")
+    got = photos.read(tmp_path / "alpha.png")
+    assert (got.mode, got.getpixel((3, 4)), got.getpixel((0, 0))) == ("RGB", (255, 255, 255), (200, 0, 0))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_read_turns_upright_and_survives_broken_exif(tmp_path: Path) -> None:
+    image, exif = picture(0), Image.Exif()
+    exif[274] = 6  # turned right to be upright
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    got = np.asarray(photos.read(tmp_path / "turned.jpg"), float)
+    assert np.abs(got - np.rot90(np.asarray(image, float), -1)).mean() < 4
+    image.save(tmp_path / "broken.jpg", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\xff\xff\x01\x12\x00\x09")
+    image.save(tmp_path / "nonsense.jpg", exif=b"Exif\x00\x00nonsense")
+    for name in ("broken.jpg", "nonsense.jpg"):
+        assert photos.read(tmp_path / name).size == image.size
+
+
+def corrupt_files(root: Path) -> list[Path]:
+    picture(0).save(root / "whole.jpg")
+    picture(0).save(root / "whole.png")
+    (root / "cut.jpg").write_bytes((root / "whole.jpg").read_bytes()[:2000])
+    (root / "cut.png").write_bytes((root / "whole.png").read_bytes()[:5000])
+    (root / "text.jpg").write_text("not a picture")
+    (root / "empty.jpg").touch()
+    (root / "whole.jpg").unlink()
+    (root / "whole.png").unlink()
+    return sorted(root.iterdir())
+
+
+def test_read_names_a_corrupt_file(tmp_path: Path) -> None:
+    root = tmp_path / "corrupt"
+    root.mkdir()
+    for file in [*corrupt_files(root), root / "missing.jpg", root]:
+        with pytest.raises(photos.Unreadable, match=file.name):
+            photos.read(file)
+
+
+# --------------------------------------------------------------------------------- finding, split
+
+
+def parts(found: photos.Photos) -> list[set[str]]:
+    return [set(source.items) for source in (found.train, found.watch, found.test)]
+
+
+def test_a_folder_is_split_by_path_and_adding_photos_moves_none_to_the_test(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for k in range(200):
+        file = root / f"{k % 7}" / f"{k}.JPG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (root / "notes.txt").touch()
+    (root / "._1.jpg").touch()  # what macOS leaves beside a file
+    found = photos.find(str(root))
+    train, watch, test = parts(found)
+    assert len(train | watch | test) == 200 == len(train) + len(watch) + len(test)
+    assert 8 <= len(test) <= 35
+    assert 1 <= len(watch) <= 32
+    for k in range(200, 300):
+        (root / f"{k}.jpg").touch()
+    train_now, watch_now, test_now = parts(photos.find(str(root)))
+    assert test <= test_now
+    assert train | watch <= train_now | watch_now
+    moved = tmp_path / "elsewhere"
+    root.rename(moved)
+    assert {Path(item).name for item in photos.find(str(moved)).test.items} == {
+        Path(p).name for p in test_now
+    }
+
+
+def test_imagenets_layout_keeps_its_own_split(tmp_path: Path) -> None:
+    for split, wnid, k in itertools.product(("train", "val"), ("n01", "n02"), range(60)):
+        file = tmp_path / "set/ImageNet" / split / wnid / f"{wnid}_{k:03}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    for name in ("set/ImageNet", "set"):
+        found = photos.find(str(tmp_path / name))
+        train, watch, test = parts(found)
+        assert not train & watch
+        assert len(train | watch) == 120 and all("/train/" in item for item in train | watch)
+        assert len(test) == 100 and all("/val/" in item for item in test)
+        assert "100 of 120" in found.note
+    assert list(found.test.items) == sorted(test)
+    assert photos.find(str(tmp_path / "set"), limit=500).note == ""
+
+
+def test_what_cannot_be_a_set_of_photos_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    one.mkdir()
+    for data in (tmp_path / "missing", one):
+        with pytest.raises(runs.Refused, match=f"{data.name}.*; name a"):
+            photos.find(str(data))
+    picture(0).save(one / "0.jpg")
+    for data in (one, one / "0.jpg"):
+        with pytest.raises(runs.Refused, match=f"{data.name}.*; name a"):
+            photos.find(str(data))
+    for k in (1, 2):
+        picture(k).save(one / f"{k}.jpg")
+    assert [len(part) for part in parts(photos.find(str(one)))] == [1, 1, 1]
+
+
+def test_auto_takes_the_users_imagenet_before_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(Path("data/ImageNet/train"), 6)
+    folder_of(Path("data/ImageNet/val"), 3)
+    assert photos.find("auto").name == "ImageNet"
+    monkeypatch.setenv("IMAGENET_DIR", str(folder_of(tmp_path / "other", 6)))
+    assert photos.find("auto").name == "photos in other"
+    monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "typo"))
+    with pytest.raises(runs.Refused, match="typo"):
+        photos.find("auto")
+
+
+# --------------------------------------------------------------------------------------- batches
+
+
+def test_a_batch_follows_from_seed_and_step_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(folder_of(tmp_path / "mine", 10))
+    make = functools.partial(photos.batches, source, batch=4, seed=5, scales=(256, 240))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    kept = list(itertools.islice(make(workers=2)(0), 8))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert kept[0].shape == (4, 3, 224, 224) and kept[0].dtype == torch.uint8
+    assert kept[0].is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(kept[0], kept[1])
+    assert not torch.equal(kept[0], next(make(seed=6, workers=0)(0)))
+    assert torch.equal(kept[5], next(make(workers=0)(5)))  # a resumed run
+    monkeypatch.setattr(photos, "MEMORY", 0)  # streamed instead of kept
+    for workers, first in ((0, 0), (1, 3), (2, 5)):
+        streamed = itertools.islice(make(workers=workers)(first), 3)
+        assert all(torch.equal(a, b) for a, b in zip(kept[first:], streamed, strict=False))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_picture_comes_before_any_comes_again_turned_at_random(tmp_path: Path) -> None:
+    for k in range(6):  # picture k: red is k, green grows to the right, blue downwards
+        pixels = np.zeros((256, 256, 3), np.uint8)
+        pixels[..., 0] = k
+        pixels[..., 1], pixels[..., 2] = np.meshgrid(np.arange(256), np.arange(256))
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
+    start = photos.batches(source_of(tmp_path), size=28, batch=4, seed=0, workers=0)
+    crops = torch.cat(list(itertools.islice(start(0), 60)))  # 40 epochs
+    shown = crops[:, 0, 0, 0].reshape(40, 6)
+    assert torch.equal(shown.sort(1).values, torch.arange(6).expand(40, 6).to(torch.uint8))
+    assert len({tuple(row.tolist()) for row in shown}) > 30  # another order each time
+    right = crops[:, :, 0, 1].int() - crops[:, :, 0, 0].int()  # what changes one pixel to the right
+    assert {tuple(row.tolist()[1:]) for row in right} == {(1, 0), (-1, 0), (0, 1), (0, -1)}
+    low, high = crops[:, 1:].amin((1, 2, 3)), crops[:, 1:].amax((1, 2, 3))
+    assert low.min() < 10 and high.max() > 245  # up to the edges
+
+
+def test_a_corrupt_photo_is_named_once_counted_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder_of(tmp_path / "mine", 4)
+    (root / "bad").mkdir()
+    bad = corrupt_files(root / "bad")
+    results = []
+    for memory, workers in ((1e9, 2), (0, 2)):
+        monkeypatch.setattr(photos, "MEMORY", memory)
+        source = source_of(root)
+        results.append(list(itertools.islice(photos.batches(source, batch=8, seed=0, workers=workers)(0), 4)))
+        assert set(source.skipped) == {str(file) for file in bad}
+        error = capsys.readouterr().err
+        assert all(error.count(f"skipped {file}") == 1 for file in bad)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    pictures, names = source_of(root).standard_pictures()
+    assert len(pictures) == len(names) == 4
+
+
+@pytest.mark.parametrize("memory", [1e9, 0])
+def test_a_set_without_a_usable_photo_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: float
+) -> None:
+    root = tmp_path / "bad"
+    root.mkdir()
+    corrupt_files(root)
+    monkeypatch.setattr(photos, "MEMORY", memory)
+    with pytest.raises(runs.Refused, match=r"none of 4 .*\.jpg"):
+        next(photos.batches(source_of(root), batch=2, seed=0, workers=1)(0))
+    with pytest.raises(runs.Refused, match="none of 4"):
+        source_of(root).standard_pictures()
+
+
+def test_small_photos_are_scaled_up_or_left_out_and_panoramas_fit(tmp_path: Path) -> None:
+    picture(0, 40, 30).save(tmp_path / "small.png")
+    picture(1, 300, 3).save(tmp_path / "panorama.png")
+    picture(2).save(tmp_path / "fine.png")
+    source = source_of(tmp_path)
+    assert next(photos.batches(source, batch=4, seed=0, workers=0)(0)).shape == (4, 3, 224, 224)
+    assert not source.skipped
+    next(photos.batches(source, batch=4, seed=0, workers=0, small="leave out")(0))
+    assert {Path(name).stem: why for name, why in source.skipped.items()} == {
+        "small": photos.TOO_SMALL,
+        "panorama": photos.TOO_SMALL,
+    }
+    with pytest.raises(ValueError, match="fit"):
+        photos.batches(source, size=280, batch=1, seed=0)
+
+
+# --------------------------------------------------------------------------------------- listing
+
+
+def test_a_listing_comes_from_the_cache_until_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imagenet, "WORTH_CACHING", 1)
+    root = tmp_path / "many"
+    for k in range(20):
+        file = root / f"n{k % 4}" / f"{k}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+    def age() -> None:  # a folder that was changed just now is not trusted
+        for folder in (root, *root.iterdir()):
+            os.utime(folder, (1e9, 1e9 + len(list(folder.iterdir()))))
+
+    scans = []
+    scan = imagenet._scan
+    monkeypatch.setattr(imagenet, "_scan", lambda place: scans.append(place) or scan(place))
+    assert len(imagenet.listing(root)) == 20 and not list(tmp_path.rglob("*.npz"))
+    age()
+    first = imagenet.listing(root)
+    again = imagenet.listing(root)
+    assert len(scans) == 2
+    assert list(first) == list(again) == sorted(str(file) for file in root.rglob("*.JPEG"))
+    assert np.array_equal(first.hashes(), again.hashes())
+    wanted = hashlib.blake2b(again.relative(7).encode(), digest_size=8).digest()
+    assert again.hashes()[7] == np.frombuffer(wanted, np.uint64)[0]
+    (root / "n2" / "new.png").touch()
+    assert len(imagenet.listing(root)) == 21
+    (root / "n2" / "new.png").unlink()
+    age()
+    imagenet.listing(root)
+    (cache,) = tmp_path.rglob("*.npz")
+    cache.write_bytes(cache.read_bytes()[:100])  # damaged: listed anew
+    assert len(imagenet.listing(root)) == 20
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(imagenet, "WORTH_CACHING", 1)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    root = folder_of(tmp_path / "mine", 3)
+    for folder in (root, *root.iterdir()):
+        os.utime(folder, (1e9, 1e9))
+    assert len(imagenet.listing(root)) == 3
+    assert "lists them again" in capsys.readouterr().err
+
+
+def test_a_link_that_leads_back_up_does_not_trap_the_listing(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "mine", 3)
+    (root / "loop").symlink_to(root, target_is_directory=True)
+    assert len(imagenet.listing(root)) == 3
+
+
+# ------------------------------------------------------------------------------------ imagenette
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """Serves a tiny Imagenette of two training and one validation picture; gives the archive's path."""
+    served = tmp_path / "served"
+    for name in ("train/n01/0.JPEG", "train/n01/1.JPEG", "val/n01/2.JPEG"):
+        file = served / "imagenette2-320" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture(0).save(file)
+    archive = served / "imagenette2-320.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(served / "imagenette2-320", "imagenette2-320")
+    handler = functools.partial(QuietHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as http_server:
+        threading.Thread(target=http_server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{http_server.server_port}/imagenette2-320.tgz"
+        md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+        monkeypatch.setitem(Imagenette._ARCHIVES, "320px", (url, md5))
+        monkeypatch.setitem(Imagenette._WNID_TO_CLASS, "n01", ("thing",))
+        monkeypatch.setattr(imagenet, "IMAGENETTE", {"train": 2, "val": 1})
+        yield archive
+        http_server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if Path(self.translate_path(self.path)).with_suffix(".rude").exists():
+            self.wfile.write(b"220 mail ready\r\n")
+        else:
+            super().do_GET()
+
+    def copyfile(self, source, outputfile) -> None:  # type: ignore[no-untyped-def]
+        if Path(source.name).with_suffix(".cut").exists():  # the line goes dead half-way
+            outputfile.write(source.read(1000))
+            self.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            super().copyfile(source, outputfile)
+
+
+def test_imagenette_is_downloaded_once_and_then_used_without_a_network(server: Path) -> None:
+    found = photos.find("imagenette")
+    assert (found.name, found.builtin, len(found.train) + len(found.watch), len(found.test)) == (
+        "imagenette2-320",
+        False,
+        2,
+        1,
+    )
+    server.unlink()
+    assert len(photos.find("auto").test) == 1
+    assert [path.name for path in Path("data").iterdir()] == ["imagenette2-320"]
+
+
+def test_an_archive_put_there_by_hand_is_used(server: Path) -> None:
+    Path("data").mkdir()
+    server.rename("data/imagenette2-320.tgz")
+    assert len(photos.find("imagenette").test) == 1
+
+
+@pytest.mark.parametrize(
+    "harm", ["wrong checksum", "cut off", "no web server", "not found", "too few", "not whole"]
+)
+def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(
+    server: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, md5 = Imagenette._ARCHIVES["320px"]
+    if harm == "wrong checksum":
+        md5 = "0" * 32
+        monkeypatch.setitem(Imagenette._ARCHIVES, "320px", (url, md5))
+    if harm == "cut off":
+        server.with_suffix(".cut").touch()
+    if harm == "no web server":
+        server.with_suffix(".rude").touch()
+    if harm == "not found":
+        server.unlink()
+    if harm == "too few":
+        monkeypatch.setattr(imagenet, "IMAGENETTE", {"train": 9, "val": 1})
+    if harm == "not whole":
+        picture(0).save(folder_of(Path("data/imagenette2-320/train"), 1) / "0.jpg")
+    before = list(Path().rglob("*.*"))
+    with pytest.raises(runs.Refused) as refusal:
+        photos.find("imagenette")
+    for part in (url, md5, "data/imagenette2-320.tgz"):
+        assert part in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert list(Path().rglob("*.*")) == before
+    assert socket.getdefaulttimeout() is None
+    found = photos.find("auto")  # goes on with the stand-in, and says why
+    assert found.builtin and url in found.note
+
+
+# ----------------------------------------------------------------------------------- dead leaves
+
+
+def test_dead_leaves_follow_from_their_seed_and_have_a_photos_spectrum() -> None:
+    pictures = [np.asarray(dead_leaves(seed)) for seed in range(12)]
+    assert all(pixels.shape == (256, 256, 3) and pixels.dtype == np.uint8 for pixels in pictures)
+    assert np.array_equal(pictures[3], np.asarray(dead_leaves(3)))
+    assert not np.array_equal(pictures[3], pictures[4])
+    grey = np.stack(pictures).mean(3) / 255
+    assert 0.15 < grey.std() < 0.35
+    window = np.hanning(256)
+    power = np.abs(np.fft.fft2((grey - grey.mean((1, 2), keepdims=True)) * window * window[:, None])) ** 2
+    f = np.hypot(np.fft.fftfreq(256), np.fft.fftfreq(256)[:, None])
+    middle = (f > 0.03) & (f < 0.4)
+    slope = np.polyfit(np.log(f[middle]), np.log(power.mean(0)[middle]), 1)[0]
+    assert -2.9 < slope < -2.0  # 800 photos of ImageNet: -2.5
+
+
+def test_the_stand_in_goes_the_way_of_photos() -> None:
+    found = photos.find("builtin")
+    assert found.builtin and found.note
+    assert not set(found.train.items) & set(found.watch.items)
+    assert len(found.watch) == 32
+    crops = next(photos.batches(found.train.first(6), batch=4, seed=0, workers=2)(0))
+    assert crops.shape == (4, 3, 224, 224)
+    pictures, names = found.test.standard_pictures()
+    assert pictures.shape == (10, 3, 224, 224) and len(set(names)) == 10
+    assert len({picture.float().mean().item() for picture in pictures}) == 10
