@@ -76,7 +76,7 @@ class Listing(Sequence[str]):
             ).digest()
             for k, i in zip(holding.tolist(), self.chosen.tolist(), strict=True)
         )
-        return np.frombuffer(digests, np.uint64)
+        return np.frombuffer(digests, "<u8")
 
 
 def listing(root: Path) -> Listing:

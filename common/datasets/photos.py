@@ -336,7 +336,9 @@ def batches(
     if size > min(scales):
         raise ValueError(f"crops of {size} pixels do not fit into a shorter side of {min(scales)}")
     if workers is None:
-        workers = min(8, os.cpu_count() or 1)
+        # a container may be given fewer processors than the machine has
+        ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+        workers = min(8, len(ours))
     decoded = Decoded(source.open, source.items, scales, small)
     pictures: Decoded | Kept = decoded
     if len(source) * sum(3 * side * side * 4 / 3 for side in scales) <= MEMORY:
