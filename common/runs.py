@@ -16,6 +16,9 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 import torch
 import tyro
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 Config = TypeVar("Config")
 
@@ -24,7 +27,9 @@ class Refused(Exception):
     """Something the user gave cannot be used. The message is one line: what is wrong, where, what to do."""
 
 
-def launch(main: Callable[[Config], int | None], config_class: type[Config], doc: str | None = None) -> NoReturn:
+def launch(
+    main: Callable[[Config], int | None], config_class: type[Config], doc: str | None = None
+) -> NoReturn:
     """Reads the command line into `config_class`, runs `main` and exits: 0, or what `main` returned.
 
     A refusal is one line on stderr and exit code 2; Ctrl-C outside of training is exit code 130.
@@ -94,6 +99,42 @@ def save_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
     with whole(path) as beside:
         beside.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def save_weights(path: Path, modules: dict[str, nn.Module], about: dict[str, Any]) -> None:
+    """Writes the weights of several modules into one .safetensors file, with what a reader must know of them.
+
+    Args:
+        modules: by name; the name goes before the names of the weights.
+        about: what builds the modules again, and where the weights come from; anything that JSON holds.
+    """
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    with whole(path) as beside:
+        save_file(tensors, beside, metadata={"about": json.dumps(about, default=str)})
+
+
+def load_weights(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Reads what `save_weights` wrote: state dicts by module name, and `about`.
+
+    Raises:
+        Refused: no such file, or not one of these.
+    """
+    modules: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["about"])
+            for full_name in file.keys():  # noqa: SIM118 - it is no dict
+                name, key = full_name.split(".", 1)
+                modules.setdefault(name, {})[key] = file.get_tensor(full_name)
+    except FileNotFoundError:
+        raise Refused(f"there are no weights in {path}; train some, or name another file") from None
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise Refused(f"{path} holds no weights of these scripts ({error}); name another file") from None
+    return modules, about
 
 
 def device_name(device: torch.device) -> str:
