@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.ExifTags import Base
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as TF
@@ -102,10 +103,19 @@ def read(path: str | Path) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, struct.error):
-        return image  # ImageNet holds files with broken EXIF: the picture itself is whole
+    """Follows the EXIF orientation. Pillow's own function rewrites the other tags too: broken ones fail it."""
+    turn = Image.Transpose
+    turns = [
+        turn.FLIP_LEFT_RIGHT,
+        turn.ROTATE_180,
+        turn.FLIP_TOP_BOTTOM,
+        turn.TRANSPOSE,
+        turn.ROTATE_270,
+        turn.TRANSVERSE,
+        turn.ROTATE_90,
+    ]
+    orientation = image.getexif().get(Base.Orientation, 1)  # 1 is upright, 2 to 8 are as listed
+    return image.transpose(turns[orientation - 2]) if orientation in range(2, 9) else image
 
 
 def resize_shorter(image: Image.Image, side: int = SHORTER) -> Image.Image:
