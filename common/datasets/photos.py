@@ -103,7 +103,7 @@ def read(path: str | Path) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Follows the EXIF orientation. Pillow's own function rewrites the other tags too: broken ones fail it."""
+    """Follows EXIF's orientation. Pillow's own function rewrites the other tags too: broken ones stop it."""
     turn = Image.Transpose
     turns = [
         turn.FLIP_LEFT_RIGHT,
