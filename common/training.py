@@ -297,8 +297,14 @@ class Run:
             "finished": self._finished,
             "phase": phase.pack() if phase else None,
         }
-        with runs.whole(self.path) as beside:
-            torch.save(content, beside)
+        try:
+            with runs.whole(self.path) as beside:
+                torch.save(content, beside)
+        except (OSError, RuntimeError) as error:  # torch's way to say that the disk is full
+            raise runs.Refused(
+                f"cannot write {self.path}: {str(error).splitlines()[0]}; an older one is whole, "
+                "--resume goes on from it"
+            ) from None
         self._owns_file = True
 
     @contextmanager
