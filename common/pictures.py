@@ -68,8 +68,8 @@ def enlarge_files(model: nn.Module, source: Path, target: Path, *, overwrite: bo
     A folder goes to the folder `target`: PNGs with the same relative paths and stems.
 
     What stays: transparency, colour profile, EXIF (turned upright, sizes brought up to date), greyscale.
-    What does not, and is then said: 16 bits a channel (8 come out), palettes, CMYK (RGB comes out),
-    the later pictures of an animation.
+    Palettes become RGB or RGBA. What is lost is said: 16-bit greyscale becomes 8-bit, CMYK becomes RGB
+    without its profile, an animation its first picture, a TIFF's EXIF is left out.
 
     Returns:
         0, or 1 where a picture of a folder could not be done; it is named on stderr, and the rest are done.
