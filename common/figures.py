@@ -35,7 +35,7 @@ LINE = 26
 
 # Okabe and Ito's colours, which the colour-blind can tell apart
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 72 / DPI * TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -51,7 +51,7 @@ COLUMNS = {  # heading and digits of the metrics that have a usual form
     "detail_db": ("detail, dB", 1),
     "grid": ("grid", 1),
     "low_db": ("low, dB", 1),
-    "ms": ("ms a picture", 1),
+    "ms": ("ms a picture", 2),
 }
 
 
@@ -125,7 +125,7 @@ def methods(
             axes.xaxis.set_major_formatter("{x:g}")
             axes.margins(0.15, 0.12)
             xy = [(milliseconds[name], scores[name][metric]) for name in timed]
-            axes.scatter(*zip(*xy, strict=True), color=BLUE, s=50, zorder=3)
+            axes.plot(*zip(*xy, strict=True), "o", color=BLUE, markersize=7)
             _label_points(page, axes, timed, xy)
 
 
@@ -166,7 +166,7 @@ def balance(
         place = iter(range(panels))
 
         def panel(heading: str) -> Axes:
-            axes = page.axes(90, 32 + next(place) * (tall + apart), 950, tall)
+            axes = page.axes(90, 32 + next(place) * (tall + apart), 930, tall)
             axes.set_title(heading, loc="left", fontsize="medium", weight="bold")
             axes.set_xlim(0, max(ends.values()))
             for phase, start in starts.items():
@@ -253,27 +253,30 @@ class _Page:
     def __init__(self, width: int, height: int, title: str, caption: str) -> None:
         self.figure = Figure(dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
+        heading = self._wrapped(title, width - 2 * MARGIN, size=72 / DPI * TITLE, weight="bold")
         lines = self._wrapped(caption, width - 2 * MARGIN)
-        self.head = 46 + LINE * len(lines) + 10
+        below = 10 + 36 * len(heading)
+        self.head = below + LINE * len(lines) + 10
         self.width, self.height = width, self.head + height + MARGIN
         self.figure.set_size_inches(self.width / DPI, self.height / DPI)
-        self.text(MARGIN, 8 - self.head, title, size=72 / DPI * TITLE, weight="bold")
+        for i, line in enumerate(heading):
+            self.text(MARGIN, 8 + 36 * i - self.head, line, size=72 / DPI * TITLE, weight="bold")
         for i, line in enumerate(lines):
-            self.text(MARGIN, 46 + LINE * i - self.head, line, color="#444444")
+            self.text(MARGIN, below + LINE * i - self.head, line, color="#444444")
 
-    def size(self, text: str) -> tuple[float, float]:
+    def size(self, text: str, **style: Any) -> tuple[float, float]:
         """Width and height of a line of text."""
-        font = FontProperties(size=STYLE["font.size"])
+        font = FontProperties(**{"size": STYLE["font.size"], **style})
         return self.canvas.get_renderer().get_text_width_height_descent(text, font, False)[:2]
 
-    def _wrapped(self, text: str, width: int) -> list[str]:
+    def _wrapped(self, text: str, width: int, **style: Any) -> list[str]:
         """`text` in lines of at most `width` pixels."""
         lines: list[str] = []
         for paragraph in text.splitlines():
             line = ""
             for word in paragraph.split():
                 longer = f"{line} {word}" if line else word
-                if line and self.size(longer)[0] > width:
+                if line and self.size(longer, **style)[0] > width:
                     lines.append(line)
                     longer = word
                 line = longer
@@ -335,7 +338,7 @@ def _label_points(
     inside = axes.get_window_extent()
     around = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
     for name, (x, y), point in zip(names, at, points, strict=True):
-        width, height = page.size(name)
+        width, height = page.size(name)[0], TEXT + 3
         boxes = [
             Bbox.from_bounds(
                 x + (dx - 1) / 2 * width + dx * far, y + (dy - 1) / 2 * height + dy * far, width, height
@@ -354,11 +357,15 @@ def _label_points(
         ]
         box = (fits or boxes)[0]
         taken.append(box)
-        leader = (
-            {"arrowstyle": "-", "color": GREY, "shrinkA": 0, "shrinkB": 3} if boxes.index(box) > 15 else None
-        )
+        line = {"arrowstyle": "-", "color": GREY, "shrinkA": 0, "shrinkB": 3}
+        far_off = boxes.index(box) >= 2 * len(around)
         axes.annotate(
-            name, point, (box.x0, box.y0), textcoords="figure pixels", va="bottom", arrowprops=leader
+            name,
+            point,
+            (box.x0, box.y0),
+            textcoords="figure pixels",
+            va="bottom",
+            arrowprops=line if far_off else None,
         )
 
 

@@ -1,0 +1,131 @@
+"""What the README says can be pasted, opened and reproduced."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from common import figures
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCED = [
+    line for block in re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S) for line in block.splitlines()
+]
+
+needs_bash = pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
+
+
+def test_it_opens_with_two_complete_lines() -> None:
+    opening = README.split("\n## ")[0]
+    assert opening.count("```bash") * 2 == opening.count("```") == 4
+    run, test = FENCED[:2]
+    install = r"python3 -m venv \.venv && \.venv/bin/pip install -e {} && \.venv/bin/python {}"
+    assert re.fullmatch(install.format(r"\.", r"gan_upscale\.py"), run)
+    assert re.fullmatch(install.format(r"'\.\[test\]'", "-m pytest"), test)
+    assert run in opening and test in opening and FENCED[2] not in opening
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """README and .ci/run, and a python3 in bin/ that makes an environment of stubs, which note their call."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "python3"
+    stub.write_text(
+        f"""#!/bin/sh
+[ "$1" = -c ] && exec '{sys.executable}' "$@"
+echo "python3 $*" >> calls
+mkdir -p .venv/bin
+for tool in pip python; do
+    printf '#!/bin/sh\\necho "$0 $*" >> calls\\nexit ${{STATUS:-0}}\\n' > .venv/bin/$tool
+    chmod +x .venv/bin/$tool
+done
+"""
+    )
+    stub.chmod(0o755)
+    return tmp_path
+
+
+def ci(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    # from another folder, since it has to find its own
+    return subprocess.run(
+        [str(checkout / ".ci" / "run")],
+        cwd=checkout / "bin",
+        env={**os.environ, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+@needs_bash
+def test_ci_runs_the_second_line_as_it_stands(checkout: Path) -> None:
+    done = ci(checkout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == FENCED[1] + "\n"
+    calls = " && ".join((checkout / "calls").read_text().splitlines())
+    assert calls == FENCED[1].replace("'", "")  # the shell takes the quotes off
+
+
+@needs_bash
+def test_ci_fails_where_the_line_fails(checkout: Path) -> None:
+    assert ci(checkout, STATUS="3").returncode == 3
+
+
+@needs_bash
+def test_ci_follows_a_change_of_the_readme(checkout: Path) -> None:
+    (checkout / "README.md").write_text(README.replace(FENCED[1], "echo changed; exit 5"))
+    done = ci(checkout)
+    assert (done.returncode, done.stdout) == (5, "echo changed; exit 5\nchanged\n")
+
+
+@needs_bash
+def test_ci_refuses_an_old_python(checkout: Path) -> None:
+    (checkout / "bin" / "python3").write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.4 && exit; exit 1\n'
+    )
+    done = ci(checkout)
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert "3.11" in done.stderr and "Python 3.10.4" in done.stderr
+
+
+def test_commands_have_options_that_exist() -> None:
+    import gan_upscale
+
+    commands = [shlex.split(line) for line in FENCED if "gan_upscale.py" in line]
+    assert len(commands) > 3
+    for words in commands:
+        tyro.cli(gan_upscale.Config, args=words[words.index("gan_upscale.py") + 1 :])
+    fields = gan_upscale.Config.__dataclass_fields__
+    for text in (README, (ROOT / "data" / "README.md").read_text(encoding="utf-8")):
+        for flag in re.findall(r"`--([a-z-]+)[^`]*`", text):
+            assert flag == "help" or flag in fields, f"--{flag}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    local = [link for link in links if not link.startswith("https://")]
+    assert links and not [link for link in local if not (path.parent / link).exists()]
+
+
+def test_scripts_are_all_listed() -> None:
+    listed = re.findall(r"^\| \[(\w+\.py)\]", README, re.M)
+    assert sorted(listed) == sorted(path.name for path in ROOT.glob("*.py"))
+
+
+def test_results_are_those_of_the_results_files() -> None:
+    shown = README.split("<!-- results -->\n")[1].split("<!-- /results -->")[0]
+    assert shown == figures.results_table(ROOT / "figs")
