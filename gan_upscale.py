@@ -49,7 +49,7 @@ class Config:
     resume: bool = False
     """Go on with the run that was stopped, exactly where it was."""
     quick: bool = False
-    """The same path at its smallest, under half a minute; kept apart from real runs."""
+    """The same path at its smallest, under half a minute; figures go to figs/quick, weights apart."""
     preset: Literal["auto", "cpu", "gpu"] = "auto"
     """Size of nets and batches: cpu 5 minutes, gpu a larger net; auto follows the device."""
     minutes: float | None = None
@@ -89,7 +89,7 @@ class Preset:
 PRESETS = {
     "cpu": Preset(channels=48, blocks=6, judge=32, batch=8, crop=112, learning_rate=1.5e-3, minutes=5),
     "gpu": Preset(channels=64, blocks=10, judge=48, batch=16, crop=112, learning_rate=1e-3, minutes=30),
-    "quick": Preset(channels=32, blocks=3, judge=16, batch=8, crop=112, learning_rate=2e-3, steps=150),
+    "quick": Preset(channels=32, blocks=3, judge=16, batch=8, crop=112, learning_rate=2e-3, steps=400),
 }
 FIDELITY_SHARE = 0.8  # of the budget is for phase 1
 SHIPPED = Path(__file__).parent / "data" / "pretrained" / "upscaler.safetensors"
@@ -201,21 +201,20 @@ def pairs(crops: Callable[[int], Iterator[Tensor]]) -> training.Batches:
 
 
 def train(
-    config: Config, preset: Preset, data: photos.Photos, device: torch.device
+    config: Config, preset: Preset, data: photos.Photos, watched: Tensor, device: torch.device
 ) -> tuple[dict[str, nn.Module], dict[str, Any], list[dict[str, Any]]]:
     """The linear filter is fitted, then the generator is trained on fidelity, then as a GAN.
 
     Returns the three nets, what is known of them, and the history.
     """
-    settings = {"data": data.name, "seed": config.seed, "minutes": config.minutes, "steps": config.steps}
+    settings = {"data": data.name, "pictures": len(data.train), "seed": config.seed}
     run = training.Run(
         folder(config),
-        settings=settings | asdict(preset),
+        settings=settings | asdict(preset) | {"minutes": config.minutes, "steps": config.steps},
         device=device,
         resume=config.resume,
         precision=config.precision,
     )
-    watched, _ = data.watch.standard_pictures()  # uint8 [N,3,224,224]
     batches = pairs(photos.batches(data.train, size=preset.crop, batch=preset.batch, seed=config.seed))
 
     # Model: it begins as the linear filter
@@ -223,8 +222,9 @@ def train(
     linear.fit(itertools.islice(batches(0), 100 if not config.quick else 20))
     generator = Upscaler(preset.channels, preset.blocks)
     generator.skip.load_state_dict(linear.state_dict())
-    generator.to(device, memory_format=torch.channels_last)
-    discriminator = PatchDiscriminator(preset.judge).to(device, memory_format=torch.channels_last)
+    discriminator = PatchDiscriminator(preset.judge)
+    for net in (linear, generator, discriminator):
+        net.to(device).to(memory_format=torch.channels_last)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         return evaluation.score(evaluation.upscale(model, photos.shrink(watched)), watched)
@@ -239,25 +239,26 @@ def train(
         return {"minutes": share * (minutes or 0)}
 
     evaluations = 2 if config.quick else 6
-    # Phase 1: fidelity. All inputs of the linear filter move together, so it takes far smaller steps
-    body = [weight for name, weight in generator.named_parameters() if not name.startswith("skip")]
-    skip = list(generator.skip.parameters())
-    optimizer = torch.optim.Adam(
-        [{"params": body}, {"params": skip, "lr": 0.01 * preset.learning_rate}],
-        preset.learning_rate,
-        betas=(0.9, 0.99),
-    )
+
+    def adam(learning_rate: float, beta: float) -> torch.optim.Adam:
+        """For the generator. All inputs of the linear filter move together, so it takes far smaller steps."""
+        skip = list(generator.skip.parameters())
+        body = [weight for name, weight in generator.named_parameters() if not name.startswith("skip")]
+        groups: list[dict[str, Any]] = [{"params": body}, {"params": skip, "lr": 0.01 * learning_rate}]
+        return torch.optim.Adam(groups, learning_rate, betas=(beta, 0.99))
+
+    # Phase 1: fidelity
     fidelity = copy.deepcopy(
         training.supervised(
             run,
             "fidelity",
             generator,
-            optimizer,
+            adam(preset.learning_rate, beta=0.9),
             fidelity_losses,
             batches,
             schedule=cosine,
             ema=0.998,
-            clip=0.01,  # four times the usual norm: without it one bad batch undid an hour
+            clip=0.01,  # four times the usual norm: without it one bad batch once undid 3,600 steps
             evaluate=evaluate,
             evaluations=evaluations,
             **budget(FIDELITY_SHARE),
@@ -265,20 +266,13 @@ def train(
     )
 
     # Phase 2: adversarial, from the fidelity weights on
-    optimizers = (
-        torch.optim.Adam(
-            [{"params": body}, {"params": skip, "lr": 0.01 * GAN_LEARNING_RATE}],
-            GAN_LEARNING_RATE,
-            betas=(0.5, 0.99),
-        ),
-        torch.optim.Adam(discriminator.parameters(), GAN_LEARNING_RATE, betas=(0.5, 0.99)),
-    )
+    judges = torch.optim.Adam(discriminator.parameters(), GAN_LEARNING_RATE, betas=(0.5, 0.99))
     gan = training.adversarial(
         run,
         "gan",
         generator,
         discriminator,
-        optimizers,
+        (adam(GAN_LEARNING_RATE, beta=0.5), judges),
         generator_losses,
         discriminator_losses,
         lambda first: (((small,), real) for small, real in batches(first)),
@@ -294,13 +288,22 @@ def train(
         "blocks": preset.blocks,
         "data": data.name,
         "pictures": len(data.train),
-        "watched": len(watched),
         "phases": run.record,
         "command": runs.command(),
         "commit": runs.commit(),
         "device": runs.device_name(device),
     }
-    return {"linear": linear.to(device), "fidelity": fidelity, "gan": gan}, about, run.history
+    return {"linear": linear, "fidelity": fidelity, "gan": gan}, about, run.history
+
+
+def refuse_bad_budget(config: Config) -> None:
+    """Before any work is done."""
+    if config.steps is not None and config.minutes is not None:
+        raise runs.Refused("--steps and --minutes are two budgets for one run; give one of them")
+    if config.steps is not None and config.steps < 2:
+        raise runs.Refused(f"--steps {config.steps}: two phases need at least 2 steps")
+    if config.minutes is not None and not 0 < config.minutes < math.inf:
+        raise runs.Refused(f"--minutes {config.minutes}: give a time above 0")
 
 
 def folder(config: Config) -> Path:
@@ -352,11 +355,17 @@ def main(config: Config) -> int:
     device = runs.pick_device(config.device)
     if config.input or config.output:
         return use(config, device)
+    refuse_bad_budget(config)
     name = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = PRESETS["quick" if config.quick else name]
 
+    figs = config.figs
+    if config.quick and figs == Config.figs:
+        figs = figs / "quick"
+        print(f"A trial: its figures go to {figs}, and its weights are kept apart")
+
     # Data
-    data = photos.find(config.data, limit=20 if config.quick else 100)
+    data = photos.find(config.data, limit=12 if config.quick else 100)
     if config.quick:
         data = replace(data, train=data.train.first(64), watch=data.watch.first(8))
     print(f"Data: {data.name}; {len(data.train):,} pictures to train on")
@@ -370,7 +379,8 @@ def main(config: Config) -> int:
     if config.evaluate:
         nets, about = load(config, device)
     else:
-        nets, about, history = train(config, preset, data, device)
+        watched, _ = data.watch.standard_pictures()  # uint8 [N,3,224,224]
+        nets, about, history = train(config, preset, data, watched, device)
         runs.save_weights(folder(config) / "weights.safetensors", nets, about)
 
     # Evaluate beside the classical methods
@@ -390,7 +400,7 @@ def main(config: Config) -> int:
     shown = torch.linspace(0, len(real) - 1, min(6, len(real))).long()
     caption = f"{data.name}, held out, evenly spaced over the list. {data.note.partition(chr(10))[0]}".strip()
     figures.triples(
-        config.figs / "GAN_upscaling_final.png",
+        figs / "GAN_upscaling_final.png",
         small[shown],
         made["GAN"][shown],
         real[shown],
@@ -398,11 +408,12 @@ def main(config: Config) -> int:
         caption=caption,
     )
     middle = slice(56, 168)
-    pictures_by_method = {"input": small[shown[0], :, 16:48, 16:48]}
-    pictures_by_method |= {name: picture[shown[0], :, middle, middle] for name, picture in made.items()}
+    one = shown[len(shown) // 2]
+    pictures_by_method = {"input": small[one, :, 16:48, 16:48]}
+    pictures_by_method |= {name: picture[one, :, middle, middle] for name, picture in made.items()}
     figures.methods(
-        config.figs / "GAN_upscaling_methods.png",
-        pictures_by_method | {"original": real[shown[0], :, middle, middle]},
+        figs / "GAN_upscaling_methods.png",
+        pictures_by_method | {"original": real[one, :, middle, middle]},
         scores,
         milliseconds,
         title=f"Every method on the same pictures: means over {len(real)}, and the middle of one",
@@ -410,7 +421,7 @@ def main(config: Config) -> int:
     )
     if history:
         figures.triples(
-            config.figs / "GAN_upscaling_initial.png",
+            figs / "GAN_upscaling_initial.png",
             small[shown],
             made["linear filter"][shown],
             real[shown],
@@ -419,14 +430,18 @@ def main(config: Config) -> int:
             headings=("64×64 input", "untrained 224×224", "original 224×224"),
         )
         figures.balance(
-            config.figs / "GAN_upscaling_training.png",
+            figs / "GAN_upscaling_training.png",
             history,
             title="The balance of the two players",
-            caption=f"{data.name}: losses, and scores on {about['watched']} pictures kept out of training.",
+            caption=f"{data.name}: losses, and scores on {len(watched)} pictures kept out of training.",
+            references={
+                name: evaluation.score(methods[name](photos.shrink(watched)), watched)
+                for name in ("bicubic", "linear filter")
+            },
         )
     if data.builtin:
         figures.grid(
-            config.figs / "GAN_upscaling_standin.png",
+            figs / "GAN_upscaling_standin.png",
             data.train.first(24).standard_pictures()[0],
             8,
             title="The stand-in for photos: dead leaves",
@@ -450,12 +465,12 @@ def main(config: Config) -> int:
         "versions": runs.versions(),
         "commit": runs.commit(),
     }
-    runs.save_json(config.figs / "gan_upscale.json", results)
-    figures.publish(config.figs)
+    runs.save_json(figs / "gan_upscale.json", results)
+    figures.publish(figs)
     gan, cubic = scores["GAN"], scores["bicubic"]
     print(
         f"GAN: {gan['psnr']:.2f} dB PSNR, detail {gan['detail_db']:.1f} dB of the originals' (bicubic: "
-        f"{cubic['psnr']:.2f} and {cubic['detail_db']:.1f}). Pictures: {config.figs}/GAN_upscaling_final.png"
+        f"{cubic['psnr']:.2f} and {cubic['detail_db']:.1f}). Pictures: {figs}/GAN_upscaling_final.png"
     )
     return 0
 

@@ -171,6 +171,9 @@ def commit() -> str:
 
 
 def command() -> str:
-    """The command that started this run, as it would be typed again from the repository's folder."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    """The command that started this run, as it would be typed again from the repository's folder.
+
+    Without `--resume`: a run that was stopped and resumed ends as one left alone.
+    """
+    words = [Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--resume")]
     return "python " + " ".join(f"'{word}'" if " " in word else word for word in words)

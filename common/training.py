@@ -38,7 +38,6 @@ Batches = Callable[[int], Iterator[Any]]
 Step = Callable[[Any, int, float], tuple[Losses, Losses]]  # of batch, number, progress: terms, notes
 Schedule = Callable[[float], float]
 Evaluate = Callable[[nn.Module], dict[str, Any]]
-Best = Callable[[dict[str, float]], float]
 
 BFLOAT16_SPEEDUP = 1.15  # bfloat16 is used from this speed-up on,
 BFLOAT16_LOSS = 0.01  # where the losses are this near to those of float32
@@ -62,7 +61,6 @@ def supervised(
     clip: float = math.inf,
     evaluate: Evaluate | None = None,
     evaluations: int = 10,
-    best: Best | None = None,
 ) -> nn.Module:
     """Trains `model` in place and returns it, holding its averaged (EMA) weights, in eval mode.
 
@@ -79,7 +77,6 @@ def supervised(
         clip: largest gradient norm.
         evaluate: gets the averaged model in eval mode, without gradients, at the start and `evaluations`
             times after; its numbers join `run.history`. It cannot disturb the training's random numbers.
-        best: score of an evaluation; the weights that scored highest are returned in place of the last.
 
     Raises:
         runs.Refused: a loss, gradient or weight is not finite, or the checkpoint does not fit the model.
@@ -100,7 +97,7 @@ def supervised(
         return losses, {"loss": total, "grad": norm}
 
     state = _Phase(phase, [model], [optimizer], run.device)
-    return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations, best)
+    return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations)
 
 
 def adversarial(
@@ -122,7 +119,6 @@ def adversarial(
     clip: float = math.inf,
     evaluate: Evaluate | None = None,
     evaluations: int = 10,
-    best: Best | None = None,
 ) -> nn.Module:
     """Trains the two in place; returns `generator`, holding its averaged (EMA) weights, in eval mode.
 
@@ -180,7 +176,7 @@ def adversarial(
         }
 
     state = _Phase(phase, [generator, discriminator], list(optimizers), run.device)
-    return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations, best)
+    return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations)
 
 
 def winner(history: list[dict[str, Any]], phase: str, rows: int = 20) -> str:
@@ -328,8 +324,7 @@ class Run:
             # Ctrl-C reaches loader workers too, and a step whose worker is gone fails
             if isinstance(error, RuntimeError) and not self._asked:
                 raise
-            command = runs.command()
-            _say(f"\nStopped. To go on: {command}{'' if '--resume' in command else ' --resume'}")
+            _say(f"\nStopped. To go on: {runs.command()} --resume")
             raise SystemExit(130) from None
         finally:
             self._asked = False
@@ -366,9 +361,8 @@ class _Phase:
     evaluated: int = -1  # step of the last evaluation
     sums: Losses = field(default_factory=dict)  # since the last row of the history
     counts: dict[str, int] = field(default_factory=dict)
-    best: dict[str, Any] = field(default_factory=dict)  # score and weights of the best evaluation
 
-    PACKED = ("name", "step", "steps", "precision", "evaluated", "sums", "counts", "best")
+    PACKED = ("name", "step", "steps", "precision", "evaluated", "sums", "counts")
 
     def __post_init__(self) -> None:
         self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
@@ -430,7 +424,6 @@ def _train(
     ema: float,
     evaluate: Evaluate | None,
     evaluations: int,
-    best: Best | None,
 ) -> nn.Module:
     """The loop around `step`, the same for both kinds of training."""
     if (steps is None) == (minutes is None):
@@ -493,8 +486,6 @@ def _train(
         with run._nothing_to_lose():
             found = look()
         log(found)
-        if best and found and best(found) > phase.best.get("score", -math.inf):
-            phase.best = {"score": best(found), "weights": copy.deepcopy(phase.average.state_dict())}
         phase.evaluated = phase.step
         save()
         left = record["seconds"] / 60 * (phase.steps / max(phase.step, 1) - 1)
@@ -558,7 +549,7 @@ def _train(
                     saved = now
                 if run._asked:
                     raise _Interrupted
-    weights = phase.best.get("weights") or copy.deepcopy(phase.average.state_dict())
+    weights = copy.deepcopy(phase.average.state_dict())
     run._finished[phase.name] = {"weights": weights, "rng": _rng(run.device)}
     run._save(None)
     return _result(run, phase)

@@ -1,4 +1,4 @@
-"""Time of one 64x64 picture, one thread, all in one process: a ratio to torch's bicubic means the same anywhere.
+"""Time of one 64x64 picture, one thread, in one process: ratios to torch's bicubic hold on any machine.
 
 python tests/bench_upscaler.py
 """
@@ -16,7 +16,7 @@ from gan_upscale import PRESETS
 class SRResNet(nn.Module):
     """The usual generator at its usual size (Ledig et al. 2017, "SRGAN", figure 4): 16 blocks, 64 channels.
 
-    Two x2 steps make 256x256, of which the central 224x224 is kept, as the earlier version of this lesson did.
+    Two x2 steps make 256x256, of which the central 224x224 is kept, as in the earlier version of this lesson.
     """
 
     def __init__(self) -> None:

@@ -432,20 +432,6 @@ def test_schedule_scales_the_rate_of_each_group(tmp_path: Path) -> None:
     ]
 
 
-def test_best_returns_the_weights_of_the_best_evaluation(tmp_path: Path) -> None:
-    scores, weights = [3.0, 9.0, 1.0, 2.0], []
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        assert not model.training
-        weights.append(copy.deepcopy(model.state_dict()))
-        return {"score": scores[len(weights) - 1]}
-
-    model = fit(
-        open_run(tmp_path), net(), evaluate=evaluate, evaluations=3, best=lambda found: found["score"]
-    )
-    assert same(model.state_dict(), weights[1])
-
-
 def test_history_holds_means_and_evaluations(tmp_path: Path) -> None:
     values = iter(range(1000))
 

@@ -1,0 +1,230 @@
+"""The main job through its own `main` and command line: it learns, survives kills, refuses clearly."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.transforms.v2 import functional as TF
+
+import gan_upscale
+from common import evaluation, runs
+from common.datasets import photos
+from common.datasets.dead_leaves import dead_leaves
+from gan_upscale import Config, main
+
+ROOT = Path(__file__).parents[1]
+FIGURES = ("initial", "final", "methods", "training")
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set in ImageNet's layout: JPEGs of dead leaves to train on, real photos to be scored on."""
+    root = tmp_path_factory.mktemp("data") / "ImageNet"
+    for i in range(40):
+        path = root / "train" / f"n{i % 4:08}" / f"n{i % 4:08}_{i}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dead_leaves(10_000 + i).save(path, quality=95)
+    test = photos.find("builtin").test
+    for i, item in enumerate(test.items):
+        path = root / "val" / f"n{i % 2:08}" / f"ILSVRC2012_val_{i:08}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        test.open(item).save(path, quality=95)
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """One quick run of the whole experiment."""
+    place = tmp_path_factory.mktemp("quick")
+    config = Config(data=str(imagenet), figs=place / "figs", runs=place / "runs", quick=True, device="cpu")
+    assert main(config) == 0
+    return config
+
+
+def results(config: Config) -> dict:
+    return json.loads((config.figs / "gan_upscale.json").read_text())
+
+
+def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
+    found = results(trained)
+    scores = found["metrics"] | found["baselines"]
+    assert set(found["baselines"]) == {"nearest", "bilinear", "bicubic", "Lanczos", "linear filter"}
+    assert scores["linear filter"]["psnr"] > scores["Lanczos"]["psnr"] > scores["bicubic"]["psnr"]
+    assert scores["fidelity"]["psnr"] > scores["linear filter"]["psnr"] + 0.02, "phase 1 learned"
+    assert scores["GAN"]["detail_db"] > scores["fidelity"]["detail_db"] + 2, "phase 2 learned"
+    assert scores["fidelity"]["psnr"] > scores["bicubic"]["psnr"] + 0.8
+    assert scores["GAN"]["psnr"] > scores["nearest"]["psnr"] + 0.3
+    assert scores["GAN"]["low_db"] > 35, "still the same picture"
+    assert found["data"]["name"] == "ImageNet" and not found["data"]["builtin"]
+    assert found["trained"]["phases"]["fidelity"]["steps"] + found["trained"]["phases"]["gan"]["steps"] == 400
+    for name in FIGURES:
+        with Image.open(trained.figs / f"GAN_upscaling_{name}.png") as figure:
+            assert min(figure.size) > 400
+            pixels = TF.pil_to_tensor(figure.convert("RGB")).float()
+            assert pixels.std() > 10, "not empty"
+    assert "GAN_upscaling_final.png" in (trained.figs / "index.html").read_text()
+
+
+def test_the_history_shows_both_players(trained: Config) -> None:
+    checkpoint = torch.load(trained.runs / "gan_upscale-quick" / "checkpoint.pt", weights_only=True)
+    rows = [row for row in checkpoint["history"] if row["phase"] == "gan" and "real" in row]
+    assert rows
+    for row in rows:
+        assert 0 <= row["real"] <= 1 and 0 <= row["made"] <= 1
+        assert row["grad_generator"] > 0 and row["grad_discriminator"] > 0
+
+
+def test_evaluate_scores_the_same_weights_again(
+    trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = results(trained)
+    weights = trained.runs / "gan_upscale-quick" / "weights.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    again = replace(trained, evaluate=True, weights=str(weights), figs=tmp_path)
+    assert main(again) == 0
+    for method, scores in results(again)["metrics"].items():
+        for name in ("psnr", "ssim", "detail_db", "grid", "low_db"):
+            assert scores[name] == pytest.approx(before["metrics"][method][name], rel=1e-4)
+    assert weights.stat().st_mtime_ns == stamp
+    assert not (tmp_path / "GAN_upscaling_training.png").exists(), "nothing was trained"
+    assert "Lanczos" in capsys.readouterr().out
+
+
+def test_input_upscales_with_the_weights_and_blends(trained: Config, tmp_path: Path) -> None:
+    real = photos.find(trained.data).test.standard_pictures()[0][:1]
+    small = photos.shrink(real)
+    TF.to_pil_image(small[0]).save(tmp_path / "small.png")
+    weights = str(trained.runs / "gan_upscale-quick" / "weights.safetensors")
+
+    def made(blend: float) -> torch.Tensor:
+        out = tmp_path / f"{blend}.png"
+        asked = replace(trained, input=tmp_path / "small.png", output=out, overwrite=True)
+        asked = replace(asked, weights=weights, blend=blend)
+        assert main(asked) == 0
+        with Image.open(out) as picture:
+            return TF.pil_to_tensor(picture)[None]
+
+    nets, _ = gan_upscale.load(replace(trained, weights=weights), torch.device("cpu"))
+    for blend, name in ((0.0, "fidelity"), (1.0, "gan")):
+        difference = made(blend).int() - evaluation.upscale(nets[name], small).int()
+        assert difference.abs().max() <= 1
+    details = [evaluation.score(made(blend), real)["detail_db"] for blend in (0.0, 0.5, 1.0)]
+    assert details == sorted(details), "blend is a dial of detail"
+
+
+def test_quick_weights_never_stand_in_for_real_ones(trained: Config) -> None:
+    """A trial of half a minute must not make --input worse."""
+    assert (trained.runs / "gan_upscale-quick" / "weights.safetensors").exists()
+    if not gan_upscale.SHIPPED.exists():
+        pytest.skip("no weights are shipped yet")
+    nets, about = gan_upscale.load(Config(runs=trained.runs), torch.device("cpu"))
+    _, shipped = runs.load_weights(gan_upscale.SHIPPED)
+    assert about == shipped and set(nets) == {"linear", "fidelity", "gan"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "no/such/folder"}, ("--data", "no/such/folder")),
+        ({"input": Path("no_such.png"), "output": Path("out.png")}, ("no_such.png",)),
+        ({"input": Path("a.png")}, ("--input", "--output")),
+        ({"blend": 1.5, "input": Path("a.png"), "output": Path("b.png")}, ("--blend", "1.5")),
+        ({"evaluate": True, "weights": "none.safetensors"}, ("none.safetensors",)),
+        ({"steps": 10, "minutes": 1.0}, ("--steps", "--minutes")),
+        ({"steps": 0}, ("--steps",)),
+        ({"minutes": -1.0}, ("--minutes",)),
+        ({"minutes": float("nan")}, ("--minutes",)),
+        ({"resume": True}, ("--resume",)),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    imagenet: Path, tmp_path: Path, change: dict, words: tuple[str, ...]
+) -> None:
+    config = Config(data=str(imagenet), figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True)
+    with pytest.raises(runs.Refused) as refused:
+        main(replace(config, **change))
+    assert "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+    assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
+    runs.save_weights(tmp_path / "other.safetensors", {"net": torch.nn.Linear(2, 2)}, {"channels": 3})
+    (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
+    for name in ("other", "broken"):
+        with pytest.raises(runs.Refused, match=name):
+            gan_upscale.load(Config(weights=str(tmp_path / f"{name}.safetensors")), torch.device("cpu"))
+
+
+def start(place: Path, imagenet: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["--data", imagenet, "--figs", place / "figs", "--runs", place / "runs", "--device", "cpu", *more]
+    return subprocess.Popen(
+        [sys.executable, "gan_upscale.py", "--quick", "--precision", "float32", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_killed_and_resumed_equals_left_alone(imagenet: Path, tmp_path: Path, kills: int) -> None:
+    alone = start(tmp_path / "alone", imagenet)
+    assert alone.wait(timeout=300) == 0, alone.stdout and alone.stdout.read()
+
+    checkpoint = tmp_path / "killed" / "runs" / "gan_upscale-quick" / "checkpoint.pt"
+    for kill in range(kills):
+        run = start(tmp_path / "killed", imagenet, *["--resume"] * (kill > 0))
+        while not checkpoint.exists():
+            assert run.poll() is None, run.stdout and run.stdout.read()
+            time.sleep(0.05)
+        time.sleep(random.uniform(0.5, 4))
+        run.kill()
+        run.wait()
+    run = start(tmp_path / "killed", imagenet, "--resume")
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output
+
+    weights = [
+        load_file(tmp_path / p / "runs/gan_upscale-quick/weights.safetensors") for p in ("alone", "killed")
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    scores = [json.loads((tmp_path / p / "figs/gan_upscale.json").read_text()) for p in ("alone", "killed")]
+    for method in ("fidelity", "GAN"):
+        first, second = ({k: v for k, v in s["metrics"][method].items() if k != "ms"} for s in scores)
+        assert first == second
+
+
+def test_ctrl_c_saves_and_prints_the_line_that_goes_on(imagenet: Path, tmp_path: Path) -> None:
+    run = start(tmp_path, imagenet, "--steps", "100000")
+    checkpoint = tmp_path / "runs" / "gan_upscale-quick" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert run.poll() is None, run.stdout and run.stdout.read()
+        time.sleep(0.05)
+    time.sleep(1)
+    run.send_signal(signal.SIGINT)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130, output
+    assert "--steps 100000" in output and "--resume" in output and "Traceback" not in output
+    assert torch.load(checkpoint, weights_only=True)["phase"] is not None
+
+
+def test_a_mistyped_flag_is_refused_and_the_right_one_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "gan_upscale.py", "--minuts", "3"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "--minutes" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
