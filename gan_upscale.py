@@ -363,6 +363,8 @@ def main(config: Config) -> int:
     if config.quick and figs == Config.figs:
         figs = figs / "quick"
         print(f"A trial: its figures go to {figs}, and its weights are kept apart")
+    for place in (figs, config.runs):
+        runs.check_writable(place)
 
     # Data
     data = photos.find(config.data, limit=12 if config.quick else 100)
@@ -381,7 +383,6 @@ def main(config: Config) -> int:
     else:
         watched, _ = data.watch.standard_pictures()  # uint8 [N,3,224,224]
         nets, about, history = train(config, preset, data, watched, device)
-        runs.save_weights(folder(config) / "weights.safetensors", nets, about)
 
     # Evaluate beside the classical methods
     methods: dict[str, Callable[[Tensor], Tensor]] = {
@@ -395,6 +396,9 @@ def main(config: Config) -> int:
     print(evaluation.table(scores))
     if scores["fidelity"]["psnr"] <= scores["linear filter"]["psnr"]:
         print("The net is no better than the linear filter that it began as: it has learned nothing.")
+    if not config.evaluate:
+        about["scores"] = {"pictures": len(real), "fidelity": scores["fidelity"], "GAN": scores["GAN"]}
+        runs.save_weights(folder(config) / "weights.safetensors", nets, about)
 
     # Figures, of pictures that nobody chose: evenly spaced over the list
     shown = torch.linspace(0, len(real) - 1, min(6, len(real))).long()
@@ -408,7 +412,8 @@ def main(config: Config) -> int:
         caption=caption,
     )
     middle = slice(56, 168)
-    one = shown[len(shown) // 2]
+    details = [evaluation.fine_by_phase(real[i : i + 1] / 255).sum() for i in shown]
+    one = shown[int(torch.stack(details).argmax())]
     pictures_by_method = {"input": small[one, :, 16:48, 16:48]}
     pictures_by_method |= {name: picture[one, :, middle, middle] for name, picture in made.items()}
     figures.methods(
@@ -416,8 +421,8 @@ def main(config: Config) -> int:
         pictures_by_method | {"original": real[one, :, middle, middle]},
         scores,
         milliseconds,
-        title=f"Every method on the same pictures: means over {len(real)}, and the middle of one",
-        caption=caption,
+        title=f"Every method: means over {len(real)} pictures, and the middle of one",
+        caption=f"{caption} Shown is the one with the most detail.",
     )
     if history:
         figures.triples(

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -122,7 +123,7 @@ def methods(
             axes.set_title(label, loc="left", fontsize="medium")
             axes.set_xlabel("milliseconds for one picture")
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
+            _few_ticks(axes.xaxis)
             axes.margins(0.15, 0.12)
             xy = [(milliseconds[name], scores[name][metric]) for name in timed]
             axes.plot(*zip(*xy, strict=True), "o", color=BLUE, markersize=7)
@@ -187,15 +188,15 @@ def balance(
                 if points:
                     axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker)
 
-        axes = panel("Losses (left axis: fidelity; right axis, shaded: the two players)")
-        lines(axes, {"loss": ("fidelity", GREEN)})
-        players = axes.twinx()
-        players.grid(False)
-        players.spines["right"].set_visible(True)
-        lines(
-            players, {"loss_generator": ("generator", BLUE), "loss_discriminator": ("discriminator", ORANGE)}
-        )
-        _legend(players, axes)
+        axes = panel("Losses (left axis: the generator's, in both phases; right axis: the discriminator's)")
+        lines(axes, {"loss": ("fidelity", GREEN), "loss_generator": ("generator", BLUE)})
+        axes.set_yscale("log")
+        _few_ticks(axes.yaxis)
+        judge = axes.twinx()
+        judge.grid(False)
+        judge.spines["right"].set_visible(True)
+        lines(judge, {"loss_discriminator": ("discriminator", ORANGE)})
+        _legend(judge, axes)
 
         axes = panel("The discriminator is right about ...")
         axes.set_ylim(0, 1.02)
@@ -207,9 +208,7 @@ def balance(
 
         axes = panel("Gradient norms")
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
+        _few_ticks(axes.yaxis)
         lines(
             axes,
             {
@@ -232,6 +231,13 @@ def balance(
             axes.margins(y=0.12)
             _label_levels(axes, levels, metric)
         axes.set_xlabel("step (shaded: adversarial phase)")
+
+
+def _few_ticks(axis: Axis) -> None:
+    """1, 3, 10, 30, ... on a logarithmic axis, in plain numbers; more would run into one another."""
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def _starts(history: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:

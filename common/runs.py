@@ -48,7 +48,13 @@ def launch(
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's generators."""
+    """Seeds Python's, NumPy's and torch's generators.
+
+    Raises:
+        Refused: NumPy takes 0 to 2^32 - 1.
+    """
+    if not 0 <= seed < 2**32:
+        raise Refused(f"--seed {seed}: give a whole number from 0 to {2**32 - 1}")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -93,6 +99,21 @@ def whole(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Says before the work, not after it, that its results could not be written. Makes nothing.
+
+    Raises:
+        Refused: `folder`, or the folder that it would be made in, cannot be written to.
+    """
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise Refused(f"cannot write to {folder}: {there} is a file; name another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Refused(f"cannot write to {folder}: {there} is not yours to change; name another place")
 
 
 def save_json(path: Path, content: Any) -> None:

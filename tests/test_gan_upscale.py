@@ -145,6 +145,9 @@ def test_quick_weights_never_stand_in_for_real_ones(trained: Config) -> None:
         ({"minutes": -1.0}, ("--minutes",)),
         ({"minutes": float("nan")}, ("--minutes",)),
         ({"resume": True}, ("--resume",)),
+        ({"seed": -1}, ("--seed", "-1")),
+        ({"figs": Path(__file__) / "figs"}, (Path(__file__).name, "is a file")),
+        ({"runs": Path(__file__)}, (Path(__file__).name, "is a file")),
     ],
 )
 def test_bad_input_is_one_clear_line(
