@@ -1,10 +1,7 @@
-"""How many dead leaves pictures one core makes in a second: `python tests/bench_dead_leaves.py`."""
+"""How many dead leaves pictures one core makes in a second: `python -m tests.bench_dead_leaves`."""
 
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from common.datasets.dead_leaves import dead_leaves
 
 COUNT = 200

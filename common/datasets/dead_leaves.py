@@ -5,7 +5,7 @@ its own. Such pictures share with photos what upscaling has to learn: edges at e
 power spectrum (about f^-2.5 for both). After Achddou, Gousseau and Ladjal, "Synthetic images as a regularity
 prior for image restoration neural networks" (SSVM 2021).
 
-One core makes some 75 a second: `python tests/bench_dead_leaves.py`.
+One core makes some 75 a second: `python -m tests.bench_dead_leaves`.
 """
 
 import numpy as np
