@@ -91,7 +91,7 @@ PRESETS = {
     "gpu": Preset(channels=64, blocks=10, judge=48, batch=16, crop=112, learning_rate=1e-3, minutes=30),
     "quick": Preset(channels=32, blocks=3, judge=16, batch=8, crop=112, learning_rate=2e-3, steps=400),
 }
-FIDELITY_SHARE = 0.8  # of the budget is for phase 1
+FIDELITY_SHARE = 0.9  # of the budget is for phase 1
 SHIPPED = Path(__file__).parent / "data" / "pretrained" / "upscaler.safetensors"
 GAN_LEARNING_RATE = 5e-4  # of both players
 
@@ -348,6 +348,67 @@ def use(config: Config, device: torch.device) -> int:
     return pictures.enlarge_files(net, config.input, config.output, overwrite=config.overwrite)
 
 
+def shown(data: photos.Photos, real: Tensor) -> tuple[Tensor, str]:
+    """Which pictures are shown, six that nobody chose, and the caption that says so."""
+    first_line = data.note.partition("\n")[0]
+    return (
+        torch.linspace(0, len(real) - 1, min(6, len(real))).long(),
+        f"{data.name}: held-out pictures, evenly spaced over the list. {first_line}".strip(),
+    )
+
+
+def draw(figs: Path, data: photos.Photos, small: Tensor, real: Tensor, made: dict[str, Tensor]) -> None:
+    """Rows of small, made, original: before and after training; and the stand-in for photos."""
+    which, caption = shown(data, real)
+    for name, method, title in (
+        ("initial", "linear filter", "Before training: the generator begins as the fitted linear filter"),
+        ("final", "GAN", "After training: small picture, the GAN's, original"),
+    ):
+        figures.triples(
+            figs / f"GAN_upscaling_{name}.png",
+            small[which],
+            made[method][which],
+            real[which],
+            title=title,
+            caption=caption,
+            headings=("64×64 input", f"{method} 224×224", "original 224×224"),
+        )
+    if data.builtin:
+        figures.grid(
+            figs / "GAN_upscaling_standin.png",
+            data.train.first(24).standard_pictures()[0],
+            columns=8,
+            title="The stand-in for photos: dead leaves",
+            caption="Made by the program, since there were no photos to train on.",
+        )
+
+
+def draw_methods(
+    figs: Path,
+    data: photos.Photos,
+    small: Tensor,
+    real: Tensor,
+    made: dict[str, Tensor],
+    scores: dict[str, dict[str, float]],
+    milliseconds: dict[str, float],
+) -> None:
+    """The middle of one picture by every method: of those shown, the one with the most detail."""
+    which, caption = shown(data, real)
+    detail = [evaluation.fine_by_phase(real[i : i + 1] / 255).sum() for i in which]
+    i = which[int(torch.stack(detail).argmax())]
+    crops = {"input": small[i, :, 16:48, 16:48]}
+    crops |= {name: pictures[i, :, 56:168, 56:168] for name, pictures in made.items()}
+    crops["original"] = real[i, :, 56:168, 56:168]
+    figures.methods(
+        figs / "GAN_upscaling_methods.png",
+        crops,
+        scores,
+        milliseconds,
+        title=f"Every method: means over {len(real)} pictures, and the middle of one",
+        caption=f"{caption} Shown is the one with the most detail.",
+    )
+
+
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
@@ -400,77 +461,35 @@ def main(config: Config) -> int:
         about["scores"] = {"pictures": len(real), "fidelity": scores["fidelity"], "GAN": scores["GAN"]}
         runs.save_weights(folder(config) / "weights.safetensors", nets, about)
 
-    # Figures, of pictures that nobody chose: evenly spaced over the list
-    shown = torch.linspace(0, len(real) - 1, min(6, len(real))).long()
-    caption = f"{data.name}, held out, evenly spaced over the list. {data.note.partition(chr(10))[0]}".strip()
-    figures.triples(
-        figs / "GAN_upscaling_final.png",
-        small[shown],
-        made["GAN"][shown],
-        real[shown],
-        title="After training: small picture, the GAN's, original",
-        caption=caption,
-    )
-    middle = slice(56, 168)
-    details = [evaluation.fine_by_phase(real[i : i + 1] / 255).sum() for i in shown]
-    one = shown[int(torch.stack(details).argmax())]
-    pictures_by_method = {"input": small[one, :, 16:48, 16:48]}
-    pictures_by_method |= {name: picture[one, :, middle, middle] for name, picture in made.items()}
-    figures.methods(
-        figs / "GAN_upscaling_methods.png",
-        pictures_by_method | {"original": real[one, :, middle, middle]},
-        scores,
-        milliseconds,
-        title=f"Every method: means over {len(real)} pictures, and the middle of one",
-        caption=f"{caption} Shown is the one with the most detail.",
-    )
+    # Figures
+    draw(figs, data, small, real, made)
+    draw_methods(figs, data, small, real, made, scores, milliseconds)
     if history:
-        figures.triples(
-            figs / "GAN_upscaling_initial.png",
-            small[shown],
-            made["linear filter"][shown],
-            real[shown],
-            title="Before training: the generator is still the linear filter that was fitted",
-            caption=caption,
-            headings=("64×64 input", "untrained 224×224", "original 224×224"),
-        )
+        references = {
+            name: evaluation.score(methods[name](photos.shrink(watched)), watched)
+            for name in ("bicubic", "linear filter")
+        }
         figures.balance(
             figs / "GAN_upscaling_training.png",
             history,
             title="The balance of the two players",
             caption=f"{data.name}: losses, and scores on {len(watched)} pictures kept out of training.",
-            references={
-                name: evaluation.score(methods[name](photos.shrink(watched)), watched)
-                for name in ("bicubic", "linear filter")
-            },
+            references=references,
         )
-    if data.builtin:
-        figures.grid(
-            figs / "GAN_upscaling_standin.png",
-            data.train.first(24).standard_pictures()[0],
-            8,
-            title="The stand-in for photos: dead leaves",
-            caption="Made by the program, since there were no photos to train on.",
-        )
-    results = {
-        "script": "gan_upscale",
-        "command": runs.command(),
-        "config": asdict(config),
-        "data": {"name": data.name, "count": len(real), "builtin": data.builtin, "note": data.note},
-        "trained": about,
-        "metrics": {name: scores[name] | {"ms": milliseconds[name]} for name in ("fidelity", "GAN")},
-        "baselines": {
-            name: scores[name] | {"ms": milliseconds[name]}
-            for name in methods
-            if name not in ("fidelity", "GAN")
-        },
-        "skipped": data.train.skipped | data.test.skipped,
-        "seconds": round(time.monotonic() - begun),
-        "device": runs.device_name(device),
-        "versions": runs.versions(),
-        "commit": runs.commit(),
-    }
-    runs.save_json(figs / "gan_upscale.json", results)
+    timed = {name: scores[name] | {"ms": milliseconds[name]} for name in methods}
+    trained = {name: timed.pop(name) for name in ("fidelity", "GAN")}
+    runs.save_results(
+        figs,
+        "gan_upscale",
+        config,
+        data={"name": data.name, "count": len(real), "builtin": data.builtin, "note": data.note},
+        metrics=trained,
+        baselines=timed,
+        seconds=time.monotonic() - begun,
+        device=device,
+        trained=about,
+        skipped=data.train.skipped | data.test.skipped,
+    )
     figures.publish(figs)
     gan, cubic = scores["GAN"], scores["bicubic"]
     print(

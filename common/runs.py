@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -120,6 +121,41 @@ def save_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
     with whole(path) as beside:
         beside.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def save_results(
+    figs: Path,
+    script: str,
+    config: Any,
+    *,
+    data: dict[str, Any],
+    metrics: dict[str, Any],
+    baselines: dict[str, Any],
+    seconds: float,
+    device: torch.device,
+    **more: Any,
+) -> None:
+    """Writes `figs/SCRIPT.json`, from which the README's table and the gallery are made.
+
+    Args:
+        config: the script's dataclass.
+        data: `name`, `count` and `builtin`, whether it is the stand-in.
+        metrics, baselines: numbers, or numbers by method.
+        more: whatever else a script has to say.
+    """
+    results = {
+        "script": script,
+        "command": command(),
+        "config": asdict(config),
+        "data": data,
+        "metrics": metrics,
+        "baselines": baselines,
+        "seconds": round(seconds),
+        "device": device_name(device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    save_json(figs / f"{script}.json", results | more)
 
 
 def save_weights(path: Path, modules: dict[str, nn.Module], about: dict[str, Any]) -> None:
