@@ -444,6 +444,8 @@ def main(config: Config) -> int:
     else:
         watched, _ = data.watch.standard_pictures()  # uint8 [N,3,224,224]
         nets, about, history = train(config, preset, data, watched, device)
+        # of a resumed run: from its first start on
+        begun = time.monotonic() - sum(phase["seconds"] for phase in about["phases"].values())
 
     # Evaluate beside the classical methods
     methods: dict[str, Callable[[Tensor], Tensor]] = {
