@@ -14,6 +14,7 @@ ImageNet: fidelity weights above 26 dB where bicubic has 24.6, GAN weights with 
 """
 
 import copy
+import hashlib
 import itertools
 import math
 import time
@@ -37,7 +38,8 @@ class Config:
     """Upscale photos by 3.5 with a GAN: train it, score it, use it."""
 
     data: str = "auto"
-    """Photos: a folder, `auto` (data/ImageNet, $IMAGENET_DIR, else Imagenette), `imagenette` or `builtin`."""
+    """Photos: a folder, `imagenette` (341 MB), `builtin`, or auto: $IMAGENET_DIR, data/ImageNet,
+    /data/datasets/ImageNet, else imagenette, else builtin."""
     figs: Path = Path("figs")
     """Where figures and gan_upscale.json go."""
     runs: Path = Path("runs")
@@ -51,7 +53,7 @@ class Config:
     quick: bool = False
     """The same path at its smallest, under half a minute; figures go to figs/quick, weights apart."""
     preset: Literal["auto", "cpu", "gpu"] = "auto"
-    """Size of nets and batches: cpu 5 minutes, gpu a larger net; auto follows the device."""
+    """Size of nets and batches: cpu is small, for 5 minutes, gpu larger, for 30; auto follows the device."""
     minutes: float | None = None
     """Training time of both phases together; becomes a fixed number of steps that is recorded."""
     steps: int | None = None
@@ -59,7 +61,7 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the training; auto takes bfloat16 where a probe finds it faster and exact enough."""
     evaluate: bool = False
-    """Score weights that exist, without training."""
+    """Score weights that exist, without training; figures go to figs/evaluate."""
     weights: str = "auto"
     """For --evaluate and --input: a .safetensors file, `shipped`, or auto: newest trained, else shipped."""
     input: Path | None = None
@@ -134,7 +136,7 @@ def lattice_loss(made: Tensor) -> Tensor:
     Our own: the variance of the log energies. PixelShuffle makes each place by other weights, and a lattice
     looks sharp to every measure of sharpness.
     """
-    return evaluation.fine_by_phase(made.float()).log().var()
+    return (evaluation.fine_by_phase(made.float()) + 1e-8).log().var()  # flat pictures have none at all
 
 
 def hinge_discriminator_loss(scores_real: Tensor, scores_made: Tensor) -> Tensor:
@@ -202,15 +204,24 @@ def pairs(crops: Callable[[int], Iterator[Tensor]]) -> training.Batches:
 
 def train(
     config: Config, preset: Preset, data: photos.Photos, watched: Tensor, device: torch.device
-) -> tuple[dict[str, nn.Module], dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[dict[str, nn.Module], dict[str, Any], training.Run]:
     """The linear filter is fitted, then the generator is trained on fidelity, then as a GAN.
 
-    Returns the three nets, what is known of them, and the history.
+    Returns the three nets, what is known of them, and the run.
     """
-    settings = {"data": data.name, "pictures": len(data.train), "seed": config.seed}
+    listed = hashlib.sha256(
+        "\n".join(map(str, data.train.items)).encode(errors="surrogateescape")
+    ).hexdigest()
+    settings = {
+        "data": data.name,
+        "list of pictures": listed[:16],
+        "seed": config.seed,
+        "share": FIDELITY_SHARE,
+    }
+    asked = {name: getattr(config, name) for name in ("minutes", "steps", "precision")}
     run = training.Run(
         folder(config),
-        settings=settings | asdict(preset) | {"minutes": config.minutes, "steps": config.steps},
+        settings=settings | asdict(preset) | asked,
         device=device,
         resume=config.resume,
         precision=config.precision,
@@ -233,10 +244,13 @@ def train(
     if steps is None and minutes is None:
         steps, minutes = preset.steps, preset.minutes
 
-    def budget(share: float) -> dict[str, Any]:
-        if steps is not None:
-            return {"steps": max(1, round(share * steps))}
-        return {"minutes": share * (minutes or 0)}
+    budgets: tuple[dict[str, Any], dict[str, Any]]
+    if steps is not None:
+        first = min(max(1, round(FIDELITY_SHARE * steps)), steps - 1)
+        budgets = {"steps": first}, {"steps": steps - first}
+    else:
+        assert minutes is not None
+        budgets = {"minutes": FIDELITY_SHARE * minutes}, {"minutes": (1 - FIDELITY_SHARE) * minutes}
 
     evaluations = 2 if config.quick else 6
 
@@ -261,7 +275,7 @@ def train(
             clip=0.01,  # four times the usual norm: without it one bad batch once undid 3,600 steps
             evaluate=evaluate,
             evaluations=evaluations,
-            **budget(FIDELITY_SHARE),
+            **budgets[0],
         )
     )
 
@@ -280,9 +294,8 @@ def train(
         ema=0.995,
         evaluate=evaluate,
         evaluations=evaluations,
-        **budget(1 - FIDELITY_SHARE),
+        **budgets[1],
     )
-    run.finish()
     about = {
         "channels": preset.channels,
         "blocks": preset.blocks,
@@ -293,11 +306,21 @@ def train(
         "commit": runs.commit(),
         "device": runs.device_name(device),
     }
-    return {"linear": linear, "fidelity": fidelity, "gan": gan}, about, run.history
+    return {"linear": linear, "fidelity": fidelity, "gan": gan}, about, run
 
 
-def refuse_bad_budget(config: Config) -> None:
-    """Before any work is done."""
+def refuse_bad_flags(config: Config) -> None:
+    """Before any work is done: budgets that are none, and flags that would be ignored."""
+    training_flags = ("resume", "steps", "minutes", "preset", "precision")
+    idle = {
+        "--input": ("quick", "evaluate", *training_flags),
+        "--evaluate": (*training_flags, "blend", "overwrite"),
+        "training": ("weights", "blend", "overwrite"),
+    }
+    mode = "--input" if config.input or config.output else "--evaluate" if config.evaluate else "training"
+    for name in idle[mode]:
+        if getattr(config, name) != getattr(Config, name):
+            raise runs.Refused(f"--{name} means nothing with {mode}; leave it out")
     if config.steps is not None and config.minutes is not None:
         raise runs.Refused("--steps and --minutes are two budgets for one run; give one of them")
     if config.steps is not None and config.steps < 2:
@@ -322,10 +345,12 @@ def load(config: Config, device: torch.device) -> tuple[dict[str, nn.Module], di
         nets = {"linear": LinearFilter(), "fidelity": Upscaler(*size), "gan": Upscaler(*size)}
         for name, net in nets.items():
             net.load_state_dict(states[name])
-    except (KeyError, RuntimeError, ValueError):
+        print(f"Weights: {path}, trained on {about['data']}")
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):
         raise runs.Refused(f"--weights: {path} holds no weights of this script; name another file") from None
-    print(f"Weights: {path}, trained on {about['data']}")
-    return {name: net.to(device).eval() for name, net in nets.items()}, about
+    for net in nets.values():
+        net.to(device).to(memory_format=torch.channels_last).eval()
+    return nets, about
 
 
 def blend(fidelity: nn.Module, gan: nn.Module, share: float) -> nn.Module:
@@ -348,18 +373,20 @@ def use(config: Config, device: torch.device) -> int:
     return pictures.enlarge_files(net, config.input, config.output, overwrite=config.overwrite)
 
 
-def shown(data: photos.Photos, real: Tensor) -> tuple[Tensor, str]:
+def shown(data: photos.Photos, real: Tensor, trained_on: str) -> tuple[Tensor, str]:
     """Which pictures are shown, six that nobody chose, and the caption that says so."""
     first_line = data.note.partition("\n")[0]
     return (
         torch.linspace(0, len(real) - 1, min(6, len(real))).long(),
-        f"{data.name}: held-out pictures, evenly spaced over the list. {first_line}".strip(),
+        f"Weights trained on {trained_on}. Test pictures, evenly spaced over the list. {first_line}".strip(),
     )
 
 
-def draw(figs: Path, data: photos.Photos, small: Tensor, real: Tensor, made: dict[str, Tensor]) -> None:
+def draw(
+    figs: Path, data: photos.Photos, small: Tensor, real: Tensor, made: dict[str, Tensor], trained_on: str
+) -> None:
     """Rows of small, made, original: before and after training; and the stand-in for photos."""
-    which, caption = shown(data, real)
+    which, caption = shown(data, real, trained_on)
     for name, method, title in (
         ("initial", "linear filter", "Before training: the generator begins as the fitted linear filter"),
         ("final", "GAN", "After training: small picture, the GAN's, original"),
@@ -379,8 +406,10 @@ def draw(figs: Path, data: photos.Photos, small: Tensor, real: Tensor, made: dic
             data.train.first(24).standard_pictures()[0],
             columns=8,
             title="The stand-in for photos: dead leaves",
-            caption="Made by the program, since there were no photos to train on.",
+            caption="Made by the program, for machines without photos.",
         )
+    else:
+        (figs / "GAN_upscaling_standin.png").unlink(missing_ok=True)  # of an earlier run
 
 
 def draw_methods(
@@ -391,9 +420,11 @@ def draw_methods(
     made: dict[str, Tensor],
     scores: dict[str, dict[str, float]],
     milliseconds: dict[str, float],
+    trained_on: str,
+    device: torch.device,
 ) -> None:
     """The middle of one picture by every method: of those shown, the one with the most detail."""
-    which, caption = shown(data, real)
+    which, caption = shown(data, real, trained_on)
     detail = [evaluation.fine_by_phase(real[i : i + 1] / 255).sum() for i in which]
     i = which[int(torch.stack(detail).argmax())]
     crops = {"input": small[i, :, 16:48, 16:48]}
@@ -405,7 +436,8 @@ def draw_methods(
         scores,
         milliseconds,
         title=f"Every method: means over {len(real)} pictures, and the middle of one",
-        caption=f"{caption} Shown is the one with the most detail.",
+        caption=f"{caption} Shown: the one with the most detail.\nTimes: nets on {runs.device_name(device)}; "
+        "nearest to Lanczos by Pillow, on one thread.",
     )
 
 
@@ -414,24 +446,23 @@ def main(config: Config) -> int:
     begun = time.monotonic()
     runs.seed_everything(config.seed)
     device = runs.pick_device(config.device)
+    refuse_bad_flags(config)
     if config.input or config.output:
         return use(config, device)
-    refuse_bad_budget(config)
     name = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = PRESETS["quick" if config.quick else name]
 
     figs = config.figs
-    if config.quick and figs == Config.figs:
-        figs = figs / "quick"
-        print(f"A trial: its figures go to {figs}, and its weights are kept apart")
+    if figs == Config.figs and (config.quick or config.evaluate):  # keep those of the last real run
+        figs = figs / ("quick" if config.quick else "evaluate")
     for place in (figs, config.runs):
         runs.check_writable(place)
 
     # Data
-    data = photos.find(config.data, limit=12 if config.quick else 100)
+    data = photos.find(config.data, limit=12 if config.quick else 100, download=not config.quick)
     if config.quick:
         data = replace(data, train=data.train.first(64), watch=data.watch.first(8))
-    print(f"Data: {data.name}; {len(data.train):,} pictures to train on")
+    print(f"Data: {data.name}; {len(data.train):,} pictures to train on, on {runs.device_name(device)}")
     if data.note:
         print(data.note)
     real, _ = data.test.standard_pictures()  # uint8 [N,3,224,224]
@@ -443,8 +474,9 @@ def main(config: Config) -> int:
         nets, about = load(config, device)
     else:
         watched, _ = data.watch.standard_pictures()  # uint8 [N,3,224,224]
-        nets, about, history = train(config, preset, data, watched, device)
-        # of a resumed run: from its first start on
+        nets, about, run = train(config, preset, data, watched, device)
+        history = run.history
+        # a resumed run counts from its first start on
         begun = time.monotonic() - sum(phase["seconds"] for phase in about["phases"].values())
 
     # Evaluate beside the classical methods
@@ -462,10 +494,11 @@ def main(config: Config) -> int:
     if not config.evaluate:
         about["scores"] = {"pictures": len(real), "fidelity": scores["fidelity"], "GAN": scores["GAN"]}
         runs.save_weights(folder(config) / "weights.safetensors", nets, about)
+        run.finish()
 
     # Figures
-    draw(figs, data, small, real, made)
-    draw_methods(figs, data, small, real, made, scores, milliseconds)
+    draw(figs, data, small, real, made, about["data"])
+    draw_methods(figs, data, small, real, made, scores, milliseconds, about["data"], device)
     if history:
         references = {
             name: evaluation.score(methods[name](photos.shrink(watched)), watched)
@@ -475,9 +508,10 @@ def main(config: Config) -> int:
             figs / "GAN_upscaling_training.png",
             history,
             title="The balance of the two players",
-            caption=f"{data.name}: losses, and scores on {len(watched)} pictures kept out of training.",
+            caption=f"Trained on {data.name}; scored on {len(watched)} pictures kept out of training.",
             references=references,
         )
+    parts = (data.train, data.watch, data.test)
     timed = {name: scores[name] | {"ms": milliseconds[name]} for name in methods}
     trained = {name: timed.pop(name) for name in ("fidelity", "GAN")}
     runs.save_results(
@@ -490,7 +524,7 @@ def main(config: Config) -> int:
         seconds=time.monotonic() - begun,
         device=device,
         trained=about,
-        skipped=data.train.skipped | data.test.skipped,
+        skipped=sorted(Path(name).name for part in parts for name in part.skipped),
     )
     figures.publish(figs)
     gan, cubic = scores["GAN"], scores["bicubic"]

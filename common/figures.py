@@ -113,7 +113,8 @@ def methods(
             if name in scores:
                 of = {metric: _number(metric, value) for metric, value in scores[name].items()}
                 page.text(x, y + SIDE + 3 + LINE, f"PSNR {of['psnr']} dB   SSIM {of['ssim']}")
-                page.text(x, y + SIDE + 3 + 2 * LINE, f"detail {of['detail_db']} dB   grid {of['grid']}")
+                rest = f"detail {of['detail_db']} dB   grid {of['grid']}   low {of['low_db']} dB"
+                page.text(x, y + SIDE + 3 + 2 * LINE, rest)
 
         timed = [name for name in milliseconds if name in scores]
         for i, (metric, label) in enumerate(
@@ -433,7 +434,7 @@ def results_table(figs: Path) -> str:
 
 def _results(figs: Path) -> list[dict[str, Any]]:
     found = []
-    for path in sorted(figs.glob("*.json")):
+    for path in sorted(figs.glob("[!.]*.json")):  # a name with a dot is left over from a killed run
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             _table(result), _facts(result), result["command"]
@@ -512,7 +513,7 @@ def _gallery(figs: Path, results: list[dict[str, Any]]) -> str:
             "<table>\n" + "\n".join(cells) + "\n</table>"
         )
     figures = []
-    for path in sorted(figs.glob("*.png")):
+    for path in sorted(figs.glob("[!.]*.png")):
         with Image.open(path) as image:
             texts = {
                 key: html.escape(str(image.info.get(key, ""))) for key in ("Title", "Description", "Source")

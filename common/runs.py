@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -232,5 +233,4 @@ def command() -> str:
 
     Without `--resume`: a run that was stopped and resumed ends as one left alone.
     """
-    words = [Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--resume")]
-    return "python " + " ".join(f"'{word}'" if " " in word else word for word in words)
+    return shlex.join(["python", Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--resume")])

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import shlex
 import signal
 import statistics
 import sys
@@ -324,7 +325,8 @@ class Run:
             # Ctrl-C reaches loader workers too, and a step whose worker is gone fails
             if isinstance(error, RuntimeError) and not self._asked:
                 raise
-            _say(f"\nStopped. To go on: {runs.command()} --resume")
+            words = [sys.executable, *(word for word in sys.argv if word != "--resume"), "--resume"]
+            _say(f"\nStopped. To go on: {shlex.join(words)}")
             raise SystemExit(130) from None
         finally:
             self._asked = False
@@ -632,6 +634,8 @@ def _seconds_each(
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Time of one 64x64 picture, one thread, in one process: ratios to torch's bicubic hold on any machine.
 
-python -m tests.bench_upscaler
+python tests/bench_upscaler.py
 """
 
 import time

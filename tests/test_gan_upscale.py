@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as TF
 
 import gan_upscale
-from common import evaluation, runs
+from common import evaluation, figures, runs
 from common.datasets import photos
 from common.datasets.dead_leaves import dead_leaves
 from gan_upscale import Config, main
@@ -75,6 +75,35 @@ def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
     assert "GAN_upscaling_final.png" in (trained.figs / "index.html").read_text()
 
 
+def test_a_machine_with_nothing_trains_on_dead_leaves_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What --quick does where there are no photos and no network: the stand-in, announced everywhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IMAGENET_DIR", raising=False)
+    if Path("/data/datasets/ImageNet").exists():
+        pytest.skip("this machine has ImageNet")
+    assert main(Config(quick=True, steps=6, device="cpu")) == 0
+    figs = tmp_path / "figs" / "quick"
+    found = json.loads((figs / "gan_upscale.json").read_text())
+    assert found["data"]["builtin"] and found["data"]["count"] == 10
+    assert (figs / "GAN_upscaling_standin.png").exists()
+    assert "Built-in" in capsys.readouterr().out
+    with Image.open(figs / "GAN_upscaling_final.png") as figure:
+        assert "dead leaves" in figure.info["Description"] and "Built-in" in figure.info["Description"]
+
+
+def test_what_a_killed_run_left_beside_the_figures_is_passed_over(trained: Config) -> None:
+    (trained.figs / ".GAN_upscaling_final.x.png").write_bytes(b"half")
+    (trained.figs / ".gan_upscale.x.json").write_text("{")
+    figures.publish(trained.figs)
+    assert "final.x" not in (trained.figs / "index.html").read_text()
+
+
+def test_a_flat_picture_has_a_finite_loss() -> None:
+    assert torch.isfinite(gan_upscale.lattice_loss(torch.full((1, 3, 14, 14), 0.5)))
+
+
 def test_the_history_shows_both_players(trained: Config) -> None:
     checkpoint = torch.load(trained.runs / "gan_upscale-quick" / "checkpoint.pt", weights_only=True)
     rows = [row for row in checkpoint["history"] if row["phase"] == "gan" and "real" in row]
@@ -108,7 +137,7 @@ def test_input_upscales_with_the_weights_and_blends(trained: Config, tmp_path: P
 
     def made(blend: float) -> torch.Tensor:
         out = tmp_path / f"{blend}.png"
-        asked = replace(trained, input=tmp_path / "small.png", output=out, overwrite=True)
+        asked = replace(trained, quick=False, input=tmp_path / "small.png", output=out, overwrite=True)
         asked = replace(asked, weights=weights, blend=blend)
         assert main(asked) == 0
         with Image.open(out) as picture:
@@ -145,6 +174,9 @@ def test_quick_weights_never_stand_in_for_real_ones(trained: Config) -> None:
         ({"minutes": -1.0}, ("--minutes",)),
         ({"minutes": float("nan")}, ("--minutes",)),
         ({"resume": True}, ("--resume",)),
+        ({"input": Path("a.png"), "output": Path("b.png"), "quick": True}, ("--quick", "--input")),
+        ({"evaluate": True, "steps": 10}, ("--steps", "--evaluate")),
+        ({"weights": "shipped"}, ("--weights", "training")),
         ({"seed": -1}, ("--seed", "-1")),
         ({"figs": Path(__file__) / "figs"}, (Path(__file__).name, "is a file")),
         ({"runs": Path(__file__)}, (Path(__file__).name, "is a file")),
@@ -153,7 +185,7 @@ def test_quick_weights_never_stand_in_for_real_ones(trained: Config) -> None:
 def test_bad_input_is_one_clear_line(
     imagenet: Path, tmp_path: Path, change: dict, words: tuple[str, ...]
 ) -> None:
-    config = Config(data=str(imagenet), figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True)
+    config = Config(data=str(imagenet), figs=tmp_path / "figs", runs=tmp_path / "runs")
     with pytest.raises(runs.Refused) as refused:
         main(replace(config, **change))
     assert "\n" not in str(refused.value)
@@ -182,6 +214,10 @@ def start(place: Path, imagenet: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
+def saved_at(checkpoint: Path) -> int:
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_left_alone(imagenet: Path, tmp_path: Path, kills: int) -> None:
     alone = start(tmp_path / "alone", imagenet)
@@ -189,11 +225,13 @@ def test_killed_and_resumed_equals_left_alone(imagenet: Path, tmp_path: Path, ki
 
     checkpoint = tmp_path / "killed" / "runs" / "gan_upscale-quick" / "checkpoint.pt"
     for kill in range(kills):
+        before = saved_at(checkpoint)
         run = start(tmp_path / "killed", imagenet, *["--resume"] * (kill > 0))
-        while not checkpoint.exists():
+        while saved_at(checkpoint) == before:
             assert run.poll() is None, run.stdout and run.stdout.read()
             time.sleep(0.05)
-        time.sleep(random.uniform(0.5, 4))
+        time.sleep(random.uniform(0, 2))
+        assert run.poll() is None, "killed at work, not after it"
         run.kill()
         run.wait()
     run = start(tmp_path / "killed", imagenet, "--resume")

@@ -54,7 +54,7 @@ def test_they_beat_the_classical_methods_on_photos_kept_aside(nets: dict[str, to
 @pytest.mark.skipif(not (TOOL.exists() and VAL.exists()), reason="the tool or its photos are not at hand")
 @pytest.mark.parametrize(("blend", "goals"), [
     (1.0, {"psnr": 25.7, "detail_db": -4.5, "low_db": 45}),
-    (0.0, {"psnr": 26.7, "ssim": 0.78, "low_db": 48}),
+    (0.0, {"psnr": 26.7, "ssim": 0.765, "low_db": 48}),
 ])  # fmt: skip
 def test_the_goals_by_files_and_the_tool(
     nets: dict[str, torch.nn.Module], tmp_path: Path, blend: float, goals: dict[str, float]

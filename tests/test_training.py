@@ -136,7 +136,7 @@ def test_interrupt_saves_says_how_to_go_on_and_exits_130(
 ) -> None:
     code, said = run_lesson(server, tmp_path / "run", send=number, saves=3)
     assert code == 130, said
-    assert said.endswith(f"python training_lesson.py {tmp_path / 'run'} --resume\n")
+    assert said.endswith(f"{LESSON} {tmp_path / 'run'} --resume\n")
 
 
 def test_interrupt_during_an_evaluation_and_a_probe_does_not_wait(tmp_path: Path) -> None:

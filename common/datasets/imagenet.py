@@ -193,6 +193,7 @@ def imagenette(root: Path) -> Path:
                 f"{folder} holds {count} pictures instead of {IMAGENETTE}; remove it, or {by_hand}"
             )
         return folder
+    print("Fetching Imagenette, 341 MB of real photos", file=sys.stderr)
     patience = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ twin is 64x64 and is made by `shrink`, here and nowhere else.
 import itertools
 import os
 import signal
-import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -88,11 +87,16 @@ def read(path: str | Path) -> Image.Image:
         with Image.open(path) as file:
             file.load()
             image = _upright(file)
+        return _to_rgb(image)
     except FileNotFoundError:
         raise Unreadable(path, "no such file") from None
-    # what Pillow's decoders raise on broken files; UnidentifiedImageError is an OSError
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder raises whatever a damaged file leads it into
         raise Unreadable(path, str(error) or type(error).__name__) from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if max(image.size) > 50 * min(image.size):
+        raise ValueError(f"{image.width}x{image.height} is a line, not a photo")
     if image.mode == "I" or image.mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.float64)
         return Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -208,7 +212,7 @@ class Photos:
 # --------------------------------------------------------------------------------------- finding
 
 
-def find(data: str, *, limit: int = 100) -> Photos:
+def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
     """The pictures that `--data` names.
 
     `auto` is ImageNet in `$IMAGENET_DIR`, `data/ImageNet` or `/data/datasets/ImageNet`, else `imagenette`,
@@ -220,6 +224,7 @@ def find(data: str, *, limit: int = 100) -> Photos:
             folder as `ImageNet/`, or any folder of photos, of which about a tenth, chosen by a hash of the
             path, is kept for the test.
         limit: at most so many test pictures, evenly spaced over the sorted list.
+        download: whether `auto` may fetch Imagenette, 341 MB.
 
     Raises:
         Refused: no such folder, too few photos in it, or Imagenette cannot be had.
@@ -236,10 +241,13 @@ def find(data: str, *, limit: int = 100) -> Photos:
     for usual in (downloads / "ImageNet", Path("/data/datasets/ImageNet")):
         if usual.is_dir():
             return _folder(usual, limit)
+    nothing = f"\nWhy: no photos in $IMAGENET_DIR, {downloads / 'ImageNet'}, {usual}."
+    if not download and not (downloads / "imagenette2-320").is_dir():
+        return _builtin(f"{nothing} A trial downloads none.")
     try:
         return _folder(imagenet.imagenette(downloads), limit)
     except runs.Refused as refusal:
-        return _builtin(f"\nWhy: no photos in $IMAGENET_DIR, {downloads / 'ImageNet'}, {usual}. {refusal}.")
+        return _builtin(f"{nothing} {refusal}.")
 
 
 def _builtin(why: str = "") -> Photos:
@@ -249,7 +257,8 @@ def _builtin(why: str = "") -> Photos:
         train=Source(range(WATCHED, WATCHED + MADE), dead_leaves),
         watch=Source(range(WATCHED), dead_leaves),
         test=Source([f"{name} {part}" for name in SKLEARN_PHOTOS for part in PARTS], _sklearn_photo),
-        note="Trained on built-in dead leaves pictures, scored on ten crops of two photos." + why,
+        note="Built-in: dead leaves to train on, ten crops of scikit-learn's two photos to be scored on."
+        + why,
     )
 
 
@@ -300,7 +309,7 @@ def _photos(name: str, train: imagenet.Listing, test: imagenet.Listing, limit: i
     watched = np.sort(np.argsort(train.hashes(), kind="stable")[: min(WATCHED, max(1, len(train) // 20))])
     note = ""
     if len(test) > limit:
-        note = f"scored on {limit} of {len(test):,} test photos, evenly spaced over the sorted list"
+        note = f"Scored on {limit} of {len(test):,} test photos, evenly spaced over the sorted list."
         test = test.take(np.linspace(0, len(test) - 1, limit).round().astype(int))
     rest = np.delete(np.arange(len(train)), watched)
     return Photos(name, False, Source(train.take(rest)), Source(train.take(watched)), Source(test), note)
