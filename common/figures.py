@@ -171,6 +171,7 @@ def balance(
             axes = page.axes(90, 32 + next(place) * (tall + apart), 930, tall)
             axes.set_title(heading, loc="left", fontsize="medium", weight="bold")
             axes.set_xlim(0, max(ends.values()))
+            _equal_widths(axes, sorted({0, *ends.values()}))
             for phase, start in starts.items():
                 if start:
                     axes.axvline(start, color="black", linewidth=1, linestyle=":")
@@ -231,7 +232,7 @@ def balance(
                 axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2)
             axes.margins(y=0.12)
             _label_levels(axes, levels, metric)
-        axes.set_xlabel("step (shaded: adversarial phase)")
+        axes.set_xlabel("step (shaded: the adversarial phase; each phase has the same width)")
 
 
 def _few_ticks(axis: Axis) -> None:
@@ -249,6 +250,21 @@ def _starts(history: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, in
         start = starts.setdefault(row["phase"], max(ends.values(), default=0))
         ends[row["phase"]] = start + row["step"]
     return starts, ends
+
+
+def _equal_widths(axes: Axes, edges: list[int]) -> None:
+    """Gives each phase the same width, however many steps it has, and ticks at its quarters."""
+    places = range(len(edges))
+
+    def to_place(steps: np.ndarray) -> np.ndarray:
+        return np.interp(steps, edges, places)
+
+    def to_steps(place: np.ndarray) -> np.ndarray:
+        return np.interp(place, places, edges)
+
+    axes.set_xscale("function", functions=(to_place, to_steps))
+    axes.set_xticks(sorted({round(step) for step in to_steps(np.arange(0, len(edges) - 0.9, 0.25))}))
+    axes.xaxis.set_major_formatter("{x:.0f}")
 
 
 # ------------------------------------------------------------------------------------------- the page

@@ -52,21 +52,25 @@ def test_they_beat_the_classical_methods_on_photos_kept_aside(nets: dict[str, to
 
 
 @pytest.mark.skipif(not (TOOL.exists() and VAL.exists()), reason="the tool or its photos are not at hand")
-@pytest.mark.parametrize(("blend", "goals"), [
-    (1.0, {"psnr": 25.7, "detail_db": -4.5, "low_db": 45}),
-    (0.0, {"psnr": 26.7, "ssim": 0.765, "low_db": 48}),
-])  # fmt: skip
-def test_the_goals_by_files_and_the_tool(
-    nets: dict[str, torch.nn.Module], tmp_path: Path, blend: float, goals: dict[str, float]
-) -> None:
+def test_the_goals_by_files_and_the_tool(nets: dict[str, torch.nn.Module], tmp_path: Path) -> None:
+    """But for the SSIM of the fidelity weights, whose goal of 0.780 was not reached."""
+    goals = {
+        0.0: {"psnr": 26.7, "ssim": 0.765, "low_db": 48},
+        1.0: {"psnr": 25.7, "detail_db": -4.5, "low_db": 45},
+    }
     subprocess.run([sys.executable, TOOL, VAL, "--make", tmp_path / "low"], check=True, capture_output=True)
-    net = gan_upscale.blend(nets["fidelity"], nets["gan"], blend)
-    assert pictures.enlarge_files(net, tmp_path / "low", tmp_path / "high", overwrite=False) == 0
+    for share in goals:
+        net = gan_upscale.blend(nets["fidelity"], nets["gan"], share)
+        assert pictures.enlarge_files(net, tmp_path / "low", tmp_path / str(share), overwrite=False) == 0
     done = subprocess.run(
-        [sys.executable, TOOL, VAL, "--score", tmp_path / "high"], check=True, capture_output=True, text=True
+        [sys.executable, TOOL, VAL, "--score", *(tmp_path / str(share) for share in goals)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
-    scores = json.loads(done.stdout.splitlines()[0])
-    for name, goal in goals.items():
-        assert scores[name] >= goal, (name, scores)
-    if blend == 1:
-        assert scores["grid"] <= 1.2
+    for share, line in zip(goals, done.stdout.splitlines(), strict=False):
+        scores = json.loads(line)
+        assert scores["method"].endswith(str(share))
+        for name, goal in goals[share].items():
+            assert scores[name] >= goal, (share, name, scores)
+    assert scores["grid"] <= 1.2
