@@ -147,6 +147,13 @@ def corrupt_files(root: Path) -> list[Path]:
     return sorted(root.iterdir())
 
 
+def test_a_line_is_no_photo(tmp_path: Path) -> None:
+    """At a shorter side of 256 it would take gigabytes."""
+    Image.new("RGB", (20_000, 2)).save(tmp_path / "line.png")
+    with pytest.raises(photos.Unreadable, match="20000x2"):
+        photos.read(tmp_path / "line.png")
+
+
 def test_read_names_a_corrupt_file(tmp_path: Path) -> None:
     root = tmp_path / "corrupt"
     root.mkdir()
