@@ -192,8 +192,9 @@ def balance(
 
         axes = panel("Losses (left axis: the generator's, in both phases; right axis: the discriminator's)")
         lines(axes, {"loss": ("fidelity", GREEN), "loss_generator": ("generator", BLUE)})
-        axes.set_yscale("log")
-        _few_ticks(axes.yaxis)
+        if all(row.get(name, 1) > 0 for row in history for name in ("loss", "loss_generator")):
+            axes.set_yscale("log")
+            _few_ticks(axes.yaxis)
         judge = axes.twinx()
         judge.grid(False)
         judge.spines["right"].set_visible(True)

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -136,7 +137,8 @@ def test_interrupt_saves_says_how_to_go_on_and_exits_130(
 ) -> None:
     code, said = run_lesson(server, tmp_path / "run", send=number, saves=3)
     assert code == 130, said
-    assert said.endswith(f"{LESSON} {tmp_path / 'run'} --resume\n")
+    line = shlex.join([sys.executable, "training_lesson.py", str(tmp_path / "run"), "--resume"])
+    assert said.endswith(f"To go on: {line}\n")
 
 
 def test_interrupt_during_an_evaluation_and_a_probe_does_not_wait(tmp_path: Path) -> None:
