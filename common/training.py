@@ -77,7 +77,8 @@ def supervised(
         ema: decay of the average, below it at first: min(ema, (1 + step) / (10 + step)); 0 for none.
         clip: largest gradient norm.
         evaluate: gets the averaged model in eval mode, without gradients, at the start and `evaluations`
-            times after; its numbers join `run.history`. It cannot disturb the training's random numbers.
+            times after, or fewer where they would take over a fifth of the minutes; its numbers join
+            `run.history`. It cannot disturb the training's random numbers.
 
     Raises:
         runs.Refused: a loss, gradient or weight is not finite, or the checkpoint does not fit the model.
@@ -360,11 +361,12 @@ class _Phase:
     step: int = 0
     steps: int = 0  # 0: not settled yet
     precision: str = ""
+    evaluations: int = 0
     evaluated: int = -1  # step of the last evaluation
     sums: Losses = field(default_factory=dict)  # since the last row of the history
     counts: dict[str, int] = field(default_factory=dict)
 
-    PACKED = ("name", "step", "steps", "precision", "evaluated", "sums", "counts")
+    PACKED = ("name", "step", "steps", "precision", "evaluations", "evaluated", "sums", "counts")
 
     def __post_init__(self) -> None:
         self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
@@ -514,6 +516,8 @@ def _train(
                     del trial  # and its loader's workers
                     phase.unpack(start)
                     pause = _seconds_each(look, 0.0, run.device)
+                    # on a busy machine they would otherwise leave no time to train
+                    evaluations = max(1, min(evaluations, int(0.2 * 60 * minutes / pause)))
                     left = 60 * minutes - (time.monotonic() - begun) - evaluations * pause
                     steps = max(1, int(left / pace))
                     record.update(minutes=minutes, seconds_per_step=pace, seconds_per_evaluation=pause)
@@ -521,13 +525,14 @@ def _train(
                         f"{phase.name}: {steps} steps of {pace:.3g} s and {evaluations} evaluations of "
                         f"{pause:.3g} s fill {minutes:g} minutes."
                     )
-            phase.steps, phase.precision = steps or 1, run._using
+            phase.steps, phase.precision, phase.evaluations = steps or 1, run._using, evaluations
             record.update(steps=phase.steps, precision=phase.precision)
             save()
 
         run._using = phase.precision
         row_every = max(1, phase.steps // ROWS)
-        points = {round(i * phase.steps / evaluations) for i in range(1, evaluations + 1)} | {phase.steps}
+        count = phase.evaluations
+        points = {round(i * phase.steps / count) for i in range(1, count + 1)} | {phase.steps}
         stream = batches(phase.step)
         saved = shown = time.monotonic()
         # disable=None: no bar where the output is no terminal
