@@ -9,8 +9,9 @@ net, the discriminator, learns to tell such pictures from real ones, and the fir
 must decide on one of the possible pictures. That costs fidelity (PSNR falls) and buys detail; the figures and
 the table show both, beside bicubic, Lanczos and the best linear filter. Nothing brings lost information back.
 
-Phase 1 trains the generator on fidelity, phase 2 as a GAN. Expect after 5 minutes on two cores, on photos of
-ImageNet: fidelity weights above 26 dB where bicubic has 24.6, GAN weights with most of the missing detail.
+Phase 1 trains the generator on fidelity, phase 2 as a GAN. Expect with `--minutes 20` on two cores, on
+photos of ImageNet: fidelity weights 26.5 dB where bicubic has 24.6, GAN weights 25.7 dB with detail at -4 dB
+where bicubic has -29.
 """
 
 import copy

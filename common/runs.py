@@ -29,15 +29,13 @@ class Refused(Exception):
     """Something the user gave cannot be used. The message is one line: what is wrong, where, what to do."""
 
 
-def launch(
-    main: Callable[[Config], int | None], config_class: type[Config], doc: str | None = None
-) -> NoReturn:
+def launch(main: Callable[[Config], int | None], config_class: type[Config]) -> NoReturn:
     """Reads the command line into `config_class`, runs `main` and exits: 0, or what `main` returned.
 
     A refusal is one line on stderr and exit code 2; Ctrl-C outside of training is exit code 130.
     """
     script = Path(sys.argv[0]).name
-    config = tyro.cli(config_class, description=doc)
+    config = tyro.cli(config_class)
     try:
         code = main(config) or 0
     except Refused as refusal:
