@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import evaluation, figures, pictures, runs, training
+from common import figures, pictures, runs, training
 from common.datasets import photos
+from common.evaluation import table, upscaling
 from common.models.upscaler import LinearFilter, PatchDiscriminator, Upscaler
 
 
@@ -137,7 +138,7 @@ def lattice_loss(made: Tensor) -> Tensor:
     Our own: the variance of the log energies. PixelShuffle makes each place by other weights, and a lattice
     looks sharp to every measure of sharpness.
     """
-    return (evaluation.fine_by_phase(made.float()) + 1e-8).log().var()  # flat pictures have none at all
+    return (upscaling.fine_by_phase(made.float()) + 1e-8).log().var()  # flat pictures have none at all
 
 
 def hinge_discriminator_loss(scores_real: Tensor, scores_made: Tensor) -> Tensor:
@@ -239,7 +240,7 @@ def train(
         net.to(device).to(memory_format=torch.channels_last)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return evaluation.score(evaluation.upscale(model, photos.shrink(watched)), watched)
+        return upscaling.score(upscaling.upscale(model, photos.shrink(watched)), watched)
 
     steps, minutes = config.steps, config.minutes
     if steps is None and minutes is None:
@@ -426,7 +427,7 @@ def draw_methods(
 ) -> None:
     """The middle of one picture by every method: of those shown, the one with the most detail."""
     which, caption = shown(data, real, trained_on)
-    detail = [evaluation.fine_by_phase(real[i : i + 1] / 255).sum() for i in which]
+    detail = [upscaling.fine_by_phase(real[i : i + 1] / 255).sum() for i in which]
     i = which[int(torch.stack(detail).argmax())]
     crops = {"input": small[i, :, 16:48, 16:48]}
     crops |= {name: pictures[i, :, 56:168, 56:168] for name, pictures in made.items()}
@@ -482,14 +483,14 @@ def main(config: Config) -> int:
 
     # Evaluate beside the classical methods
     methods: dict[str, Callable[[Tensor], Tensor]] = {
-        method: partial(evaluation.upscale_classical, method) for method in evaluation.CLASSICAL
+        method: partial(upscaling.upscale_classical, method) for method in upscaling.CLASSICAL
     }
     for method, net in (("linear filter", "linear"), ("fidelity", "fidelity"), ("GAN", "gan")):
-        methods[method] = partial(evaluation.upscale, nets[net])
+        methods[method] = partial(upscaling.upscale, nets[net])
     made = {name: method(small) for name, method in methods.items()}
-    scores = {name: evaluation.score(made[name], real) for name in methods}
-    milliseconds = {name: evaluation.milliseconds(method, small[:1]) for name, method in methods.items()}
-    print(evaluation.table(scores))
+    scores = {name: upscaling.score(made[name], real) for name in methods}
+    milliseconds = {name: upscaling.milliseconds(method, small[:1]) for name, method in methods.items()}
+    print(table(scores))
     if scores["fidelity"]["psnr"] <= scores["linear filter"]["psnr"]:
         print("The net is no better than the linear filter that it began as: it has learned nothing.")
     if not config.evaluate:
@@ -502,7 +503,7 @@ def main(config: Config) -> int:
     draw_methods(figs, data, small, real, made, scores, milliseconds, about["data"], device)
     if history:
         references = {
-            name: evaluation.score(methods[name](photos.shrink(watched)), watched)
+            name: upscaling.score(methods[name](photos.shrink(watched)), watched)
             for name in ("bicubic", "linear filter")
         }
         figures.balance(

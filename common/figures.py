@@ -78,7 +78,7 @@ def triples(
     Raises:
         Refused: the figure cannot be written; so do all functions here.
     """
-    with _page(path, WIDTH, LINE + len(small) * (SIDE + GAP) - GAP, title, caption) as page:
+    with new_page(path, WIDTH, LINE + len(small) * (SIDE + GAP) - GAP, title, caption) as page:
         for column, (heading, pictures) in enumerate(zip(headings, (small, made, real), strict=True)):
             x = MARGIN + column * (SIDE + GAP)
             page.text(x, 0, heading, weight="bold")
@@ -99,13 +99,13 @@ def methods(
 
     Args:
         pictures: by method, uint8 [3,h,w]; input and original are among them and need no scores.
-        scores: by method, `psnr`, `ssim`, `detail_db`, `grid`, `low_db`; see `evaluation.score`.
+        scores: by method, `psnr`, `ssim`, `detail_db`, `grid`, `low_db`; see `evaluation.upscaling.score`.
         milliseconds: by method, for one picture; those that are also in `scores` are in the chart.
     """
     columns, chart = 3, 470
     cell = SIDE + 3 * LINE + 2 * GAP
     rows = math.ceil(len(pictures) / columns)
-    with _page(path, WIDTH, rows * cell + chart + 60, title, caption) as page:
+    with new_page(path, WIDTH, rows * cell + chart + 60, title, caption) as page:
         for i, (name, picture) in enumerate(pictures.items()):
             x, y = MARGIN + i % columns * (SIDE + GAP), i // columns * cell
             page.picture(x, y, picture)
@@ -124,11 +124,11 @@ def methods(
             axes.set_title(label, loc="left", fontsize="medium")
             axes.set_xlabel("milliseconds for one picture")
             axes.set_xscale("log")
-            _few_ticks(axes.xaxis)
+            few_ticks(axes.xaxis)
             axes.margins(0.15, 0.12)
             xy = [(milliseconds[name], scores[name][metric]) for name in timed]
             axes.plot(*zip(*xy, strict=True), "o", color=BLUE, markersize=7)
-            _label_points(page, axes, timed, xy)
+            label_points(page, axes, timed, xy)
 
 
 def grid(path: Path, pictures: Tensor, columns: int, *, title: str, caption: str) -> None:
@@ -138,7 +138,7 @@ def grid(path: Path, pictures: Tensor, columns: int, *, title: str, caption: str
     across, down = scale * width + GAP, scale * height + GAP
     rows = math.ceil(count / columns)
     page_width = max(WIDTH // 2, 2 * MARGIN + columns * across - GAP)
-    with _page(path, page_width, rows * down - GAP, title, caption) as page:
+    with new_page(path, page_width, rows * down - GAP, title, caption) as page:
         for i, picture in enumerate(pictures):
             page.picture(MARGIN + i % columns * across, i // columns * down, picture, scale)
 
@@ -164,7 +164,7 @@ def balance(
     adversarial = {row["phase"] for row in history if "loss_discriminator" in row}
     panels = 5
     tall, apart = 250, 62
-    with _page(path, WIDTH, panels * (tall + apart) + 30, title, caption) as page:
+    with new_page(path, WIDTH, panels * (tall + apart) + 30, title, caption) as page:
         place = iter(range(panels))
 
         def panel(heading: str) -> Axes:
@@ -194,12 +194,12 @@ def balance(
         lines(axes, {"loss": ("fidelity", GREEN), "loss_generator": ("generator", BLUE)})
         if all(row.get(name, 1) > 0 for row in history for name in ("loss", "loss_generator")):
             axes.set_yscale("log")
-            _few_ticks(axes.yaxis)
+            few_ticks(axes.yaxis)
         judge = axes.twinx()
         judge.grid(False)
         judge.spines["right"].set_visible(True)
         lines(judge, {"loss_discriminator": ("discriminator", ORANGE)})
-        _legend(judge, axes)
+        legend(judge, axes)
 
         axes = panel("The discriminator is right about ...")
         axes.set_ylim(0, 1.02)
@@ -207,11 +207,11 @@ def balance(
         axes.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="over 97 %: it has won")
         axes.axhline(0.5, color=BLUE, linestyle="--", label="50 %: it guesses")
         lines(axes, {"real": ("real pictures", GREEN), "made": ("made pictures", "#CC79A7")})
-        _legend(axes)
+        legend(axes)
 
         axes = panel("Gradient norms")
         axes.set_yscale("log")
-        _few_ticks(axes.yaxis)
+        few_ticks(axes.yaxis)
         lines(
             axes,
             {
@@ -220,7 +220,7 @@ def balance(
                 "grad_discriminator": ("discriminator", ORANGE),
             },
         )
-        _legend(axes)
+        legend(axes)
 
         for metric, heading in (
             ("psnr", "PSNR on held-out pictures, dB (higher is nearer)"),
@@ -236,7 +236,7 @@ def balance(
         axes.set_xlabel("step (shaded: the adversarial phase; each phase has the same width)")
 
 
-def _few_ticks(axis: Axis) -> None:
+def few_ticks(axis: Axis) -> None:
     """1, 3, 10, 30, ... on a logarithmic axis, in plain numbers; more would run into one another."""
     axis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.set_major_formatter("{x:g}")
@@ -271,7 +271,7 @@ def _equal_widths(axes: Axes, edges: list[int]) -> None:
 # ------------------------------------------------------------------------------------------- the page
 
 
-class _Page:
+class Page:
     """A figure laid out in pixels, from the top left corner of what is below title and caption."""
 
     def __init__(self, width: int, height: int, title: str, caption: str) -> None:
@@ -329,10 +329,10 @@ class _Page:
 
 
 @contextmanager
-def _page(path: Path, width: int, height: int, title: str, caption: str) -> Iterator[_Page]:
+def new_page(path: Path, width: int, height: int, title: str, caption: str) -> Iterator[Page]:
     """A page to draw on; at the end it is written to `path` as a PNG with its texts in it."""
     with matplotlib.rc_context(STYLE):
-        page = _Page(width, height, title, caption)
+        page = Page(width, height, title, caption)
         yield page
         page.canvas.draw()
         texts = PngImagePlugin.PngInfo()
@@ -345,16 +345,14 @@ def _page(path: Path, width: int, height: int, title: str, caption: str) -> Iter
             )
 
 
-def _legend(axes: Axes, also: Axes | None = None) -> None:
+def legend(axes: Axes, also: Axes | None = None) -> None:
     """To the right of the panel, where no line is."""
     found = [a.get_legend_handles_labels() for a in (also, axes) if a]
     handles, labels = ([item for part in parts for item in part] for parts in zip(*found, strict=True))
     axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.07, 0.5), borderaxespad=0)
 
 
-def _label_points(
-    page: _Page, axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]]
-) -> None:
+def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
     """Writes each name beside its point, where it hides neither a point nor another name."""
     axes.autoscale_view()  # matplotlib would do so later, and move the points
     at = [axes.transData.transform(point) for point in points]  # pixels

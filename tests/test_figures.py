@@ -99,13 +99,13 @@ def test_methods_shows_every_picture_and_labels_every_point(
 def spy(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
     """Collects the charts that are drawn."""
     charts: list[Axes] = []
-    original = figures._Page.axes
+    original = figures.Page.axes
 
-    def axes(self: figures._Page, *place: float) -> Axes:
+    def axes(self: figures.Page, *place: float) -> Axes:
         charts.append(original(self, *place))
         return charts[-1]
 
-    monkeypatch.setattr(figures._Page, "axes", axes)
+    monkeypatch.setattr(figures.Page, "axes", axes)
     return charts
 
 

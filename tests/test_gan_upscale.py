@@ -17,9 +17,10 @@ from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as TF
 
 import gan_upscale
-from common import evaluation, figures, runs
+from common import figures, runs
 from common.datasets import photos
 from common.datasets.dead_leaves import dead_leaves
+from common.evaluation import upscaling
 from gan_upscale import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -145,9 +146,9 @@ def test_input_upscales_with_the_weights_and_blends(trained: Config, tmp_path: P
 
     nets, _ = gan_upscale.load(replace(trained, weights=weights), torch.device("cpu"))
     for blend, name in ((0.0, "fidelity"), (1.0, "gan")):
-        difference = made(blend).int() - evaluation.upscale(nets[name], small).int()
+        difference = made(blend).int() - upscaling.upscale(nets[name], small).int()
         assert difference.abs().max() <= 1
-    details = [evaluation.score(made(blend), real)["detail_db"] for blend in (0.0, 0.5, 1.0)]
+    details = [upscaling.score(made(blend), real)["detail_db"] for blend in (0.0, 0.5, 1.0)]
     assert details == sorted(details), "blend is a dial of detail"
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import gan_upscale
-from common import evaluation, pictures, runs
+from common import pictures, runs
 from common.datasets import photos
+from common.evaluation import upscaling
 from gan_upscale import SHIPPED, Config
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -40,9 +41,9 @@ def test_they_beat_the_classical_methods_on_photos_kept_aside(nets: dict[str, to
     """On scikit-learn's two photos, which were no part of anything before."""
     real = photos.find("builtin").test.standard_pictures()[0]
     small = photos.shrink(real)
-    scores = {name: evaluation.score(evaluation.upscale(net, small), real) for name, net in nets.items()}
-    for method in evaluation.CLASSICAL:
-        classical = evaluation.score(evaluation.upscale_classical(method, small), real)
+    scores = {name: upscaling.score(upscaling.upscale(net, small), real) for name, net in nets.items()}
+    for method in upscaling.CLASSICAL:
+        classical = upscaling.score(upscaling.upscale_classical(method, small), real)
         assert scores["fidelity"]["psnr"] > classical["psnr"] + 1
         assert scores["fidelity"]["ssim"] > classical["ssim"]
         if method != "nearest":  # its blocks pass for detail
