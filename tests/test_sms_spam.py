@@ -149,7 +149,7 @@ def test_an_empty_file_is_refused(content: bytes) -> None:
     ],
 )
 def test_a_file_of_another_kind_is_refused(content: bytes | str) -> None:
-    assert "malformed lines" in refused(content) and "v1,v2" in refused(content)
+    assert "malformed line" in refused(content) and "v1,v2" in refused(content)
 
 
 @pytest.mark.parametrize(("there", "missing"), [("ham", "spam"), ("spam", "ham")])

@@ -154,7 +154,9 @@ def _content(path: Path) -> bytes:
         return _unpack(content)
     # zipfile raises RuntimeError for a password, its subclass NotImplementedError for a rare compression
     except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError) as error:
-        raise runs.Refused(f"{path}: {_in_one_line(error)}; unzip it, and name its {MEMBER}") from None
+        raise runs.Refused(
+            f"{path} is a zip that cannot be used ({_in_one_line(error)}); name its {MEMBER}, unzipped"
+        ) from None
 
 
 def _unpack(archive: bytes) -> bytes:
@@ -195,10 +197,11 @@ def _parse(content: bytes, path: Path) -> Messages:
         raise runs.Refused(f"{path} is empty; {EXPECTED}")
     if malformed:
         first, more = ", ".join(map(str, malformed[:5])), len(malformed) - 5
-        named = f"{len(malformed):,} malformed lines ({first}{f' and {more:,} more' if more > 0 else ''})"
+        counted = f"{len(malformed):,} malformed line{'s' if malformed[1:] else ''}"
+        named = f"{counted} ({first}{f' and {more:,} more' if more > 0 else ''})"
         if len(malformed) > len(texts):
             raise runs.Refused(f"{path} has {named} and only {len(texts):,} messages; {EXPECTED}")
-        notes.append(f"{path} has {named}, they were skipped.")
+        notes.append(f"{path} has {named}, skipped.")
     return Messages(path.name, texts, np.array(labels), np.array(lines), False, "\n".join(notes))
 
 
@@ -224,7 +227,9 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
                 yield line, label, ",".join(message).rstrip(",") if message[1:] else message[0]
             line = reader.line_num + 1
     except csv.Error as error:
-        raise runs.Refused(f"{path}: the record that begins on line {line} is no CSV: {error}") from None
+        raise runs.Refused(
+            f"{path}: the record that begins on line {line} is no CSV ({error}); correct its quotes"
+        ) from None
 
 
 def _finish(messages: Messages, path: Path, keep_duplicates: bool) -> Messages:
