@@ -1,0 +1,162 @@
+"""Scores by hand-counted answers, a threshold that tells what it must, baselines at their known level."""
+
+import math
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.model_selection import StratifiedKFold
+
+from common import runs
+from common.evaluation import classification
+
+SMS = Path(__file__).parents[2] / "shared" / "data" / "sms" / "SMSSpamCollection"
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_scores_of_answers_counted_by_hand() -> None:
+    truth = np.array([True, True, True, False, False, False, False, False])
+    probability = np.array([0.9, 0.5, 0.2, 0.8, 0.4, 0.1, 0.1, 0.1])  # at the threshold is spam
+    scores = classification.score(truth, probability)
+    counted = {"accuracy": 6 / 8, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3}
+    assert {name: scores[name] for name in counted} == pytest.approx(counted)
+    right = np.where(truth, probability, 1 - probability)
+    assert scores["log_loss"] == pytest.approx(-np.log(right).mean())
+    assert classification.confusion(truth, probability >= 0.5).tolist() == [[4, 1], [1, 2]]
+    assert classification.score(truth, probability, 0.85)["recall"] == pytest.approx(1 / 3)
+
+
+def test_ham_to_everything_has_the_majority_rate_and_no_f1() -> None:
+    truth = np.arange(100) < 13
+    scores = classification.score(truth, np.zeros(100, np.float32))
+    assert scores["accuracy"] == 0.87 and scores["f1"] == scores["precision"] == scores["recall"] == 0
+    assert math.isfinite(scores["log_loss"]) and scores["ece"] == pytest.approx(0.13)
+    assert classification.confusion(truth, truth & False).tolist() == [[87, 0], [13, 0]]
+
+
+@pytest.mark.parametrize("spam", [False, True])
+def test_one_class_alone_is_scored(spam: bool) -> None:
+    truth = np.full(5, spam)
+    scores = classification.score(truth, truth * 0.8 + 0.1)
+    assert scores["accuracy"] == 1 and scores["f1"] == spam
+    assert all(math.isfinite(value) for value in scores.values())
+    assert classification.confusion(truth, truth).sum() == 5
+    assert classification.choose_threshold(truth, np.linspace(0, 1, 5)) == 0.5
+
+
+def test_calibration_error_of_two_bins() -> None:
+    truth = np.array([False, False, False, True, True, True])
+    probability = np.array([0.02, 0.04, 0.06, 0.08, 0.9, 1.0])
+    mean, share, counts = classification.reliability(truth, probability)
+    assert counts.tolist() == [4, 0, 0, 0, 0, 0, 0, 0, 0, 2], "1.0 is in the last bin"
+    assert mean[[0, 9]] == pytest.approx([0.05, 0.95]) and share[[0, 9]] == pytest.approx([0.25, 1])
+    assert np.isnan(mean[1:9]).all() and np.isnan(share[1:9]).all()
+    assert classification.calibration_error(truth, probability) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
+
+
+def test_probabilities_that_are_right_are_calibrated_and_confident_ones_are_not() -> None:
+    probability = np.random.default_rng(0).random(20_000)
+    truth = np.random.default_rng(1).random(20_000) < probability
+    assert classification.calibration_error(truth, probability) < 0.02
+    assert classification.calibration_error(truth, (probability > 0.5) * 1.0) == pytest.approx(0.25, abs=0.02)
+
+
+def test_the_threshold_is_the_most_accurate_and_nearest_to_a_half() -> None:
+    truth = np.array([False, False, True, True])
+    assert classification.choose_threshold(truth, np.array([0.0, 0.1, 0.2, 0.4])) == pytest.approx(0.15)
+    assert classification.choose_threshold(truth, np.array([0.5, 0.9, 0.94, 1.0])) == pytest.approx(0.92)
+    # one wrong at 0.2, at 0.45 and at 0.75
+    truth = np.array([False, True, False, True, False, True])
+    probability = np.array([0.1, 0.3, 0.4, 0.5, 0.7, 0.8])
+    assert classification.score(truth, probability, 0.45)["accuracy"] == pytest.approx(4 / 6)
+    assert classification.choose_threshold(truth, probability) == pytest.approx(0.45)
+    # that says nothing: all alike, and most are ham
+    threshold = classification.choose_threshold(np.arange(9) < 2, np.full(9, 0.6))
+    assert 0.6 < threshold <= 1
+
+
+def test_no_threshold_is_more_accurate_than_the_chosen_one() -> None:
+    random = np.random.default_rng(0)
+    truth = random.random(400) < 0.13
+    probability = (0.25 * truth + 0.3 * random.random(400)).round(2)  # many alike, all below a half or near
+    chosen = classification.choose_threshold(truth, probability)
+    accuracies = [np.mean((probability >= t) == truth) for t in np.linspace(0, 1.01, 1000)]
+    assert np.mean((probability >= chosen) == truth) == max(accuracies)
+    assert max(accuracies) > np.mean((probability >= 0.5) == truth)
+
+
+TEXTS = [
+    "win cash now call",
+    "free prize call now",
+    "see you at home",
+    "home for lunch then",
+    "lunch at home ok",
+]
+LABELS = np.array([True, True, False, False, False])
+
+
+def test_baselines_learn_what_is_plain() -> None:
+    answers = classification.baselines(TEXTS, LABELS, ["call now for cash", "lunch at home", ""], seed=0)
+    assert answers.pop("majority class").tolist() == [False, False, False]
+    assert list(answers) == ["naive Bayes", "SVM on words", "SVM on characters"]
+    for name, answer in answers.items():
+        assert answer.dtype == bool and answer[:2].tolist() == [True, False], name
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "reason"),
+    [(TEXTS, LABELS & False, "class"), (["!!", "??"], np.array([True, False]), "vocabulary")],
+)
+def test_baselines_refuse_what_nothing_can_be_learned_from(
+    texts: list[str], labels: np.ndarray, reason: str
+) -> None:
+    with pytest.raises(runs.Refused, match=reason) as refusal:
+        classification.baselines(texts, labels, texts, seed=0)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.skipif(not SMS.exists(), reason="the messages are not at hand")
+def test_baselines_reach_their_known_scores_in_five_folds() -> None:
+    rows = [line.split("\t", 1) for line in SMS.read_text(encoding="utf-8").split("\n") if line]
+    kind_of = {text: kind for kind, text in rows}  # without duplicates, in the order of the file
+    texts = np.array(list(kind_of), dtype=object)
+    labels = np.array([kind == "spam" for kind in kind_of.values()])
+    assert len(texts) == 5171
+    scores: dict[str, list[dict[str, float]]] = {}
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=0).split(texts, labels):
+        answers = classification.baselines(texts[train], labels[train], texts[test], seed=0)
+        for name, answer in answers.items():
+            scores.setdefault(name, []).append(classification.score_answers(labels[test], answer))
+    known = {
+        "majority class": (0.8737, 0),
+        "naive Bayes": (0.9847, 0.938),
+        "SVM on words": (0.9843, 0.935),
+        "SVM on characters": (0.9903, 0.960),
+    }
+    for name, (accuracy, f1) in known.items():
+        mean = classification.mean_and_deviation(scores[name])
+        assert mean["accuracy"] == pytest.approx(accuracy, abs=0.001), name
+        assert mean["f1"] == pytest.approx(f1, abs=0.004), name
+
+
+def test_mean_and_sample_deviation() -> None:
+    rows = [{"accuracy": 0.9, "f1": 0.5}, {"accuracy": 0.8, "f1": 0.5}]
+    means = classification.mean_and_deviation(rows)
+    assert means == pytest.approx({"accuracy": 0.85, "accuracy_sd": 0.1 / 2**0.5, "f1": 0.5, "f1_sd": 0})
+    alone = classification.mean_and_deviation(rows[:1])
+    assert alone == {"accuracy": 0.9, "accuracy_sd": 0, "f1": 0.5, "f1_sd": 0}
+
+
+def test_neither_scores_nor_charts_need_torchvision() -> None:
+    code = "import sys; from common import charts; assert 'torchvision' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
