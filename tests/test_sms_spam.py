@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -247,6 +248,8 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         if Path(self.translate_path(self.path)).with_suffix(".rude").exists():
             self.wfile.write(b"220 mail ready\r\n")
+        elif Path(self.translate_path(self.path)).with_suffix(".silent").exists():
+            time.sleep(1)
         else:
             super().do_GET()
 
@@ -313,6 +316,10 @@ def harm(archive: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if how == "no network":
         monkeypatch.setattr(sms_spam, "URL", "http://127.0.0.1:9/sms.zip")
         return "refused"
+    if how == "no answer":
+        archive.with_suffix(".silent").touch()
+        monkeypatch.setattr(sms_spam, "TIMEOUT", 0.3)
+        return "timed out"
     if how == "not found":
         archive.unlink()
         return "404"
