@@ -301,6 +301,7 @@ def test_a_trial_downloads_nothing(archive: Path, capsys: pytest.CaptureFixture[
 
 HARMS = [
     "no network",
+    "no answer",
     "not found",
     "cut off",
     "no web server",
