@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pooch
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedKFold
 
 from common import runs
 from common.datasets.made_up_sms import made_up_sms
@@ -34,9 +34,6 @@ EXPECTED = (
     "expected is label, tab, text on each line, or a CSV that begins with label,text or v1,v2; "
     "labels are ham and spam"
 )
-
-Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Indices of the messages to train on, to choose by (validation) and to test on; each sorted."""
 
 
 @dataclass
@@ -347,60 +344,25 @@ def _in_one_line(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------- splitting
 
 
-def split(labels: np.ndarray, seed: int, *, test: float = 0.2, validation: float = 0.1) -> Parts:
-    """One split at random, with the same share of spam in each part.
-
-    Args:
-        labels: bool [N].
-        test, validation: their shares (0..1) of all messages; the rest is for training.
-
-    Raises:
-        Refused: too few messages for three parts that hold both classes.
-    """
-    rest, tested = _draw(labels, np.arange(len(labels)), test, seed)
-    train, watched = _draw(labels, rest, validation, seed)
-    return train, watched, tested
-
-
-def folds(labels: np.ndarray, count: int, seed: int, *, validation: float = 0.1) -> list[Parts]:
-    """Stratified cross-validation: each message is tested on in one fold, and has another use in the others.
-
-    The test parts are those of `StratifiedKFold(count, shuffle=True, random_state=seed)`. The validation
-    part is drawn from what is left, with the same share of spam.
+def folds(labels: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stratified cross-validation: each message is tested on in one fold, and learned from in the others.
 
     Args:
         labels: bool [N].
         count: of folds, 2 or more.
-        validation: its share (0..1) of all messages.
+
+    Returns:
+        for each fold the indices of the messages that may be known, for training and validation, and of
+        those to test on.
 
     Raises:
-        Refused: a class has fewer messages than there are folds, or too few for three parts in each fold.
+        Refused: fewer than 2 folds, or a class has fewer messages than there are folds.
     """
-    fewest = int(min(labels.sum(), (~labels).sum()))
     if count < 2:
         raise runs.Refused(f"--folds {count}: cross-validation takes 2 or more")
+    fewest = int(min(labels.sum(), (~labels).sum()))
     if fewest < count:
-        raise runs.Refused(f"--folds {count}: one class has only {fewest} messages; give fewer folds")
-    parts = []
-    for rest, tested in StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels):
-        train, watched = _draw(labels, rest, validation, seed, f"--folds {count}: ")
-        parts.append((train, watched, tested))
-    return parts
-
-
-def _draw(
-    labels: np.ndarray, index: np.ndarray, share: float, seed: int, flag: str = ""
-) -> tuple[np.ndarray, np.ndarray]:
-    """What stays of `index`, and what is drawn from it: `share` of all `labels`. Both hold both classes."""
-    size = max(2, round(share * len(labels)))
-    try:
-        stays, drawn = train_test_split(index, test_size=size, stratify=labels[index], random_state=seed)
-    except ValueError:  # a class of one message, or more asked for than there are
-        stays = drawn = index[:0]
-    for part in (stays, drawn):
-        if len(np.unique(labels[part])) < 2:
-            raise runs.Refused(
-                f"{flag}{len(labels):,} messages, {int(labels.sum()):,} of them spam, are too few for both "
-                "classes to be in training, validation and test; name a larger file by --data"
-            )
-    return np.sort(stays), np.sort(drawn)
+        raise runs.Refused(
+            f"--folds {count}: one class has only {fewest} messages; give fewer folds or a larger file"
+        )
+    return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels))

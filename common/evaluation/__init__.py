@@ -1,11 +1,15 @@
 """Metrics, and the naive baselines that stand beside them: a module for each kind of experiment."""
 
 
-def table(scores: dict[str, dict[str, float]]) -> str:
+def table(scores: dict[str, dict[str, float]], digits: int = 3) -> str:
     """Methods by rows, metrics by columns; without end (the grid of nearest) is a dash."""
-    metrics = list(next(iter(scores.values())))
-    rows = [f"{'':15}" + "".join(f"{metric:>11}" for metric in metrics)]
+    metrics = {metric: max(11, len(metric) + 2) for metric in next(iter(scores.values()))}
+    first = max(15, *(len(name) + 1 for name in scores))
+    rows = [" " * first + "".join(f"{metric:>{width}}" for metric, width in metrics.items())]
     for name, row in scores.items():
-        numbers = (f"{row[metric]:11.3f}" if row[metric] < 1e4 else f"{'-':>11}" for metric in metrics)
-        rows.append(f"{name:15}" + "".join(numbers))
+        numbers = (
+            f"{row[metric]:{width}.{digits}f}" if row[metric] < 1e4 else f"{'-':>{width}}"
+            for metric, width in metrics.items()
+        )
+        rows.append(f"{name:{first}}" + "".join(numbers))
     return "\n".join(rows)

@@ -1,0 +1,472 @@
+"""What the two spam experiments share and what is not their lesson: batches, a filter to keep and use."""
+
+import hashlib
+import itertools
+import math
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedKFold, train_test_split
+from torch import Tensor, nn
+
+from common import charts, runs, training
+from common.datasets.sms_spam import Messages
+from common.datasets.vocabulary import TOKEN, Encoded, Vocabulary, collate, tokenize
+from common.evaluation import classification
+from common.models.text import Committee
+
+Build = Callable[[int], nn.Module]
+"""Makes an untrained net for so many features."""
+
+LONGEST = 1_000
+"""Tokens of a message that are read; the longest SMS of the collection has 224."""
+LONGEST_LINE = 1_000_000
+"""Bytes of a line that are read."""
+EXPLAINED = 200
+"""Tokens of a message that `explain` tries."""
+
+
+# ------------------------------------------------------------------------------------------- the script
+
+
+def refuse_bad_flags(config: Any) -> None:
+    """Before any work is done: flags that would be ignored, and numbers that no net can have."""
+    modes = [name for name in ("predict", "collapse", "sweep") if getattr(config, name) not in (None, False)]
+    if len(modes) > 1:
+        raise runs.Refused(f"--{modes[0]} and --{modes[1]} are two things to do; give one of them")
+    mode = f"--{modes[0]}" if modes else "training"
+    trains = ("data", "resume", "quick", "keep_duplicates", "epochs", "batch_size")
+    sizes = ("embed_size", "hidden_size", "num_layers")
+    idle = {
+        "--predict": (*trains, *sizes, "folds", "members"),
+        "--collapse": ("resume", "folds", "keep_duplicates", "members", "explain", "weights"),
+        "--sweep": (*sizes, "folds", "members", "explain", "weights"),
+        "training": ("explain", "weights"),
+    }
+    for name in idle[mode]:
+        if getattr(config, name) != getattr(type(config), name):
+            raise runs.Refused(f"--{name.replace('_', '-')} means nothing with {mode}; leave it out")
+    for name in (*sizes, "members", "epochs", "batch_size"):
+        if getattr(config, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise runs.Refused(f"{flag} {getattr(config, name)}: give a whole number above 0")
+    if config.folds < 0 or config.folds == 1:
+        raise runs.Refused(f"--folds {config.folds}: cross-validation takes 2 or more; 0 is for one split")
+
+
+def places(config: Any, script: str) -> tuple[Path, Path]:
+    """Where figures go, and the run; those of quick trials are kept apart from those of real runs."""
+    figs = config.figs
+    if figs == type(config).figs and config.quick:
+        figs = figs / "quick"
+    if config.predict is None:
+        for place in (figs, config.runs):
+            runs.check_writable(place)
+    return figs, config.runs / (f"{script}-quick" if config.quick else script)
+
+
+def smaller(messages: Messages, count: int, seed: int) -> Messages:
+    """`count` messages drawn at random, with the same share of spam; all where there are no more."""
+    if len(messages) <= count:
+        return messages
+    chosen, _ = train_test_split(
+        np.arange(len(messages)), train_size=count, stratify=messages.labels, random_state=seed
+    )
+    return messages.part(np.sort(chosen))
+
+
+def start(config: Any, messages: Messages, folder: Path, device: torch.device) -> training.Run:
+    """Opens the run; `--resume` demands the same messages and settings as before."""
+    texts = hashlib.sha256("\n".join(messages.texts).encode(errors="surrogateescape")).hexdigest()
+    names = ("seed", "folds", "embed_size", "hidden_size", "num_layers", "members", "epochs", "batch_size")
+    settings = {"data": messages.name, "texts": texts[:16]} | {name: getattr(config, name) for name in names}
+    return training.Run(folder, settings=settings, device=device, resume=config.resume, precision="float32")
+
+
+# ------------------------------------------------------------------------------------------- training
+
+
+def parts(labels: np.ndarray, members: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each member of a committee, what it learns from, and what it keeps for validation.
+
+    The validation parts do not overlap, so with five members all messages together are validated on.
+
+    Args:
+        labels: bool [N].
+
+    Returns:
+        pairs of indices.
+
+    Raises:
+        Refused: too few messages of one class.
+    """
+    count = max(members, 5)
+    fewest = int(min(labels.sum(), (~labels).sum()))
+    if fewest < count:
+        raise runs.Refused(f"one class has only {fewest} messages to train on, {count} are needed")
+    splits = StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
+    return list(itertools.islice(splits, members))
+
+
+def batches(
+    texts: Sequence[Encoded], labels: np.ndarray, learn: Sequence[np.ndarray], size: int, seed: int
+) -> training.Batches:
+    """A batch for each member at once; each yields `(batch, labels [N])` in a list.
+
+    Texts of a batch have similar lengths, since a batch takes as many steps in time as its longest text:
+    each epoch is shuffled, sorted within every 8 batches, and the batches are shuffled.
+
+    Args:
+        learn: for each member, the indices that it learns from.
+    """
+
+    def stream(member: int, first: int) -> Iterator[tuple[Any, Tensor]]:
+        per_epoch = steps_per_epoch(learn, size)
+        for epoch in itertools.count(first // per_epoch):
+            rng = np.random.default_rng((seed, member, epoch))
+            order = rng.permutation(learn[member])
+            chunks = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
+            ordered = [sorted(chunk, key=lambda i: len(texts[i][1])) for chunk in chunks]
+            batches = [c[i : i + size] for c in ordered for i in range(0, len(c), size)]
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+            for chosen in batches[max(0, first - epoch * per_epoch) : per_epoch]:
+                target = torch.from_numpy(labels[chosen].astype(np.float32))  # [N]
+                yield collate([texts[i] for i in chosen]), target
+
+    return lambda first: map(list, zip(*(stream(m, first) for m in range(len(learn))), strict=True))
+
+
+def steps_per_epoch(learn: Sequence[np.ndarray], size: int) -> int:
+    """The same for all members."""
+    return min(math.ceil(len(part) / size) for part in learn)
+
+
+@torch.inference_mode()
+def logits(net: nn.Module, texts: Sequence[Encoded], size: int = 256) -> np.ndarray:
+    """Of spam, float [N], in the order given; NaN for a text without tokens. Works on similar lengths."""
+    device = next(net.parameters()).device
+    found = np.full(len(texts), np.nan)
+    order = sorted((i for i, (_, counts) in enumerate(texts) if len(counts)), key=lambda i: len(texts[i][1]))
+    for i in range(0, len(order), size):
+        chosen = order[i : i + size]
+        features, starts, lengths = collate([texts[k] for k in chosen])
+        found[chosen] = net(features.to(device), starts.to(device), lengths).cpu().double().numpy()
+    return found
+
+
+def out_of_fold(
+    committee: Committee,
+    texts: Sequence[Encoded],
+    labels: np.ndarray,
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each net's logits for its own validation part, one after the other, [M], and their labels, bool [M]."""
+    answers = [
+        logits(net, [texts[i] for i in kept]) for net, (_, kept) in zip(committee.nets, parts, strict=True)
+    ]
+    return np.concatenate(answers), labels[np.concatenate([kept for _, kept in parts])]
+
+
+def watch(
+    committee: Committee,
+    texts: Sequence[Encoded],
+    labels: np.ndarray,
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> dict[str, float]:
+    """For the learning curves: loss (nats), accuracy and F1 on what each net learned from and on
+    what it kept. Of the former as many messages are taken as of the latter.
+    """
+    seen = [(train, train[:: max(1, len(train) // len(kept))]) for train, kept in parts]
+    found: dict[str, float] = {}
+    for name, which in (("train", seen), ("validation", parts)):
+        answers, truth = out_of_fold(committee, texts, labels, which)
+        score = classification.score(truth, 1 / (1 + np.exp(-answers)))
+        found |= {f"{name}_{key}": score[key] for key in ("accuracy", "f1")}
+        found[f"{name}_loss"] = score["log_loss"]
+    return found
+
+
+# -------------------------------------------------------------------------------------- the filter
+
+
+@dataclass
+class SpamFilter:
+    """A trained committee, and all it takes to ask it."""
+
+    net: Committee
+    vocabulary: Vocabulary
+    scale: float
+    """With `shift`, from a logit to a calibrated one, by validation messages."""
+    shift: float
+    about: dict[str, Any]
+
+    def probabilities(self, messages: Sequence[str]) -> np.ndarray:
+        """Of spam, float [N]; NaN for messages without a token. Spam is what has 0.5 or more.
+
+        In double precision, so that a message's neighbours in a batch, which change the order of sums,
+        change no digit that anyone sees.
+        """
+        return self.calibrated(logits(self.net.double(), [self.encode(tokenize(text)) for text in messages]))
+
+    def encode(self, tokens: Sequence[str]) -> Encoded:
+        """As numbers; the first `LONGEST` tokens."""
+        return self.vocabulary.encode(tokens[:LONGEST])
+
+    def calibrated(self, logit: np.ndarray) -> np.ndarray:
+        """Logits to probabilities."""
+        return 1 / (1 + np.exp(-(self.scale * logit + self.shift)))
+
+    def save(self, path: Path) -> None:
+        """Writes the filter with its vocabulary; numbers in half precision, which halves the file."""
+        about = {
+            "features": self.vocabulary.names,
+            "scale": self.scale,
+            "shift": self.shift,
+            "members": len(self.net.nets),
+        }
+        runs.save_weights(path, {"net": self.net.half()}, self.about | about)
+        self.net.float()
+
+
+def choose_weights(name: str, folder: Path, shipped: Path) -> Path:
+    """The file that `--weights` means."""
+    newest = folder / "weights.safetensors"
+    usual = {"shipped": shipped, "auto": newest if newest.exists() else shipped}
+    return usual.get(name, Path(name))
+
+
+def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
+    """Reads what `SpamFilter.save` wrote.
+
+    Args:
+        kind: of net, as in `about`.
+        build: makes a net of `features, embed_size, hidden_size, num_layers`.
+
+    Raises:
+        Refused: no such file, or not such a filter.
+    """
+    modules, about = runs.load_weights(path)
+    try:
+        if about["kind"] != kind:
+            raise ValueError(f"it holds an {about['kind']}")
+        vocabulary = Vocabulary(about.pop("features"))
+        sizes = [int(about[name]) for name in ("embed_size", "hidden_size", "num_layers")]
+        net = Committee(build(len(vocabulary), *sizes) for _ in range(int(about["members"])))
+        net.load_state_dict({name: tensor.float() for name, tensor in modules["net"].items()})
+        return SpamFilter(net.eval(), vocabulary, float(about["scale"]), float(about["shift"]), about)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise runs.Refused(f"--weights: {path} holds no {kind} of this script ({why})") from None
+
+
+# ------------------------------------------------------------------------------------------- testing
+
+
+@dataclass
+class Test:
+    """Messages that a filter has not learned from, and what it and the baselines say of them."""
+
+    messages: Messages
+    probability: np.ndarray
+    """Of spam, by the filter, float [N]."""
+    answers: dict[str, list[np.ndarray]]
+    """By method, bool [N]; several where a method has several nets that answer each for itself."""
+
+
+def test(spam_filter: SpamFilter, kind: str, known: Messages, unknown: Messages, seed: int) -> Test:
+    """The filter and its nets one by one, beside the baselines, which learn from all of `known`."""
+    probability = spam_filter.probabilities(unknown.texts)
+    baselines = classification.baselines(known.texts, known.labels, unknown.texts, seed)
+    answers = {kind: [probability >= 0.5]}
+    if len(spam_filter.net.nets) > 1:
+        texts = [spam_filter.encode(tokenize(text)) for text in unknown.texts]
+        each = [spam_filter.calibrated(logits(net, texts)) >= 0.5 for net in spam_filter.net.nets]
+        answers[f"{kind}, one alone"] = each
+    return Test(unknown, probability, answers | {name: [answer] for name, answer in baselines.items()})
+
+
+def scores(tests: Sequence[Test]) -> dict[str, dict[str, float]]:
+    """By method, mean and deviation over the tests of accuracy, F1, precision and recall."""
+    found = {}
+    for name in tests[0].answers:
+        rows = []
+        for of in tests:
+            each = [classification.score_answers(of.messages.labels, a) for a in of.answers[name]]
+            rows.append({metric: float(np.mean([row[metric] for row in each])) for metric in each[0]})
+        found[name] = classification.mean_and_deviation(rows)
+    return found
+
+
+def shown(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """What the screen has room for."""
+    metrics = {"accuracy": "accuracy", "accuracy_sd": "± accuracy", "f1": "F1", "f1_sd": "± F1"}
+    return {
+        name: {heading: row[metric] for metric, heading in metrics.items()} for name, row in scores.items()
+    }
+
+
+def mistakes(tests: Sequence[Test]) -> list[dict[str, Any]]:
+    """The messages that the filter is wrong about, by their line in the file and never by their text."""
+    return [
+        {"line": int(line), "is": "spam" if spam else "ham", "probability": round(float(p), 4), "fold": fold}
+        for fold, of in enumerate(tests, 1)
+        for line, spam, p in zip(of.messages.lines, of.messages.labels, of.probability, strict=True)
+        if spam != (p >= 0.5)
+    ]
+
+
+def report(
+    path: Path,
+    kind: str,
+    tests: Sequence[Test],
+    scores: dict[str, dict[str, float]],
+    run: training.Run,
+    *,
+    title: str,
+    caption: str,
+) -> None:
+    """Draws learning curves, confusion matrices beside the baselines', and calibration, over all tests."""
+    truth = np.concatenate([of.messages.labels for of in tests])
+    histories: dict[str, list[dict[str, Any]]] = {}
+    for row in run.history:
+        histories.setdefault(row["phase"], []).append(row)
+    methods = [name for name, answers in tests[0].answers.items() if len(answers) == 1]
+    matrices = {
+        name: classification.confusion(truth, np.concatenate([of.answers[name][0] for of in tests]))
+        for name in methods
+    }
+    charts.report(
+        path,
+        histories,
+        matrices,
+        scores,
+        truth,
+        np.concatenate([of.probability for of in tests]),
+        scores["majority class"]["accuracy"],
+        title=title,
+        caption=caption,
+    )
+
+
+# ------------------------------------------------------------------------------------ --predict, --explain
+
+
+def predict(spam_filter: SpamFilter, source: str, explained: bool) -> int:
+    """Answers each line of a file, or of standard input for `-`: probability, tab, spam or ham, tab, message.
+
+    Lines are answered as they come. Memory does not grow with the input. An empty line has no answer,
+    `-` and `empty`. Bytes that are no UTF-8, and control characters, are shown and read as U+FFFD.
+
+    Returns:
+        the exit code.
+
+    Raises:
+        Refused: the file cannot be read.
+    """
+    out = sys.stdout.buffer
+    coloured = explained and sys.stdout.isatty()
+    counts = dict.fromkeys(("spam", "ham", "empty"), 0)
+    number = 0
+    try:
+        for lines in _lines(source):
+            messages = [_clean(line) for line in lines]
+            for message, probability in zip(messages, spam_filter.probabilities(messages), strict=True):
+                number += 1
+                answer = "empty" if np.isnan(probability) else "spam" if probability >= 0.5 else "ham"
+                counts[answer] += 1
+                if (length := len(tokenize(message))) > LONGEST:
+                    _say(f"line {number}: of {length:,} words and signs the first {LONGEST:,} were read")
+                shown = "-" if answer == "empty" else f"{probability:.4f}"
+                moved = explain(spam_filter, message) if explained and answer != "empty" else []
+                text = _in_colours(message, moved) if coloured else message
+                out.write(f"{shown}\t{answer}\t{text}\n".encode())
+                if moved:
+                    out.write(f"\t{_strongest(message, moved)}\n".encode())
+            out.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if number == 0:
+        _say(f"{source} has no lines")
+    elif counts["empty"]:
+        _say(f"{counts['empty']:,} of {number:,} lines are empty and have no answer")
+    return 0
+
+
+def explain(spam_filter: SpamFilter, message: str) -> list[tuple[int, int, float]]:
+    """How much each token speaks for spam: the change of the logit when it alone is left out (occlusion;
+    Zeiler, Fergus 2014, section 4.2).
+
+    Returns:
+        for each of the first `EXPLAINED` tokens: where it begins and ends, and the change; above 0 for spam.
+    """
+    spans = [match.span() for match in itertools.islice(TOKEN.finditer(message), EXPLAINED)]
+    tokens = [message[begin:end] for begin, end in spans]
+    without = [tokens[:i] + tokens[i + 1 :] for i in range(len(tokens))]
+    whole, *others = logits(spam_filter.net.double(), [spam_filter.encode(t) for t in (tokens, *without)])
+    # a message of one token says all by it
+    return [
+        (*span, spam_filter.scale * float(whole - (0 if np.isnan(other) else other)))
+        for span, other in zip(spans, others, strict=True)
+    ]
+
+
+def _strongest(message: str, moved: list[tuple[int, int, float]], count: int = 8) -> str:
+    """The tokens that moved the logit most, the strongest first."""
+    chosen = sorted(moved, key=lambda span: -abs(span[2]))[:count]
+    return "  ".join(f"{change:+.2f} {message[begin:end]}" for begin, end, change in chosen)
+
+
+def _in_colours(message: str, moved: list[tuple[int, int, float]]) -> str:
+    """For a terminal: orange speaks for spam, blue for ham; the darker, the more."""
+    strongest = max(abs(change) for _, _, change in moved)
+    shades = {True: (230, 223, 216, 208), False: (195, 153, 111, 69)}  # of the 256 colours of terminals
+    text, at = "", 0
+    for begin, end, change in moved:
+        text += message[at:begin]
+        shade = min(3, int(4 * abs(change) / (strongest or 1)))
+        coloured = f"\033[30;48;5;{shades[change > 0][shade]}m{message[begin:end]}\033[0m"
+        text += coloured if abs(change) > 0.1 * strongest else message[begin:end]
+        at = end
+    return text + message[at:]
+
+
+def _clean(line: bytes) -> str:
+    """As text; what is no UTF-8, and control characters, which could steer a terminal, become U+FFFD."""
+    text = line.decode("utf-8", errors="replace")
+    return "".join(c if c == "\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+
+
+def _lines(source: str) -> Iterator[list[bytes]]:
+    """Whole lines without their ends, as many at once as have come; of a huge one the beginning."""
+    try:
+        handle = sys.stdin.fileno() if source == "-" else os.open(source, os.O_RDONLY)
+        number, rest, cut = 0, b"", False
+        while block := os.read(handle, 1 << 18):
+            *lines, rest = (rest + block).split(b"\n")
+            if cut and lines:  # the end of a line that was too long
+                lines, cut = lines[1:], False
+            number += len(lines)
+            if cut:
+                rest = b""
+            elif len(rest) > LONGEST_LINE:
+                number += 1
+                _say(f"line {number} is longer than {LONGEST_LINE:,} bytes: its beginning was read")
+                lines, rest, cut = [*lines, rest[:LONGEST_LINE]], b"", True
+            if lines:
+                yield [line.removesuffix(b"\r") for line in lines]
+        if rest:
+            yield [rest.removesuffix(b"\r")]
+    except OSError as error:
+        raise runs.Refused(f"--predict: cannot read {source}: {error.strerror}; name a text file") from None
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
