@@ -161,6 +161,7 @@ def test_report_of_a_test_part_with_one_class(tmp_path: Path, drawn: Drawn, spam
     )
     drawn.check(path)
     assert f"1\n{1 / 3:.1%}" in drawn.words() and "0\n0.0%" in drawn.words()
+    assert drawn.charts[1].get_ylim()[0] < 0.1, "a net that stays far below the majority rate is still shown"
 
 
 def test_report_has_rows_of_five_matrices(tmp_path: Path, drawn: Drawn) -> None:
@@ -246,6 +247,12 @@ def test_scaling_draws_means_and_deviations_beside_baselines(tmp_path: Path, dra
                 assert high[1] - low[1] == pytest.approx(2 * np.std(row[metric], ddof=1))
         values = [f"{row['value']}" for kind in ("RNN", "LSTM") for row in rows if row["kind"] == kind]
         assert {text.get_text() for text in axes.texts} <= set(values)
+        for found in bars:  # beside each point its value, in the colour of its kind
+            colour, height = found.lines[0].get_color(), axes.get_window_extent().height
+            labels = [text for text in axes.texts if text.get_color() == colour]
+            for label, point in zip(labels, found.lines[0].get_xydata(), strict=True):
+                away = Text.get_window_extent(label).get_points().mean(0) - axes.transData.transform(point)
+                assert np.hypot(*away) < 0.45 * height
         levels = {name: level[0, 1] for name, level in lines(axes).items() if name in baselines}
         assert levels == {name: level[metric] for name, level in baselines.items()}
     assert [word for word in drawn.words() if word in ("RNN", "LSTM", *baselines)] == [
@@ -253,6 +260,24 @@ def test_scaling_draws_means_and_deviations_beside_baselines(tmp_path: Path, dra
         "LSTM",
         *baselines,
     ]
+
+
+@pytest.mark.parametrize("spread", [20, 300, 30_000])
+def test_scaling_has_ticks_that_can_be_read(tmp_path: Path, drawn: Drawn, spread: int) -> None:
+    """Whether the nets differ little in size (the embedding table hides the rest) or a thousandfold."""
+    rows = sweep(seeds=2)
+    for row in rows:
+        row["parameters"] = 20_000 + spread * row["value"] * (4 if row["kind"] == "LSTM" else 1)
+    path = tmp_path / "s.png"
+    charts.scaling(path, rows, {}, title="T", caption="")
+    with Image.open(path) as image:
+        assert image.width == figures.WIDTH
+    for axes in drawn.charts:
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert 2 <= len(ticks) <= 7
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label in drawn.texts]
+        assert not any(box.overlaps(before) for i, box in enumerate(boxes) for before in boxes[:i])
 
 
 @pytest.mark.parametrize("f1", [0.0, 0.5])
