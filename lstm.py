@@ -121,6 +121,7 @@ def fit(
     # Model
     sizes = {name: getattr(config, name) for name in ("embed_size", "hidden_size", "num_layers")}
     committee = Committee(build(len(vocabulary), *sizes.values()) for _ in parts).to(run.device)
+    spam.know_only_learned(committee, texts, learn)
     optimizer = torch.optim.AdamW(committee.parameters(), LEARNING_RATE, weight_decay=0.01, fused=True)
 
     def evaluate(averaged: nn.Module) -> dict[str, float]:
@@ -138,7 +139,7 @@ def fit(
         steps=config.epochs * spam.steps_per_epoch(learn, config.batch_size),
         schedule=cosine,
         ema=0.99,
-        clip=1.0,
+        clip=0.5,
         evaluate=evaluate,
         evaluations=config.epochs,
     )

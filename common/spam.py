@@ -143,6 +143,13 @@ def batches(
     return lambda first: map(list, zip(*(stream(m, first) for m in range(len(learn))), strict=True))
 
 
+def know_only_learned(committee: Committee, texts: Sequence[Encoded], learn: Sequence[np.ndarray]) -> None:
+    """Each net knows the features of its own training texts; the vocabulary has those of all of them."""
+    for net, part in zip(committee.nets, learn, strict=True):
+        seen = np.unique(np.concatenate([texts[i][0] for i in part]))
+        net.embedding.know_only(torch.from_numpy(seen))
+
+
 def steps_per_epoch(learn: Sequence[np.ndarray], size: int) -> int:
     """The same for all members."""
     return min(math.ceil(len(part) / size) for part in learn)

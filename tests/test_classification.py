@@ -51,7 +51,6 @@ def test_one_class_alone_is_scored(spam: bool) -> None:
     assert scores["accuracy"] == 1 and scores["f1"] == spam
     assert all(math.isfinite(value) for value in scores.values())
     assert classification.confusion(truth, truth).sum() == 5
-    assert classification.choose_threshold(truth, np.linspace(0, 1, 5)) == 0.5
 
 
 def test_calibration_error_of_two_bins() -> None:
@@ -71,28 +70,13 @@ def test_probabilities_that_are_right_are_calibrated_and_confident_ones_are_not(
     assert classification.calibration_error(truth, (probability > 0.5) * 1.0) == pytest.approx(0.25, abs=0.02)
 
 
-def test_the_threshold_is_the_most_accurate_and_nearest_to_a_half() -> None:
-    truth = np.array([False, False, True, True])
-    assert classification.choose_threshold(truth, np.array([0.0, 0.1, 0.2, 0.4])) == pytest.approx(0.15)
-    assert classification.choose_threshold(truth, np.array([0.5, 0.9, 0.94, 1.0])) == pytest.approx(0.92)
-    # one wrong at 0.2, at 0.45 and at 0.75
-    truth = np.array([False, True, False, True, False, True])
-    probability = np.array([0.1, 0.3, 0.4, 0.5, 0.7, 0.8])
-    assert classification.score(truth, probability, 0.45)["accuracy"] == pytest.approx(4 / 6)
-    assert classification.choose_threshold(truth, probability) == pytest.approx(0.45)
-    # that says nothing: all alike, and most are ham
-    threshold = classification.choose_threshold(np.arange(9) < 2, np.full(9, 0.6))
-    assert 0.6 < threshold <= 1
-
-
-def test_no_threshold_is_more_accurate_than_the_chosen_one() -> None:
+def test_calibration_finds_scale_and_shift_again() -> None:
     random = np.random.default_rng(0)
-    truth = random.random(400) < 0.13
-    probability = (0.25 * truth + 0.3 * random.random(400)).round(2)  # many alike, all below a half or near
-    chosen = classification.choose_threshold(truth, probability)
-    accuracies = [np.mean((probability >= t) == truth) for t in np.linspace(0, 1.01, 1000)]
-    assert np.mean((probability >= chosen) == truth) == max(accuracies)
-    assert max(accuracies) > np.mean((probability >= 0.5) == truth)
+    true_logit = 3 * random.standard_normal(20_000) - 2
+    truth = random.random(20_000) < 1 / (1 + np.exp(-true_logit))
+    # a net that is twice too sure of itself, and leans towards spam
+    scale, shift = classification.calibrate(truth, 2 * true_logit + 3)
+    assert scale == pytest.approx(0.5, rel=0.05) and shift == pytest.approx(-1.5, rel=0.1)
 
 
 TEXTS = [

@@ -363,6 +363,6 @@ def folds(labels: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, n
     fewest = int(min(labels.sum(), (~labels).sum()))
     if fewest < count:
         raise runs.Refused(
-            f"--folds {count}: one class has only {fewest} messages; give fewer folds or a larger file"
+            f"one class has only {fewest} messages, too few for {count} folds (--folds); name a larger file"
         )
     return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels))

@@ -31,6 +31,17 @@ class TokenEmbedding(nn.Module):
         nn.init.normal_(self.vectors.weight, std=0.1)
         self.hide_features, self.hide_tokens = hide_features, hide_tokens
 
+    @torch.no_grad()
+    def know_only(self, features: Tensor) -> None:
+        """Before training: sets the vectors of all features but these to 0.
+
+        A feature that does not occur in training would keep its random vector, and add noise wherever it
+        occurs later.
+        """
+        unknown = torch.ones(len(self.vectors.weight), dtype=torch.bool)
+        unknown[features] = False
+        self.vectors.weight[unknown] = 0
+
     def forward(self, features: Tensor, starts: Tensor) -> Tensor:
         """Numbers of features [F] and where each token's begin [T]; returns [T,size]."""
         if self.training:
