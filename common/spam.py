@@ -20,7 +20,7 @@ from common import charts, runs, training
 from common.datasets.sms_spam import Messages
 from common.datasets.vocabulary import TOKEN, Encoded, Vocabulary, collate, tokenize
 from common.evaluation import classification
-from common.models.text import Committee
+from common.models.text import Committee, TokenEmbedding
 
 Build = Callable[[int], nn.Module]
 """Makes an untrained net for so many features."""
@@ -147,7 +147,9 @@ def know_only_learned(committee: Committee, texts: Sequence[Encoded], learn: Seq
     """Each net knows the features of its own training texts; the vocabulary has those of all of them."""
     for net, part in zip(committee.nets, learn, strict=True):
         seen = np.unique(np.concatenate([texts[i][0] for i in part]))
-        net.embedding.know_only(torch.from_numpy(seen))
+        embedding = net.get_submodule("embedding")
+        assert isinstance(embedding, TokenEmbedding)
+        embedding.know_only(torch.from_numpy(seen))
 
 
 def steps_per_epoch(learn: Sequence[np.ndarray], size: int) -> int:
