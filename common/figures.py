@@ -53,7 +53,14 @@ COLUMNS = {  # heading and digits of the metrics that have a usual form
     "grid": ("grid", 1),
     "low_db": ("low, dB", 1),
     "ms": ("ms a picture", 2),
+    "accuracy": ("accuracy", 4),
+    "f1": ("F1", 3),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "parameters": ("parameters", 0),
 }
+DEVIATION = "_sd"
+"""Ends the name of a metric's standard deviation, which is shown beside it."""
 
 
 # ---------------------------------------------------------------------------------- pages of pictures
@@ -476,10 +483,16 @@ def _table(result: dict[str, Any]) -> list[list[str]]:
     if not all(isinstance(values, dict) for values in scores.values()):
         scores = {"this run": scores}
     rows: Scores = {**scores, **result["baselines"]}
-    metrics = list(dict.fromkeys(metric for values in rows.values() for metric in values))
+    found = dict.fromkeys(metric for values in rows.values() for metric in values)
+    metrics = [metric for metric in found if not metric.endswith(DEVIATION)]
     table = [["method", *(COLUMNS.get(metric, (metric, 0))[0] for metric in metrics)]]
     for name, values in rows.items():
-        table.append([name, *(_number(metric, values.get(metric)) for metric in metrics)])
+        cells = []
+        for metric in metrics:
+            deviation = values.get(metric + DEVIATION)
+            beside = f" ± {_number(metric, deviation)}" if deviation else ""
+            cells.append(_number(metric, values.get(metric)) + beside)
+        table.append([name, *cells])
     return table
 
 

@@ -302,7 +302,7 @@ def test(spam_filter: SpamFilter, kind: str, known: Messages, unknown: Messages,
 
 
 def scores(tests: Sequence[Test]) -> dict[str, dict[str, float]]:
-    """By method, mean and deviation over the tests of accuracy, F1, precision and recall."""
+    """By method, accuracy, F1, precision and recall: mean and deviation over the tests."""
     found = {}
     for name in tests[0].answers:
         rows = []

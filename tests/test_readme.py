@@ -1,5 +1,6 @@
 """What the README says can be pasted, opened and reproduced."""
 
+import importlib
 import os
 import re
 import shlex
@@ -18,6 +19,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCED = [
     line for block in re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S) for line in block.splitlines()
 ]
+
+SCRIPTS = [path.stem for path in ROOT.glob("*.py")]
 
 needs_bash = pytest.mark.skipif(os.name == "nt" or not shutil.which("bash"), reason="needs bash")
 
@@ -100,13 +103,14 @@ def test_ci_refuses_an_old_python(checkout: Path) -> None:
 
 
 def test_commands_have_options_that_exist() -> None:
-    import gan_upscale
-
-    commands = [shlex.split(line) for line in FENCED if "gan_upscale.py" in line]
-    assert len(commands) > 3
-    for words in commands:
-        tyro.cli(gan_upscale.Config, args=words[words.index("gan_upscale.py") + 1 :])
-    fields = gan_upscale.Config.__dataclass_fields__
+    fields: set[str] = set()
+    for script in SCRIPTS:
+        config = importlib.import_module(script).Config
+        commands = [shlex.split(line) for line in FENCED if f"{script}.py" in line]
+        assert commands or script == "single_layer_rnn"
+        for words in commands:
+            tyro.cli(config, args=words[words.index(f"{script}.py") + 1 :])
+        fields |= {name.replace("_", "-") for name in config.__dataclass_fields__}
     for text in (README, (ROOT / "data" / "README.md").read_text(encoding="utf-8")):
         for flag in re.findall(r"`--([a-z-]+)[^`]*`", text):
             assert flag == "help" or flag in fields, f"--{flag}"
