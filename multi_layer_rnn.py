@@ -191,7 +191,8 @@ def main(config: Config) -> int:
     if scores[KIND]["accuracy"] <= scores["majority class"]["accuracy"]:
         print("The net is no better than answering ham to everything: it has learned nothing.")
     if not config.folds:
-        spam_filter.about |= {"scores": scores[KIND], "test messages": len(unknown)}
+        source = {"command": runs.command(), "commit": runs.commit()}
+        spam_filter.about |= source | {"scores": scores[KIND], "test messages": len(unknown)}
         spam_filter.save(folder / "weights.safetensors")
     run.finish()
 
