@@ -86,13 +86,12 @@ SHIPPED = Path(__file__).parent / "data" / "pretrained" / "spam_rnn.safetensors"
 
 
 def losses(committee: nn.Module, batches: list[tuple[Any, Tensor]], progress: float) -> dict[str, Tensor]:
-    """Binary cross entropy in nats, mean over the nets, each on a batch of its own training messages."""
+    """Binary cross entropy in nats of each net, on a batch of its own training messages."""
     assert isinstance(committee, Committee)
-    each = [
-        F.binary_cross_entropy_with_logits(net(*batch), label)
-        for net, (batch, label) in zip(committee.nets, batches, strict=True)
-    ]
-    return {"cross entropy": torch.stack(each).mean()}
+    return {
+        f"net {number}": F.binary_cross_entropy_with_logits(net(*batch), label)
+        for number, (net, (batch, label)) in enumerate(zip(committee.nets, batches, strict=True), 1)
+    }
 
 
 def cosine(progress: float) -> float:
@@ -139,7 +138,7 @@ def fit(
         steps=config.epochs * spam.steps_per_epoch(learn, config.batch_size),
         schedule=cosine,
         ema=0.99,
-        clip=0.5,
+        clip=2.0,
         evaluate=evaluate,
         evaluations=config.epochs,
     )

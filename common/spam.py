@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from common import charts, runs, training
 from common.datasets.sms_spam import Messages
-from common.datasets.vocabulary import TOKEN, Encoded, Vocabulary, collate, tokenize
+from common.datasets.vocabulary import TOKEN, Encoded, Vocabulary, collate, thin, tokenize
 from common.evaluation import classification
 from common.models.text import Committee, TokenEmbedding
 
 Build = Callable[[int], nn.Module]
 """Makes an untrained net for so many features."""
 
+HIDE_TOKENS, HIDE_FEATURES = 0.2, 0.3
+"""Shares of each training text that a net does not see; others in each epoch."""
 LONGEST = 1_000
 """Tokens of a message that are read; the longest SMS of the collection has 224."""
 LONGEST_LINE = 1_000_000
@@ -126,19 +128,23 @@ def batches(
     Args:
         learn: for each member, the indices that it learns from.
     """
+    per_epoch = steps_per_epoch(learn, size)
+
+    def chosen(member: int, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((seed, member, epoch))
+        order = rng.permutation(learn[member])
+        chunks = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
+        ordered = [sorted(chunk, key=lambda i: len(texts[i][1])) for chunk in chunks]
+        found = [chunk[i : i + size] for chunk in ordered for i in range(0, len(chunk), size)]
+        return [found[i] for i in rng.permutation(len(found))]
 
     def stream(member: int, first: int) -> Iterator[tuple[Any, Tensor]]:
-        per_epoch = steps_per_epoch(learn, size)
         for epoch in itertools.count(first // per_epoch):
-            rng = np.random.default_rng((seed, member, epoch))
-            order = rng.permutation(learn[member])
-            chunks = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
-            ordered = [sorted(chunk, key=lambda i: len(texts[i][1])) for chunk in chunks]
-            batches = [c[i : i + size] for c in ordered for i in range(0, len(c), size)]
-            batches = [batches[i] for i in rng.permutation(len(batches))]
-            for chosen in batches[max(0, first - epoch * per_epoch) : per_epoch]:
-                target = torch.from_numpy(labels[chosen].astype(np.float32))  # [N]
-                yield collate([texts[i] for i in chosen]), target
+            begin = max(0, first - epoch * per_epoch)
+            for step, index in list(enumerate(chosen(member, epoch)))[begin:per_epoch]:
+                rng = np.random.default_rng((seed, member, epoch, step))
+                thinned = [thin(texts[i], rng, HIDE_TOKENS, HIDE_FEATURES) for i in index]
+                yield collate(thinned), torch.from_numpy(labels[index].astype(np.float32))
 
     return lambda first: map(list, zip(*(stream(m, first) for m in range(len(learn))), strict=True))
 
@@ -343,9 +349,11 @@ def report(
 ) -> None:
     """Draws learning curves, confusion matrices beside the baselines', and calibration, over all tests."""
     truth = np.concatenate([of.messages.labels for of in tests])
+    nets = len(tests[0].answers.get(f"{kind}, one alone", [None]))
     histories: dict[str, list[dict[str, Any]]] = {}
     for row in run.history:
-        histories.setdefault(row["phase"], []).append(row)
+        mean = {"loss": row["loss"] / nets} if "loss" in row else {}  # the loss is the sum over the nets
+        histories.setdefault(row["phase"], []).append(row | mean)
     methods = [name for name, answers in tests[0].answers.items() if len(answers) == 1]
     matrices = {
         name: classification.confusion(truth, np.concatenate([of.answers[name][0] for of in tests]))

@@ -161,10 +161,13 @@ def test_validation_parts_cover_all_and_no_net_learns_from_its_own() -> None:
         spam.parts(np.arange(50) < 4, 2, seed=0)
 
 
-def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once() -> None:
+def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     labels = np.arange(90) % 3 == 0
     texts = [(np.array([i + 1]), np.array([1])) for i in range(90)]
     learn = [np.arange(0, 80), np.arange(10, 90)]
+    monkeypatch.setattr(spam, "HIDE_FEATURES", 0.0)
     start = spam.batches(texts, labels, learn, 16, seed=1)
 
     def told(stream: Any, steps: int) -> list[list[list[int]]]:
@@ -246,16 +249,19 @@ def test_the_earlier_net_reads_padding_as_text() -> None:
     assert net(far).std() < 1e-3, "after so much padding all messages look alike"
 
 
-def test_tokens_are_hidden_in_training_only() -> None:
-    embedding = TokenEmbedding(10, 4, hide_features=0.5, hide_tokens=0.5)
-    features, starts = torch.arange(1, 11), torch.arange(10)
-    hidden = (embedding(features, starts) == 0).all(1).float().mean()
-    assert 0.2 < hidden <= 1
-    embedding.eval()
-    assert not (embedding(features, starts) == 0).any()
-
-
 # ------------------------------------------------------------------------------------------ vocabulary
+
+
+def test_thinning_hides_whole_tokens_and_single_features() -> None:
+    text = (np.arange(1, 30_001), np.full(10_000, 3))
+    numbers, counts = vocabulary.thin(text, np.random.default_rng(0), 0.2, 0.5)
+    assert len(counts) == pytest.approx(8_000, rel=0.03) and len(numbers) == 3 * len(counts)
+    assert (numbers == 0).mean() == pytest.approx(0.5, abs=0.02)
+    whole = (numbers.reshape(-1, 3) - 1) // 3
+    seen = numbers.reshape(-1, 3) > 0
+    assert all(len(set(row[mask])) <= 1 for row, mask in zip(whole, seen, strict=True))
+    alone = (np.array([5]), np.array([1]))
+    assert len(vocabulary.thin(alone, np.random.default_rng(0), 1.0, 0.0)[1]) == 1, "a text is never empty"
 
 
 def test_features_of_a_token() -> None:
@@ -270,7 +276,7 @@ def test_features_of_a_token() -> None:
 
 
 def test_the_vocabulary_is_of_its_texts_and_forgets_what_is_rare() -> None:
-    words = Vocabulary.of(["free cash", "free lunch", "cash cash"])
+    words = Vocabulary.of(["free cash", "free lunch", "cash cash"], least=2)
     assert "word free" in words.names and "word lunch" not in words.names
     numbers, counts = words.encode(["free", "ζζζζ", "1"])
     assert [words.names[i - 1] for i in numbers[: counts[0]]] == vocabulary.features("free")

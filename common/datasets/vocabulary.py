@@ -56,7 +56,7 @@ class Vocabulary:
         self._of_token = lru_cache(maxsize=20_000)(self._look_up)
 
     @classmethod
-    def of(cls, texts: Iterable[str], least: int = 2) -> "Vocabulary":
+    def of(cls, texts: Iterable[str], least: int = 3) -> "Vocabulary":
         """Built from the texts to train on, and no others.
 
         Args:
@@ -80,6 +80,20 @@ class Vocabulary:
         found = [self._of_token(token) for token in tokens]
         counts = np.array([len(numbers) for numbers in found], np.int64)
         return np.concatenate([np.empty(0, np.int64), *found]), counts
+
+
+def thin(text: Encoded, rng: np.random.Generator, hide_tokens: float, hide_features: float) -> Encoded:
+    """Leaves out tokens, and features of those that stay, at random: no net can rely on a single one.
+
+    Args:
+        hide_tokens, hide_features: shares, 0..1.
+    """
+    numbers, counts = text
+    kept = rng.random(len(counts)) >= hide_tokens  # [T]
+    if not kept.any():
+        kept[:] = True
+    numbers, counts = numbers[np.repeat(kept, counts)], counts[kept]
+    return np.where(rng.random(len(numbers)) < hide_features, 0, numbers), counts
 
 
 def collate(texts: Sequence[Encoded]) -> Batch:

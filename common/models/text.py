@@ -14,22 +14,17 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 class TokenEmbedding(nn.Module):
     """The sum of the vectors of a token's features: the word, its pieces, its shape.
 
-    As in fastText (Bojanowski et al. 2017, section 3.2). In training, features and
-    whole tokens are hidden at random, so that the net relies on no single one.
+    As in fastText (Bojanowski et al. 2017, section 3.2).
     """
 
-    def __init__(
-        self, features: int, size: int, hide_features: float = 0.3, hide_tokens: float = 0.2
-    ) -> None:
+    def __init__(self, features: int, size: int) -> None:
         """
         Args:
             features: known ones, numbered 1 to `features`; 0 is none.
-            hide_features, hide_tokens: shares, 0..1.
         """
         super().__init__()
         self.vectors = nn.EmbeddingBag(features + 1, size, mode="sum", padding_idx=0)
         nn.init.normal_(self.vectors.weight, std=0.1)
-        self.hide_features, self.hide_tokens = hide_features, hide_tokens
 
     @torch.no_grad()
     def know_only(self, features: Tensor) -> None:
@@ -44,14 +39,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, features: Tensor, starts: Tensor) -> Tensor:
         """Numbers of features [F] and where each token's begin [T]; returns [T,size]."""
-        if self.training:
-            features = features.masked_fill(
-                torch.rand_like(features, dtype=torch.float) < self.hide_features, 0
-            )
-        vectors = self.vectors(features, starts)  # [T,size]
-        if self.training:
-            vectors = vectors * (torch.rand_like(vectors[:, :1]) >= self.hide_tokens)
-        return vectors
+        return self.vectors(features, starts)
 
 
 def read(rnn: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
