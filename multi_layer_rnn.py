@@ -26,7 +26,7 @@ from common import figures, runs, spam, studies, training
 from common.datasets import sms_spam
 from common.datasets.vocabulary import Vocabulary, tokenize
 from common.evaluation import classification, table
-from common.models.text import Committee, SpamRNN
+from common.models.recurrent import Committee, SpamRNN
 
 SCRIPT = "multi_layer_rnn"
 KIND = "RNN"

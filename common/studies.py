@@ -19,7 +19,7 @@ from common.datasets import sms_spam
 from common.datasets.sms_spam import Messages
 from common.datasets.vocabulary import tokenize
 from common.evaluation import classification, table
-from common.models.text import PaddedNet, SpamLSTM, SpamRNN
+from common.models.recurrent import PaddedNet, SpamLSTM, SpamRNN
 
 Fit = Callable[[Any, Callable[..., nn.Module], Messages, training.Run, str], spam.SpamFilter]
 """The script's own `fit`."""

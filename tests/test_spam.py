@@ -21,7 +21,7 @@ from common import runs, spam
 from common.datasets import vocabulary
 from common.datasets.made_up_sms import made_up_sms
 from common.datasets.vocabulary import Vocabulary, collate, tokenize
-from common.models.text import Committee, PaddedNet, SpamLSTM, SpamRNN, TokenEmbedding, read
+from common.models.recurrent import Committee, PaddedNet, SpamLSTM, SpamRNN, TokenEmbedding, read
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "sms" / "SMSSpamCollection"
@@ -320,6 +320,26 @@ def test_answers_depend_on_the_line_alone(trained: dict[str, Path], tmp_path: Pa
     for i in (0, 7, 200, 201, 202):
         file.write_text(lines[i] + "\n")
         assert answers(path, str(file), capfdbinary) == [whole[i]]
+
+
+def test_where_rounding_turns_the_neighbours_do_not_decide(
+    answering: spam.SpamFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the last bits were not the last: an error of 1e-6 that differs with the batch."""
+    texts = [text for text, _ in made_up_sms()[:400]]
+    exact = spam.logits
+
+    def unsteady(net: nn.Module, texts: Any, size: int = 256, threads: int = 1) -> np.ndarray:
+        found = exact(net, texts, size, threads)
+        if next(net.parameters()).dtype == torch.float32:
+            found += 2e-6 * np.random.default_rng(len(texts)).uniform(-1, 1, len(texts))
+        return found
+
+    monkeypatch.setattr(spam, "logits", unsteady)
+    whole = answering.probabilities(texts)
+    parts = [answering.probabilities(texts[i : i + 37]) for i in range(0, 400, 37)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert np.array_equal(whole, answering.probabilities(texts, threads=3))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,14 @@
-"""A recurrent net that forecasts a series."""
+"""Recurrent nets: one that goes on with a series, and those that read a message and say whether it is spam.
+
+The batches of messages are `datasets.vocabulary.Batch`: no padding is in them, and none is read.
+"""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 
 class Forecaster(nn.Module):
@@ -61,3 +66,137 @@ def least_squares(states: Tensor, targets: Tensor) -> Tensor:
     squares = states.T @ states / len(states)
     ridge = 1e-12 * torch.eye(len(squares), dtype=states.dtype)  # equal series leave most weights open
     return torch.linalg.solve(squares + ridge, states.T @ targets / len(states))
+
+
+class TokenEmbedding(nn.Module):
+    """The sum of the vectors of a token's features: the word, its pieces, its shape.
+
+    As in fastText (Bojanowski et al. 2017, section 3.2).
+    """
+
+    def __init__(self, features: int, size: int) -> None:
+        """
+        Args:
+            features: known ones, numbered 1 to `features`; 0 is none.
+        """
+        super().__init__()
+        self.vectors = nn.EmbeddingBag(features + 1, size, mode="sum", padding_idx=0)
+        nn.init.normal_(self.vectors.weight, std=0.1)
+
+    @torch.no_grad()
+    def know_only(self, features: Tensor) -> None:
+        """Before training: sets the vectors of all features but these to 0.
+
+        A feature that does not occur in training would keep its random vector, and add noise wherever it
+        occurs later.
+        """
+        unknown = torch.ones(len(self.vectors.weight), dtype=torch.bool)
+        unknown[features] = False
+        self.vectors.weight[unknown] = 0
+
+    def forward(self, features: Tensor, starts: Tensor) -> Tensor:
+        """Numbers of features [F] and where each token's begin [T]; returns [T,size]."""
+        return self.vectors(features, starts)
+
+
+def read(rnn: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Runs over the tokens of each text, and takes the largest of its states, number by number.
+
+    A text's result depends on its own tokens only: packed sequences end where the text ends, in both
+    directions, and the largest is over real tokens.
+
+    Args:
+        tokens: of all texts, one after the other, [T,E].
+        lengths: tokens of each text, [N], on the CPU.
+
+    Returns:
+        [N,H], where H is the size of a state, both directions together.
+    """
+    packed = pack_sequence(tokens.split(lengths.tolist()), enforce_sorted=False)
+    states, _ = pad_packed_sequence(rnn(packed)[0], batch_first=True, padding_value=-math.inf)  # [N,L,H]
+    return states.amax(1)
+
+
+class SpamRNN(nn.Module):
+    """Embedding, stacked vanilla RNN (Elman 1990) in both directions, one linear layer."""
+
+    def __init__(
+        self, features: int, embed_size: int, hidden_size: int, num_layers: int, dropout: float = 0.3
+    ) -> None:
+        super().__init__()
+        self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
+        between = dropout if num_layers > 1 else 0.0
+        self.rnn = nn.RNN(embed_size, hidden_size, num_layers, dropout=between, bidirectional=True)  # [T,2H]
+        self.classifier = nn.Linear(2 * hidden_size, 1)  # [N,1]
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+        """A batch; returns the logit of spam for each text, [N]."""
+        tokens = self.dropout(self.embedding(features, starts))  # [T,E]
+        states = read(self.rnn, tokens, lengths)  # [N,2H]
+        return self.classifier(self.dropout(states)).squeeze(1)
+
+
+class SpamLSTM(nn.Module):
+    """Embedding, LSTM (Hochreiter, Schmidhuber 1997) in both directions, two fully connected layers."""
+
+    def __init__(
+        self, features: int, embed_size: int, hidden_size: int, num_layers: int, dropout: float = 0.3
+    ) -> None:
+        super().__init__()
+        self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
+        between = dropout if num_layers > 1 else 0.0
+        self.lstm = nn.LSTM(embed_size, hidden_size, num_layers, dropout=between, bidirectional=True)
+        self.classifier = nn.Sequential(
+            nn.Linear(2 * hidden_size, 64),  # [N,64]
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(64, 1),  # [N,1]
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+        """A batch; returns the logit of spam for each text, [N]."""
+        tokens = self.dropout(self.embedding(features, starts))  # [T,E]
+        states = read(self.lstm, tokens, lengths)  # [N,2H]
+        return self.classifier(self.dropout(states)).squeeze(1)
+
+
+class Committee(nn.Module):
+    """Several nets of one kind; their mean logit errs less often than one alone (Hansen, Salamon 1990)."""
+
+    def __init__(self, nets: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, features: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+        """A batch; returns the mean logit, [N]."""
+        return torch.stack([net(features, starts, lengths) for net in self.nets]).mean(0)
+
+
+class PaddedNet(nn.Module):
+    """The earlier set-up, kept as a warning: padding is read as if it were text.
+
+    Messages are padded on the right to the longest one, and the state is read at the last position, some two
+    hundred steps after the message has ended. The LSTM is fed the numbers of words as they are, as if word
+    4,000 were twice word 2,000.
+    """
+
+    def __init__(self, kind: str, words: int, size: int = 32) -> None:
+        """
+        Args:
+            kind: `RNN` or `LSTM`.
+            words: known ones, numbered from 1; 0 is padding.
+        """
+        super().__init__()
+        self.embedding = nn.Embedding(words + 1, size) if kind == "RNN" else None
+        self.rnn: nn.RNNBase = (
+            nn.RNN(size, size, batch_first=True) if kind == "RNN" else nn.LSTM(1, size, batch_first=True)
+        )
+        self.classifier = nn.Linear(size, 1)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Numbers of words, int64 [N,L], L that of the longest message; returns logits of spam, [N]."""
+        tokens = self.embedding(words) if self.embedding else words.unsqueeze(2).float()  # [N,L,size or 1]
+        states, _ = self.rnn(tokens)  # [N,L,size]
+        return self.classifier(states[:, -1]).squeeze(1)
