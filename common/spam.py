@@ -487,24 +487,30 @@ def _clean(line: bytes) -> str:
 
 def _lines(source: str) -> Iterator[list[bytes]]:
     """Whole lines without their ends, as many at once as have come; of a huge one the beginning."""
+    number = 0
+
+    def ended(line: bytes) -> bytes:
+        nonlocal number
+        number += 1
+        if len(line) > LONGEST_LINE:
+            _say(f"line {number} is longer than {LONGEST_LINE:,} bytes: its beginning was read")
+        return line[:LONGEST_LINE].removesuffix(b"\r")
+
     try:
         handle = sys.stdin.fileno() if source == "-" else os.open(source, os.O_RDONLY)
-        number, rest, cut = 0, b"", False
+        rest, skipping = b"", False  # skipping: the rest of a line whose beginning was given
         while block := os.read(handle, 1 << 20):
             *lines, rest = (rest + block).split(b"\n")
-            if cut and lines:  # the end of a line that was too long
-                lines, cut = lines[1:], False
-            number += len(lines)
-            if cut:
+            if skipping and lines:
+                lines, skipping = lines[1:], False
+            if skipping:
                 rest = b""
             elif len(rest) > LONGEST_LINE:
-                number += 1
-                _say(f"line {number} is longer than {LONGEST_LINE:,} bytes: its beginning was read")
-                lines, rest, cut = [*lines, rest[:LONGEST_LINE]], b"", True
+                lines, rest, skipping = [*lines, rest], b"", True
             if lines:
-                yield [line.removesuffix(b"\r") for line in lines]
+                yield [ended(line) for line in lines]
         if rest:
-            yield [rest.removesuffix(b"\r")]
+            yield [ended(rest)]
     except OSError as error:
         raise runs.Refused(f"--predict: cannot read {source}: {error.strerror}; name a text file") from None
 

@@ -1,0 +1,56 @@
+"""The spam filters that come with the repository: small, described by their card, and as good as it says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+import lstm
+import multi_layer_rnn
+from common import runs, spam
+from common.datasets import sms_spam
+from common.datasets.sms_spam import Messages
+from common.evaluation import classification
+from common.models.recurrent import SpamLSTM, SpamRNN
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "sms" / "SMSSpamCollection"
+FILTERS = [(lstm.SHIPPED, "LSTM", SpamLSTM), (multi_layer_rnn.SHIPPED, "RNN", SpamRNN)]
+
+each = pytest.mark.parametrize(("path", "kind", "build"), FILTERS, ids=["LSTM", "RNN"])
+
+
+@each
+def test_it_is_small_and_the_card_says_what_it_holds(path: Path, kind: str, build: type[nn.Module]) -> None:
+    assert path.stat().st_size <= 8e6
+    _, about = runs.load_weights(path)
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    for fact in (about["command"], about["commit"], f"{about['test messages']:,} messages"):
+        assert fact in card
+    assert f"| {kind} | {about['scores']['accuracy']:.4f} | {about['scores']['f1']:.3f} |" in card
+
+
+@each
+def test_it_knows_spam_when_it_sees_it(path: Path, kind: str, build: type[nn.Module]) -> None:
+    ask = spam.load(path, kind, build).probabilities
+    assert ask(["URGENT! You have won a 1 week FREE membership. Txt CLAIM to 81010 now, £1.50/msg"])[0] > 0.9
+    assert ask(["ok see you at the station at 7, i'll bring the book", "sorry, can't talk now"]).max() < 0.1
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the collection is not at hand")
+@each
+def test_its_score_on_messages_that_it_has_not_seen(path: Path, kind: str, build: type[nn.Module]) -> None:
+    data: Messages = sms_spam.find(str(REAL))
+    _, test = sms_spam.folds(data.labels, 5, seed=0)[0]
+    unknown = data.part(test)
+    shipped = spam.load(path, kind, build)
+    score = classification.score(unknown.labels, shipped.probabilities(unknown.texts))
+    said = shipped.about["scores"]
+    # the weights are kept in half precision: one message may fall on the other side
+    assert score["accuracy"] == pytest.approx(said["accuracy"], abs=1.5 / len(test))
+    assert score["accuracy"] > 0.985 and score["f1"] > 0.94
+    order = np.random.default_rng(0).permutation(100)
+    texts = [unknown.texts[i] for i in order]
+    assert np.allclose(
+        shipped.probabilities(texts), shipped.probabilities(unknown.texts[:100])[order], atol=1e-9
+    )
