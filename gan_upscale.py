@@ -15,7 +15,6 @@ where bicubic has -29.
 """
 
 import copy
-import hashlib
 import itertools
 import math
 import time
@@ -211,12 +210,9 @@ def train(
 
     Returns the three nets, what is known of them, and the run.
     """
-    listed = hashlib.sha256(
-        "\n".join(map(str, data.train.items)).encode(errors="surrogateescape")
-    ).hexdigest()
     settings = {
         "data": data.name,
-        "list of pictures": listed[:16],
+        "list of pictures": data.train.fingerprint()[:16],
         "seed": config.seed,
         "share": FIDELITY_SHARE,
     }
