@@ -120,12 +120,18 @@ def outline(path: Path, end: int, *, closed: bool = True) -> tuple[list[tars.Mem
 
 
 class Progress:
-    """Bytes, pictures a second, classes and time left, on a terminal."""
+    """Bytes, pictures a second, classes and time left, on a terminal; `with` ends its line."""
 
     def __init__(self, total: int | None, classes: int | None = None) -> None:
         self.bar = tqdm(total=total, unit="B", unit_scale=True, disable=None, dynamic_ncols=True)
         self._classes = classes
         self._began = time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        self.bar.close()
 
     def at(self, position: int, pictures: int, finished: int | None = None) -> None:
         words = f"{pictures / max(0.1, time.monotonic() - self._began):,.0f} pictures/s"
@@ -206,7 +212,7 @@ class Job:
 
     def plan(self) -> list[str]:
         """What would be done, in words; makes nothing."""
-        settings, lines = self.order.settings, [f"{self.source.path}: {KINDS[self.source.kind]}"]
+        settings, lines = self.order.settings, [f"{self.order.source}: {KINDS[self.source.kind]}"]
         if self.source.kind == "train" and self.source.path and self.bytes is not None:
             found, broken = outline(self.source.path, self.bytes)
             lines.append(f"  {len(found):,} classes in {self.bytes:,} bytes")
@@ -255,6 +261,8 @@ class Job:
                             workers=self.order.workers,
                         )
                     )
+            if finished := sum(len(split.finished) for split in splits):
+                say(f"going on behind {finished:,} classes that are finished")
             if self.order.settings.consume:
                 verified, md5 = "md5", splits[0].head["source"]["md5"]
                 self._consume(splits[0], wnids)
@@ -263,7 +271,9 @@ class Job:
                 self._folder(splits[0], wnids)
             else:
                 verified, md5 = self._read(splits, archive, wnids, resumed)
-            done = [split.complete({"archive": name, "md5": md5, "verified": verified}) for split in splits]
+            size = splits[0].head["source"]["bytes"]
+            about = {"archive": name, "archive_bytes": size, "md5": md5, "verified": verified}
+            done = [split.complete(about) for split in splits]
         except (OSError, BrokenProcessPool) as error:
             raise unpacking.told(error, splits) from None
         finally:
@@ -276,8 +286,16 @@ class Job:
                     f"  {about['kept']:,} could not be shrunk and are as they were; see {archives.MANIFEST}"
                 )
         if self.order.settings.consume and self.source.path:
-            self.source.path.unlink()
-            say(f"{self.source.path} is used up and removed")
+            self.source.path.resolve().unlink()
+
+    def tidy(self) -> None:
+        """Where all is complete: removes what a kill at the last moment may have left."""
+        for folder in self.folders:
+            unpacking.tidy(folder)
+        path, about = self.source.path, archives.check_complete(self.folders[0])
+        # a whole archive is another copy, or one of a single part
+        if path and about and about["consumed"] and path.stat().st_size < about["archive_bytes"]:
+            path.resolve().unlink()
 
     # ------------------------------------------------------------------------------------------ read
 
@@ -302,21 +320,20 @@ class Job:
             count = len(found)
             if broken:
                 say(f"{broken}; the {count:,} classes before are extracted")
-        progress = Progress(self.bytes, count)
-        if not self.flat:
-            self._classes(splits[0], sources.classes_of_tar(stream, end), progress, archive)
-        elif not all(split.renaming for split in splits):
-            self._pictures(splits, stream, end, wnids, progress, archive)
         md5 = None
-        stopped_early = self.source.path is None and self.order.settings.classes is not None
-        if verify == "md5" and archive.md5 and not stopped_early:
-            md5 = archive.md5()
-            self._compare(md5, archive.raw())
-        progress.at(archive.raw(), sum(split.pictures for split in splits))
-        progress.bar.close()
+        with Progress(self.bytes, count) as progress:
+            if not self.flat:
+                self._classes(splits[0], sources.classes_of_tar(stream, end), progress, archive)
+            elif not all(split.renaming for split in splits):
+                self._pictures(splits, stream, end, wnids, progress, archive)
+            stopped_early = self.source.path is None and self.order.settings.classes is not None
+            if verify == "md5" and archive.md5 and not stopped_early:
+                md5 = archive.md5()
+                self._compare(md5, archive.raw())
+            progress.at(archive.raw(), sum(split.pictures for split in splits))
         archive.close()
         pictures = sum(entry["pictures"] for entry in splits[0].finished.values())
-        if self.known and self.source.kind == "train" and not self.order.settings.part():
+        if self.known and self.source.kind == "train" and not self.order.settings.part() and verify != "none":
             self._count(pictures, self.known.pictures)
         return ("md5" if md5 else "none" if verify == "none" else "fast"), md5
 
@@ -409,9 +426,8 @@ class Job:
         else:
             classes = sources.classes_of_tree(self.source.path, wnids)
             total = None
-        progress = Progress(total)
-        self._classes(split, classes, progress)
-        progress.bar.close()
+        with Progress(total) as progress:
+            self._classes(split, classes, progress)
         if not split.finished and split.pictures == 0:
             raise Refused(f"{self.source.path} holds no pictures of ImageNet")
 
@@ -422,11 +438,10 @@ class Job:
         assert self.source.path and self.expected
         say(f"verifying {self.source.path} before any of it is freed")
         archive = tars.open_archive(self.source.path, md5=True)
-        progress = Progress(self.bytes)
-        while part := archive.stream.peek(tars.CHUNK):
-            archive.stream.skip(len(part))
-            progress.bar.update(len(part))
-        progress.bar.close()
+        with Progress(self.bytes) as progress:
+            while part := archive.stream.peek(tars.CHUNK):
+                archive.stream.skip(len(part))
+                progress.bar.update(len(part))
         assert archive.md5
         self._compare(archive.md5(), archive.raw())
         archive.close()
@@ -439,8 +454,13 @@ class Job:
         """
         path = self.source.path
         assert path is not None
+        if split.renaming:
+            return
         size = path.stat().st_size
         end, begun = size, bool(split.last)
+        if split.resumed and not begun:  # killed before the first class: is it still the same archive?
+            self.expected = split.head["source"]["md5"]
+            self._verify_first()
         if begun:
             places = [entry["start"] - tars.BLOCK for entry in split.finished.values()]
             end = split.until if split.until is not None else min(places)
@@ -454,22 +474,22 @@ class Job:
                 size = end
         archive = tars.open_archive(path, md5=False)
         regions = self._regions(path, end, wnids, closed=not begun)
-        progress = Progress(end, len(regions) + len(split.finished) if not self.flat else None)
-        for start, region_end in reversed(regions):
-            archive.stream.seek(start)
-            if self.flat:
-                pictures = sources.pictures_of_tar(archive.stream, region_end, "val", wnids, closed=False)
-                for picture in pictures:
-                    split.add(picture.wnid, picture.name, archive.stream.take(picture.member.size))
-                split.finish_until(start, before=size)
-                progress.at(progress.bar.n + region_end - start, split.pictures)
-            else:
-                classes = sources.classes_of_tar(archive.stream, region_end, closed=False)
-                self._classes(split, classes, progress, before=size)
-            if start:
-                os.truncate(path, start)
-                size = start
-        progress.bar.close()
+        count = None if self.flat else len(regions) + len(split.finished)
+        with Progress(end, count) as progress:
+            for start, region_end in reversed(regions):
+                archive.stream.seek(start)
+                if self.flat:
+                    pictures = sources.pictures_of_tar(archive.stream, region_end, "val", wnids, closed=False)
+                    for picture in pictures:
+                        split.add(picture.wnid, picture.name, archive.stream.take(picture.member.size))
+                    split.finish_until(start, before=size)
+                    progress.at(progress.bar.n + region_end - start, split.pictures)
+                else:
+                    classes = sources.classes_of_tar(archive.stream, region_end, closed=False)
+                    self._classes(split, classes, progress, before=size)
+                if start:
+                    os.truncate(path, start)
+                    size = start
         archive.close()
 
     def _regions(self, path: Path, end: int, wnids: dict[int, str], *, closed: bool) -> list[tuple[int, int]]:

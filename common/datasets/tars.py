@@ -94,8 +94,13 @@ class Stream:
 
     def _fill(self, count: int) -> None:
         """Has `count` bytes in the buffer, fewer only at the end of the file."""
+        have = len(self._buffer) - self._next
+        if not have:
+            self._buffer, self._next = self._read(max(count, self._chunk)), 0
+            have = len(self._buffer)
+            if have >= count:
+                return
         parts = [self._buffer[self._next :]]
-        have = len(parts[0])
         while have < count:
             part = self._read(max(count - have, self._chunk))
             if not part:
@@ -129,13 +134,16 @@ class Stream:
         Raises:
             Refused: the file ends before, if it has to be read to get there.
         """
-        if self._seekable and count > len(self._buffer) - self._next:
+        if count <= len(self._buffer) - self._next:
+            self._next += count
+            self.position += count
+        elif self._seekable:
             self.seek(self.position + count)
-            return
-        while count:
-            part = min(count, self._chunk)
-            self.take(part)
-            count -= part
+        else:
+            while count:
+                part = min(count, self._chunk)
+                self.take(part)
+                count -= part
 
     def seek(self, position: int) -> None:
         self._file.seek(position)

@@ -13,7 +13,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 from collections import deque
@@ -21,16 +20,15 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from io import BytesIO
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from PIL import Image
 from tqdm import tqdm
 
 from common.datasets.archives import COMPLETE, FORMAT, JOURNAL, MANIFEST
-from common.files import Refused, save_json
+from common.datasets.shrinking import shrink_batch, start_worker, undecodable, write
+from common.files import Refused
 
 PARTIAL = ".partial"
 LOCK = ".unzip_imagenet.lock"
@@ -66,63 +64,6 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))
-
-
-# ---------------------------------------------------------------------------------------- shrinking
-
-
-def shrunk(data: bytes, size: int, quality: int) -> tuple[bytes, str]:
-    """The picture with its shorter side at `size` pixels (Pillow bicubic), as JPEG; smaller ones as they are.
-
-    Returns:
-        The bytes of a file, and "" or, where the picture could not be made small and is kept as it is, why.
-    """
-    try:
-        with Image.open(BytesIO(data)) as image:
-            if min(image.size) <= size:
-                return data, ""
-            if image.has_transparency_data:
-                return data, "transparent"
-            orientation = image.getexif().get(274, 1)  # EXIF's tag: the shrunk file is turned as the file was
-            scale = size / min(image.size)
-            width, height = (max(size, round(length * scale)) for length in image.size)
-            small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-        exif = Image.Exif()
-        if orientation in range(2, 9):
-            exif[274] = orientation
-        file = BytesIO()
-        small.save(file, "JPEG", quality=quality, optimize=True, exif=exif)
-    except Exception as error:  # a decoder raises whatever a damaged file leads it into
-        return data, " ".join(str(error).split()) or type(error).__name__
-    return file.getvalue(), ""
-
-
-def _shrink_batch(batch: list[tuple[str, bytes]], size: int, quality: int) -> list[tuple[int, str]]:
-    """Writes the files; gives for each its bytes, and the path and reason of what was kept as it is."""
-    done = []
-    for path, data in batch:
-        small, why = shrunk(data, size, quality)
-        _write(path, small)
-        done.append((len(small), f"{os.path.basename(path)}: {why}" if why else ""))  # noqa: PTH119
-    return done
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the main process's to answer; a worker ends when that is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    main = parent_process()
-    assert main is not None
-
-    def follow() -> None:
-        main.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _write(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:  # noqa: PTH123 - a Path costs ten times as much
-        file.write(data)
 
 
 # ------------------------------------------------------------------------------------------- filling
@@ -184,7 +125,7 @@ class Split:
         self._journal: BinaryIO = (folder / JOURNAL).open("ab")
         if settings.mode == "shrink":
             self._room = threading.Semaphore(4 * workers)
-            self._pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+            self._pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker)
 
     def _begin(self, head: dict[str, Any]) -> dict[str, Any]:
         """Makes the folder, or reads how far it is; gives the head of the journal."""
@@ -246,7 +187,7 @@ class Split:
             if len(self._batch) == BATCH:
                 self._send()
         elif isinstance(data, bytes):
-            _write(path, data)
+            write(path, data)
             self._bytes += len(data)
         else:
             self._bytes += data.stat().st_size
@@ -256,7 +197,7 @@ class Split:
         if self._batch:
             assert self._pool is not None and self.settings.size and self.settings.quality
             self._room.acquire()
-            future = self._pool.submit(_shrink_batch, self._batch, self.settings.size, self.settings.quality)
+            future = self._pool.submit(shrink_batch, self._batch, self.settings.size, self.settings.quality)
             future.add_done_callback(lambda _: self._room.release())
             self._futures.append(future)
             self._batch = []
@@ -327,13 +268,11 @@ class Split:
             if not self.renaming:  # from here on names are given, and the archive is not read again
                 self._note({"until": self.until, "renaming": True})
                 self._settle(everything=True)
-            if self._partial.is_dir():
-                for path in sorted(self._partial.iterdir()):
-                    path.rename(self.folder / path.name)
+            for path in sorted(self._partial.glob("n*")):
+                path.rename(self.folder / path.name)
             measured = {path.name: _measure(path) for path in self.folder.glob("n*")}
         else:
             measured = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in self.finished.items()}
-        _remove(self._partial)
         settings = self.settings.as_json()
         summary = {
             "format": FORMAT,
@@ -342,29 +281,26 @@ class Split:
             "size": settings.pop("size"),
             "quality": settings.pop("quality"),
             "part": self.settings.part(),
+            "consumed": settings.pop("consume"),
             "classes": len(measured),
             "pictures": sum(pictures for pictures, _ in measured.values()),
             "bytes": sum(size for _, size in measured.values()),
             "kept": len(self._kept),
             **about,
         }
-        save_json(
-            self.folder / MANIFEST,
-            summary
-            | {
-                "settings": settings,
-                "kept as they are": sorted(self._kept),
-                "by class": {
-                    wnid: {"pictures": pictures, "bytes": size}
-                    for wnid, (pictures, size) in sorted(measured.items())
-                },
-            },
-        )
-        save_json(self.folder / COMPLETE, summary)
+        by_class = {
+            wnid: {"pictures": pictures, "bytes": size} for wnid, (pictures, size) in sorted(measured.items())
+        }
+        manifest = {"settings": settings, "kept as they are": sorted(self._kept), "by class": by_class}
+        # through .partial, where a kill leaves nothing that would stay
+        self._partial.mkdir(exist_ok=True)
+        for name, content in ((MANIFEST, summary | manifest), (COMPLETE, summary)):
+            (self._partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            (self._partial / name).replace(self.folder / name)
         if self.settings.consume:
             _sync(self.folder)
         self._journal.close()
-        (self.folder / JOURNAL).unlink()
+        tidy(self.folder)
         return summary
 
     def close(self) -> None:
@@ -399,9 +335,9 @@ def check(folder: Path, *, decode: bool, workers: int) -> list[str]:
                 f"{folder / wnid}: {now[0]:,} pictures, {now[1]:,} bytes instead of {then[0]:,}, {then[1]:,}"
             )
     if decode:
-        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
             for found in tqdm(
-                pool.map(_undecodable, (str(folder / wnid) for wnid in sorted(there))),
+                pool.map(undecodable, (str(folder / wnid) for wnid in sorted(there))),
                 "decoding",
                 len(there),
                 unit="class",
@@ -411,15 +347,10 @@ def check(folder: Path, *, decode: bool, workers: int) -> list[str]:
     return wrong
 
 
-def _undecodable(folder: str) -> list[str]:
-    found = []
-    for path in sorted(Path(folder).iterdir()):
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except Exception as error:  # a decoder raises whatever a damaged file leads it into
-            found.append(f"{path}: cannot be decoded ({error})")
-    return found
+def tidy(folder: Path) -> None:
+    """Removes what is needed no more once a set is complete."""
+    _remove(folder / PARTIAL)
+    (folder / JOURNAL).unlink(missing_ok=True)
 
 
 def _measure(folder: Path) -> tuple[int, int]:
