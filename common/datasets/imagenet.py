@@ -208,8 +208,7 @@ def listing(root: Path) -> Listing:
         Refused: a folder cannot be listed.
     """
     root = root.resolve()
-    key = hashlib.blake2b(os.fsencode(root), digest_size=16).hexdigest()
-    cache = pooch.os_cache("deep-learning-experiments") / f"listing-{key}.npz"
+    cache = cache_of(root)
     found = _from_cache(root, cache)
     if found is None:
         found, changed = _scan(root)
@@ -217,6 +216,12 @@ def listing(root: Path) -> Listing:
         if len(found) >= WORTH_CACHING and changed.max() < time.time_ns() - 2_000_000_000:
             _to_cache(found, changed, cache)
     return found
+
+
+def cache_of(root: Path) -> Path:
+    """The file that keeps the listing of a folder."""
+    key = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
+    return Path(pooch.os_cache("deep-learning-experiments")) / f"listing-{key}.npz"
 
 
 def _scan(root: Path) -> tuple[Listing, np.ndarray]:

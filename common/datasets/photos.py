@@ -576,10 +576,11 @@ def _rolling(
     """A pool of decoded pictures, cropped in another order in every pass, while workers decode the next.
 
     In a pass over the pool each picture is cropped once. After it the oldest make room for the next ones of
-    the row, so that each stays for `uses` passes. Decoding takes longer than a training step on the crop, and
-    on few processors at the training's cost; crops of one picture, hundreds of steps apart, do nearly as well
-    as crops of as many pictures (data echoing before augmentation: Choi et al. 2019, "Faster Neural Network
-    Training with Data Echoing", section 3). With `uses` 1 every crop is of another picture.
+    the row, so each is cropped `uses` times, elsewhere and turned otherwise, about a pass apart; with `uses`
+    1 every crop is of another picture. The price: training sees fewer pictures. What it buys: to decode a
+    picture takes processors about as long as to train on a crop of it, and few have none to spare. This is
+    data echoing before augmentation (Choi et al. 2019, "Faster Neural Network Training with Data Echoing",
+    section 2).
 
     The function that is returned gives the pictures of crop first, first + 1, ...; at first the pool is
     filled, unless an iteration before has left the pictures that it needs.
