@@ -585,6 +585,20 @@ def test_small_photos_are_scaled_up_or_left_out_and_panoramas_fit(tmp_path: Path
         photos.batches(source, size=280, batch=1, seed=0)
 
 
+def test_training_scales_photos_as_the_score_does(tmp_path: Path) -> None:
+    for width, height in ((500, 375), (333, 1000), (120, 80)):
+        noise = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+        image = Image.fromarray(noise)
+        image.save(tmp_path / "one.png")
+        (made, large), _ = photos.Decoded(photos.read, [tmp_path / "one.png"], (256, 300), "scale up")[0]
+        if height > 2 * width:
+            image = image.crop((0, (height - 2 * width) // 2, width, (height - 2 * width) // 2 + 2 * width))
+        wanted = np.asarray(photos.resize_shorter(image), int)
+        difference = np.abs(made - wanted)
+        assert difference.max() <= 2 and difference.mean() < 0.1
+        assert min(large.shape[:2]) == 300 and made.flags.c_contiguous
+
+
 # --------------------------------------------------------------------------------------- listing
 
 

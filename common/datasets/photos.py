@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from PIL.ExifTags import Base
 from torch import Tensor
@@ -508,8 +509,17 @@ class Decoded(Dataset[tuple[Scaled | None, str]]):
         shorter = min(image.size)
         width, height = (min(length, 2 * shorter) for length in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
-        return [np.asarray(resize_shorter(image, side)) for side in self.scales], ""
+        middle = torch.from_numpy(np.array(image)[top : top + height, left : left + width])  # [h,w,3]
+        return [_scaled(middle, side) for side in self.scales], ""
+
+
+def _scaled(pixels: Tensor, side: int) -> np.ndarray:
+    """`resize_shorter` of uint8 [h,w,3], equal up to rounding: torch has vector code for it."""
+    height, width = pixels.shape[:2]
+    scale = side / min(height, width)
+    size = [max(side, round(length * scale)) for length in (height, width)]
+    resized = F.interpolate(pixels.permute(2, 0, 1)[None], size, mode="bicubic", antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 @dataclass
