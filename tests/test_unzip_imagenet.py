@@ -193,7 +193,8 @@ MEMBERS: dict[str, Callable[[str], bytes]] = {
     "POSIX prefix": lambda own: fields(
         tar(None, [(own, b"x")]), magic=(257, b"ustar\x0000"), prefix=(345, b"..")
     ),
-    "wrong checksum": lambda own: tar(None, [(own, b"x")]).replace(b"ustar", b"ustaz", 1),
+    "wrong checksum": lambda own: tar(None, [(own, b"x")]).replace(b"00000000000", b"00000000001", 1),
+    "another magic": lambda own: fields(tar(None, [(own, b"x")]), magic=(257, b"ustaz")),
     "size in base 256": lambda own: fields(tar(None, [(own, b"x")]), size=(124, b"\x80" + bytes(11))),
     "longer than its parent": lambda own: fields(tar(None, [(own, b"x")]), size=(124, b"77777777777\0")),
     "cut off a boundary": lambda own: tar(None, [(own, bytes(3000))])[:1700],
@@ -220,6 +221,7 @@ def test_a_broken_class_is_refused_and_the_ones_before_are_kept(
     refused(tmp_path, out, capsys)
     assert call(tmp_path / "t.tar", "--mode", "index") == 2
     assert not list(tmp_path.glob("*.npy"))
+    assert kind != "longer than its parent" or "reaches beyond the end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", [*MEMBERS, "there twice"])
@@ -359,6 +361,30 @@ def test_a_finished_class_that_was_changed_is_done_again(tmp_path: Path, out: Pa
     assert tree(out) == files
 
 
+def test_a_class_that_the_journal_does_not_know_is_done_again(tmp_path: Path, out: Path) -> None:
+    files = train_tar(tmp_path / "t.tar", 3, 3)
+    data = (tmp_path / "t.tar").read_bytes()
+    pipe = [sys.executable, str(SCRIPT), "-", "--out", str(out)]
+    assert subprocess.run(pipe, input=data[: len(data) * 3 // 4], capture_output=True).returncode == 2
+    journal = out / "train" / ".journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert len(lines) == 4
+    journal.write_text("".join(lines[:-1]))  # as after a kill between the new name and the note
+    (out / "train" / wnid(2) / "of an older run").write_text("x")
+    assert call(tmp_path / "t.tar", "--out", out) == 0
+    assert tree(out) == files
+
+
+def test_a_class_is_counted_before_it_gets_its_name(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tar(tmp_path / "t.tar", 1, 3)
+    write = unpacking.write
+    monkeypatch.setattr(unpacking, "write", lambda path, data: "_8." in path or write(path, data))
+    assert call(tmp_path / "t.tar", "--out", out) == 2
+    assert "2 files instead of 3" in capsys.readouterr().err and not (out / "train" / wnid(0)).exists()
+
+
 def test_another_archive_does_not_go_on_with_it(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -432,6 +458,23 @@ def test_consume_never_destroys_what_is_not_verified(
         assert call(source, "--out", out, "--consume", *flags) == 2
         assert why in capsys.readouterr().err
         assert source.read_bytes() == data and not (out / "train").exists()
+
+
+@needs_fork
+def test_consume_leaves_another_archive_alone(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "t.tar"
+    train_tar(source, 4, 3)
+    words = (source, "--out", out, "--consume", "--md5", hashlib.md5(source.read_bytes()).hexdigest())
+    event = 20
+    while not (out / "train" / wnid(2)).exists():
+        assert killed_at(event, *words)
+        event += 3
+    train_tar(source, 5, 3)
+    data = source.read_bytes()
+    assert call(*words) == 2
+    assert "is left as it is" in capsys.readouterr().err and source.read_bytes() == data
 
 
 def test_consume_frees_the_archive_class_by_class(

@@ -161,6 +161,8 @@ class Choice:
 
     def takes(self, split: str, wnid: str) -> bool:
         """Whether the next picture of this class is taken."""
+        if self._classes is None and self._per_class is None:
+            return True
         if not self.wants(wnid):
             return False
         self._counts[split, wnid] += 1
