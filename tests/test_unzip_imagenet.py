@@ -855,6 +855,8 @@ def test_a_wrong_md5_leaves_it_incomplete(
     monkeypatch.setitem(sources.KNOWN, sources.TRAIN, sources.Official(known.bytes, right, 5))
     assert call(source, "--out", tmp_path / "out2") == 2
     assert "4 pictures instead of 5" in capsys.readouterr().err
+    monkeypatch.setitem(sources.KNOWN, sources.TRAIN, sources.Official(known.bytes, right, 4))
+    assert call(source, "--out", tmp_path / "out3", "--mode", "shrink", "--size", 8, "--workers", 1) == 0
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ def space(folder: Path) -> tuple[int, int]:
 
 def describe(about: dict[str, Any]) -> str:
     """What `.complete` says, in words."""
-    words = f"{about['pictures']:,} pictures of {about['classes']:,} classes, {about['bytes'] / 1e9:,.2f} GB"
+    size = f"{about['bytes'] / 1e9:,.1f} GB" if about["bytes"] >= 1e9 else f"{about['bytes'] / 1e6:,.1f} MB"
+    words = f"{about['pictures']:,} pictures of {about['classes']:,} classes, {size}"
     if about["mode"] == "shrink":
         words += f", shrunk to a shorter side of {about['size']} pixels at JPEG quality {about['quality']}"
     return words + (f"; only a part: {about['part']}" if about["part"] else "")
@@ -332,6 +333,7 @@ class Job:
                 self._compare(md5, archive.raw())
             progress.at(archive.raw(), sum(split.pictures for split in splits))
         archive.close()
+        splits[0].settle()
         pictures = sum(entry["pictures"] for entry in splits[0].finished.values())
         if self.known and self.source.kind == "train" and not self.order.settings.part() and verify != "none":
             self._count(pictures, self.known.pictures)

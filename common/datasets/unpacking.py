@@ -155,7 +155,7 @@ class Split:
                 f"{self.folder} was begun from another {then['archive']}, of {then['bytes']:,} bytes; "
                 f"finish it: {command}; or remove it"
             )
-        journal.write_bytes(b"".join(lines))
+        os.truncate(journal, sum(map(len, lines)))
         self.resumed = True
         for entry in entries:
             if "class" in entry:
@@ -253,6 +253,10 @@ class Split:
             raise Refused(f"{self._partial / wnid} has {count} files instead of {pictures}; run it again")
         _remove(self.folder / wnid)  # of a run that was killed before it noted the class
         (self._partial / wnid).rename(self.folder / wnid)
+
+    def settle(self) -> None:
+        """Waits for the workers; then `finished` has all classes."""
+        self._settle(everything=True)
 
     def complete(self, about: dict[str, Any]) -> dict[str, Any]:
         """All is written: manifest, and the mark that says so.
@@ -427,4 +431,4 @@ def told(error: OSError | BrokenProcessPool, splits: list[Split]) -> Refused:
     where = error.filename or splits[0].folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Refused(f"the disk of {splits[0].folder} is full; free some space: {stays}")
-    return Refused(f"cannot write {where}: {error.strerror}; {stays}")
+    return Refused(f"{where}: {error.strerror}; {stays}")
