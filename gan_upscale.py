@@ -15,7 +15,6 @@ where bicubic has -29.
 """
 
 import copy
-import hashlib
 import itertools
 import math
 import time
@@ -40,8 +39,9 @@ class Config:
     """Upscale photos by 3.5 with a GAN: train it, score it, use it."""
 
     data: str = "auto"
-    """Photos: a folder, `imagenette` (341 MB), `builtin`, or auto: $IMAGENET_DIR, data/ImageNet,
-    /data/datasets/ImageNet, else imagenette, else builtin."""
+    """Photos: a folder, ImageNet's training archive (util/unzip_imagenet makes the index that it needs),
+    `imagenette` (341 MB), `builtin`, or auto: $IMAGENET_DIR, data/ImageNet, /data/datasets/ImageNet, else
+    imagenette, else builtin."""
     figs: Path = Path("figs")
     """Where figures and gan_upscale.json go."""
     runs: Path = Path("runs")
@@ -211,12 +211,9 @@ def train(
 
     Returns the three nets, what is known of them, and the run.
     """
-    listed = hashlib.sha256(
-        "\n".join(map(str, data.train.items)).encode(errors="surrogateescape")
-    ).hexdigest()
     settings = {
         "data": data.name,
-        "list of pictures": listed[:16],
+        "list of pictures": data.train.fingerprint()[:16],
         "seed": config.seed,
         "share": FIDELITY_SHARE,
     }
@@ -281,7 +278,8 @@ def train(
         )
     )
 
-    # Phase 2: adversarial, from the fidelity weights on
+    # Phase 2: adversarial, from the fidelity weights and the next pictures on
+    seen = run.record["fidelity"]["steps"]
     judges = torch.optim.Adam(discriminator.parameters(), GAN_LEARNING_RATE, betas=(0.5, 0.99))
     gan = training.adversarial(
         run,
@@ -291,7 +289,7 @@ def train(
         (adam(GAN_LEARNING_RATE, beta=0.5), judges),
         generator_losses,
         discriminator_losses,
-        lambda first: (((small,), real) for small, real in batches(first)),
+        lambda first: (((small,), real) for small, real in batches(seen + first)),
         schedule=cosine,
         ema=0.995,
         evaluate=evaluate,

@@ -209,7 +209,8 @@ class Run:
     Attributes:
         history: rows {"phase", "step", means since the row before, results of an evaluation}, at most about
             200 a phase besides those of evaluations.
-        record: for the results file, by phase: steps, precision, seconds, and what was measured first.
+        record: for the results file, by phase: steps, precision, seconds, what was measured first, and
+            `data_wait`, the share (0..1) of the steps' time until their batches were there.
     """
 
     def __init__(
@@ -365,8 +366,13 @@ class _Phase:
     evaluated: int = -1  # step of the last evaluation
     sums: Losses = field(default_factory=dict)  # since the last row of the history
     counts: dict[str, int] = field(default_factory=dict)
+    stepping: float = 0.0  # seconds in all steps,
+    waiting: float = 0.0  # and of these until the batch was there
 
-    PACKED = ("name", "step", "steps", "precision", "evaluations", "evaluated", "sums", "counts")
+    PACKED = (
+        *("name", "step", "steps", "precision", "evaluations", "evaluated", "sums", "counts"),
+        *("stepping", "waiting"),
+    )
 
     def __post_init__(self) -> None:
         self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
@@ -457,16 +463,19 @@ def _train(
         run._save(phase)
 
     def advance(stream: Iterator[Any], progress: float) -> None:
+        asked = time.monotonic()
         for group in phase.groups():
             group["lr"] = group["initial_lr"] * schedule(progress)
         with torch.random.fork_rng(devices=[]):  # a loader that starts draws a number: not from ours
             batch = _to(next(stream), run.device)
+        phase.waiting += time.monotonic() - asked
         losses, notes = step(batch, phase.step, progress)
         _average(phase.average, phase.modules[0], min(ema, (1 + phase.step) / (10 + phase.step)))
         phase.add(losses | notes)
         phase.step += 1
         if phase.step % check_every == 0:
             phase.check(run.path)
+        phase.stepping += time.monotonic() - asked
 
     def look() -> dict[str, float]:
         rng = _rng(run.device)
@@ -556,6 +565,8 @@ def _train(
                     saved = now
                 if run._asked:
                     raise _Interrupted
+    record["data_wait"] = phase.waiting / max(phase.stepping, 1e-9)
+    _say(f"{phase.name}: {record['data_wait']:.1%} of the steps' time went by waiting for data.")
     weights = copy.deepcopy(phase.average.state_dict())
     run._finished[phase.name] = {"weights": weights, "rng": _rng(run.device)}
     run._save(None)

@@ -5,7 +5,9 @@ import hashlib
 import http.server
 import importlib.util
 import itertools
+import json
 import os
+import pickle
 import socket
 import tarfile
 import threading
@@ -19,7 +21,7 @@ from torchvision.datasets import Imagenette
 from torchvision.transforms.v2 import functional as TF
 
 from common import runs
-from common.datasets import imagenet, photos
+from common.datasets import archives, imagenet, photos
 from common.datasets.dead_leaves import dead_leaves
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -135,6 +137,20 @@ def test_read_turns_upright_and_survives_broken_exif(tmp_path: Path) -> None:
         photos.read(tmp_path / "broken.jpg")
 
 
+def test_a_large_jpeg_costs_a_part_of_its_decoding_and_looks_the_same(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (55, 80, 3), np.uint8)
+    image = Image.fromarray(noise).resize((1600, 1100), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "large.jpg", quality=92)
+    image.resize((1400, 1000)).save(tmp_path / "middle.jpg", quality=92)
+    assert photos.read_to_train(tmp_path / "large.jpg").size == (800, 550)
+    assert photos.read_to_train(tmp_path / "middle.jpg").size == (1400, 1000)
+    whole, reduced = (
+        np.asarray(photos.resize_shorter(read(tmp_path / "large.jpg")), float)
+        for read in (photos.read, photos.read_to_train)
+    )
+    assert np.sqrt(np.square(whole - reduced).mean()) < 1 < 10 < whole.std()
+
+
 def corrupt_files(root: Path) -> list[Path]:
     picture(0).save(root / "whole.jpg")
     picture(0).save(root / "whole.png")
@@ -236,6 +252,216 @@ def test_auto_takes_the_users_imagenet_before_all(tmp_path: Path, monkeypatch: p
         photos.find("auto")
 
 
+def test_auto_passes_over_an_empty_imagenet_folder_and_says_so(tmp_path: Path) -> None:
+    Path("data/ImageNet/train").mkdir(parents=True)
+    found = photos.find("auto", download=False)
+    if not Path("/data/datasets/ImageNet").exists():
+        assert found.builtin and "no photos in $IMAGENET_DIR, data/ImageNet" in found.note
+    with pytest.raises(runs.Refused, match=r"data/ImageNet holds no photos .*; name a"):
+        photos.find("data/ImageNet")
+
+
+# ----------------------------------------------------------------------- archives, prepared folders
+
+
+def archive_of(folder: Path, tar: Path, part: str | None = None) -> Path:
+    """A tar of tars of `folder/{wnid}/*.JPEG`, one for each class, as ImageNet's is, and its index."""
+    wnids, rows = sorted(place.name for place in folder.iterdir()), []
+    with tarfile.open(tar, "w") as outer:
+        for k, wnid in enumerate(wnids):
+            with tarfile.open(tar.with_name("inner"), "w") as inner:
+                for file in (folder / wnid).iterdir():
+                    inner.add(file, file.name)
+            outer.add(tar.with_name("inner"), f"{wnid}.tar")
+            begin = outer.offset - -(-tar.with_name("inner").stat().st_size // 512) * 512
+            with tarfile.open(tar.with_name("inner")) as inner:
+                for member in inner:
+                    number = int(Path(member.name).stem.rsplit("_", 1)[1])
+                    rows.append((begin + member.offset_data, member.size, k, number))
+    tar.with_name("inner").unlink()
+    rows.sort(key=lambda row: row[2:])
+    about = {"archive_bytes": tar.stat().st_size, "archive_mtime_ns": tar.stat().st_mtime_ns, "md5": None}
+    about |= {"split": folder.name, "wnids": wnids, "part": part}
+    archives.write_index(tar, np.array(rows, archives.ROW), about)
+    return tar
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path) -> Path:
+    """ImageNet's layout; the numbers of training pictures have 1 to 5 digits, so order is put to the test."""
+    numbers = [1, 2, 9, 10, 11, 100, 999, 1000, 12345, 99999]
+    for k, (wnid, number) in enumerate(itertools.product(("n00000001", "n00000007"), numbers)):
+        for split, name in (("train", f"{wnid}_{number}"), ("val", f"ILSVRC2012_val_{k:08}")):
+            file = tmp_path / "unpacked" / split / wnid / f"{name}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture(k, 260 + k, 256).save(file)
+    return tmp_path / "unpacked"
+
+
+@pytest.fixture
+def packed(unpacked: Path, tmp_path: Path) -> Path:
+    """The same photos, in archives with their indexes."""
+    (tmp_path / "packed").mkdir()
+    for split in ("train", "val"):
+        archive_of(unpacked / split, tmp_path / f"packed/ILSVRC2012_img_{split}.tar")
+    return tmp_path / "packed"
+
+
+def below(source: photos.Source) -> list[str]:
+    return ["/".join(str(item).split("/")[-2:]) for item in source.items]
+
+
+@pytest.mark.parametrize("memory", [1e9, 0])
+def test_training_from_an_archive_is_the_same_as_from_the_folder(
+    unpacked: Path, packed: Path, monkeypatch: pytest.MonkeyPatch, memory: float
+) -> None:
+    monkeypatch.setattr(photos, "MEMORY", memory)
+    folder, archive = photos.find(str(unpacked)), photos.find(str(packed))
+    for part in ("train", "watch", "test"):
+        files, members = getattr(folder, part), getattr(archive, part)
+        assert below(files) == below(members)
+        assert torch.equal(files.standard_pictures()[0], members.standard_pictures()[0])
+    assert len(archive.train) + len(archive.watch) == len(archive.test) == 20
+    batches = [photos.batches(found.train, batch=6, seed=0, workers=2, uses=4) for found in (folder, archive)]
+    pairs = zip(*(itertools.islice(start(0), 12) for start in batches), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs), "the handle is opened already: each worker needs its own"
+    assert not archive.train.skipped
+    assert folder.train.fingerprint() == photos.find(str(unpacked)).train.fingerprint()
+    prints = {
+        found.fingerprint() for found in (archive.train, archive.watch, folder.train, archive.train.first(3))
+    }
+    assert len(prints) == 4
+
+
+def test_a_worker_gets_no_copy_of_the_index(packed: Path) -> None:
+    source = photos.find(str(packed)).train
+    source.items[0].read()
+    sent = pickle.dumps(source)
+    assert len(sent) < 1000 + 4 * len(source), "the choice of photos, and where the archive is"
+    again = pickle.loads(sent)
+    assert isinstance(again.items.rows, np.memmap) and not again.items.rows.flags.writeable
+    assert below(again) == below(source)
+    assert np.array_equal(again.open(again.items[3]), source.open(source.items[3]))
+
+
+def test_the_training_archive_finds_its_test_photos_beside_it(unpacked: Path, packed: Path) -> None:
+    tar = packed / "ILSVRC2012_img_train.tar"
+    beside = photos.find(str(tar))
+    assert (beside.name, len(beside.test), beside.note) == (tar.name, 20, "")
+    val = packed / "ILSVRC2012_img_val.tar"
+    val.unlink()
+    alone = photos.find(str(tar))
+    assert len(alone.train) + len(alone.watch) + len(alone.test) == 20 and 1 <= len(alone.test) <= 5
+    assert not set(below(alone.train)) & set(below(alone.test))
+    assert "No validation photos" in alone.note
+    assert below(photos.find(str(packed)).test) == below(alone.test)
+    (unpacked / "val").rename(packed / "val")  # one of each kind
+    assert len(photos.find(str(tar)).test) == len(photos.find(str(packed)).test) == 20
+
+
+def test_held_back_photos_of_an_archive_are_a_tenth_and_stay_so(tmp_path: Path) -> None:
+    rows = np.zeros(5000, archives.ROW)
+    rows["class"], rows["number"] = np.divmod(np.arange(5000), 500)
+    tar = tmp_path / "X.tar"
+    tar.touch()
+    wnids = [f"n{k:08}" for k in range(10)]
+    about = {"archive_bytes": 0, "archive_mtime_ns": tar.stat().st_mtime_ns, "md5": None}
+    about |= {"split": "train", "wnids": wnids, "part": None}
+
+    def held_back(rows: np.ndarray) -> set[str]:
+        archives.write_index(tar, rows, about)
+        return set(below(photos.find(str(tar), limit=10_000).test))
+
+    test = held_back(rows)
+    assert 400 < len(test) < 600
+    assert held_back(rows[::2]) == test & {
+        f"{wnids[row['class']]}/{wnids[row['class']]}_{row['number']}.JPEG" for row in rows[::2]
+    }
+
+
+def test_an_archive_that_cannot_be_used_is_refused_with_the_command(packed: Path, tmp_path: Path) -> None:
+    train, val = (packed / f"ILSVRC2012_img_{split}.tar" for split in ("train", "val"))
+    with pytest.raises(runs.Refused, match="validation photos; name the training"):
+        photos.find(str(val))
+    (packed / "ILSVRC2012_img_val.tar.index.json").unlink()
+    for data in (packed, train):
+        with pytest.raises(runs.Refused, match=r"img_val.tar has no index.*util/unzip_imagenet .*val.tar"):
+            photos.find(str(data))
+    with train.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(runs.Refused, match=r"img_train.tar has changed.*util/unzip_imagenet"):
+        photos.find(str(train))
+    for name in ("missing.tar", "notes.txt"):
+        (tmp_path / "notes.txt").touch()
+        with pytest.raises(runs.Refused, match=f"{name}.*; name a"):
+            photos.find(str(tmp_path / name))
+
+
+def test_a_damaged_photo_inside_an_archive_is_named_counted_and_replaced(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = packed / "ILSVRC2012_img_train.tar"
+    items = photos.find(str(tar)).train.items
+    times = tar.stat()
+    with tar.open("r+b") as file:
+        file.seek(items[5].offset)
+        file.write(b"nothing" * 20)
+    os.utime(tar, ns=(times.st_atime_ns, times.st_mtime_ns))
+    monkeypatch.setattr(photos, "MEMORY", 0)
+    source = photos.find(str(tar)).train
+    assert next(photos.batches(source, batch=6, seed=0, workers=2, uses=1)(3)).shape[0] == 6
+    list(itertools.islice(photos.batches(source, batch=6, seed=0, workers=0, uses=1)(0), 4))
+    assert list(source.skipped) == [str(items[5])] == [f"{tar}/{items[5].name}"]
+    assert capsys.readouterr().err.count(f"skipped {tar}/n0000000") == 1
+
+
+def test_auto_takes_archives_and_a_lost_index_is_told(packed: Path) -> None:
+    Path("data").mkdir()
+    packed.rename("data/ImageNet")
+    found = photos.find("auto")
+    assert found.name == "ImageNet" and isinstance(found.train.items, imagenet.Archived)
+    Path("data/ImageNet/ILSVRC2012_img_train.tar.index.npy").unlink()
+    with pytest.raises(runs.Refused, match="has no index"):
+        photos.find("auto")
+
+
+def test_an_extraction_that_was_interrupted_is_refused_with_its_command(unpacked: Path) -> None:
+    Path("data").mkdir()
+    unpacked.rename("data/ImageNet")
+    line = json.dumps({"command": "python util/unzip_imagenet X.tar --out data/ImageNet"})
+    for split in ("train", "val"):
+        journal = Path("data/ImageNet", split, archives.JOURNAL)
+        journal.write_text(line + "\n")
+        for data in ("auto", "data/ImageNet", f"data/ImageNet/{split}"):
+            with pytest.raises(runs.Refused, match=rf"{split} is not complete.*X\.tar --out data/ImageNet"):
+                photos.find(data)
+        journal.unlink()
+    assert photos.find("auto").note == ""
+
+
+def test_what_a_set_is_less_than_imagenet_stands_in_the_note(unpacked: Path, packed: Path) -> None:
+    whole = {"mode": "extract", "size": None, "quality": None, "part": None}
+    shrunk = whole | {"mode": "shrink", "size": 256, "quality": 90}
+    train, val = (unpacked / split / archives.COMPLETE for split in ("train", "val"))
+    train.write_text(json.dumps(whole))
+    assert photos.find(str(unpacked)).note == ""
+    train.write_text(json.dumps(shrunk))
+    note = photos.find(str(unpacked)).note
+    assert note == "Training photos are shrunk to a shorter side of 256 (JPEG quality 90)."
+    val.write_text(json.dumps(shrunk))
+    assert photos.find(str(unpacked)).note == note.replace("Training", "All")
+    assert "shrunk" in photos.find(str(unpacked / "train")).note
+    (unpacked / "val").rename(unpacked.parent / "away")
+    alone = photos.find(str(unpacked))
+    assert alone.name == "unpacked" and "shrunk" in alone.note and "No validation photos" in alone.note
+    tar = packed / "ILSVRC2012_img_train.tar"
+    (unpacked / "train" / archives.COMPLETE).unlink()
+    archive_of(unpacked / "train", tar, part="2 classes")
+    note = photos.find(str(tar)).note
+    assert note == "Training photos are a part of ImageNet: 2 classes."
+    assert "\n" not in note
+
+
 # --------------------------------------------------------------------------------------- batches
 
 
@@ -254,9 +480,10 @@ def test_a_batch_follows_from_seed_and_step_alone(tmp_path: Path, monkeypatch: p
     one = [next(photos.batches(source.first(1), batch=4, seed=seed, workers=0)(0)) for seed in (5, 6)]
     assert not torch.equal(*one)  # the crops too depend on the seed, not only the order
     monkeypatch.setattr(photos, "MEMORY", 0)  # streamed instead of kept
-    for workers, first in ((0, 0), (1, 3), (2, 5)):
-        streamed = itertools.islice(make(workers=workers)(first), 3)
-        assert all(torch.equal(a, b) for a, b in zip(kept[first:], streamed, strict=False))
+    every = {1: kept, 4: list(itertools.islice(make(workers=0, uses=4)(0), 8))}
+    for workers, first, uses in ((0, 0, 1), (2, 3, 1), (1, 1, 4), (2, 5, 4)):
+        streamed = itertools.islice(make(workers=workers, uses=uses)(first), 3)
+        assert all(torch.equal(a, b) for a, b in zip(every[uses][first:], streamed, strict=False))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -277,6 +504,33 @@ def test_every_picture_comes_before_any_comes_again_turned_at_random(tmp_path: P
     assert low.min() < 10 and high.max() > 245  # up to the edges
 
 
+def test_a_large_set_is_cropped_from_a_pool_that_is_renewed_little_by_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(20):
+        Image.new("RGB", (256, 256), (k, k, k)).save(tmp_path / f"{k:02}.png")
+    monkeypatch.setattr(photos, "MEMORY", 0)
+    monkeypatch.setattr(photos, "POOL", 12)
+    opened: list[str] = []
+    source = photos.Source(
+        imagenet.listing(tmp_path), lambda path: opened.append(Path(path).stem) or photos.read(path)
+    )
+    start = photos.batches(source, size=28, batch=6, seed=0, workers=0, uses=4)
+    shown, read = [], []
+    for crops in itertools.islice(start(0), 80):  # 480 crops: 40 passes, 6 epochs of 4 uses
+        shown += crops[:, 0, 0, 0].tolist()
+        read.append(len(opened))
+    row = [int(name) for name in opened]
+    assert all(sorted(row[i : i + 20]) == list(range(20)) for i in (0, 20, 40, 60, 80, 100)), "epochs"
+    for p in range(40):  # each once in a pass; 3 of the 12 are new, and 9 have been there
+        assert sorted(shown[12 * p : 12 * p + 12]) == sorted(row[3 * p : 3 * p + 12])
+    assert max(b - a for a, b in itertools.pairwise(read)) <= 2, "no step decodes many"
+    opened.clear()
+    next(start(79))
+    assert not opened, "what the iteration before has decoded is not decoded again"
+    assert next(start(0)).shape == (6, 3, 28, 28) and len(opened) == 14  # and two more
+
+
 def test_a_corrupt_photo_is_named_once_counted_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,7 +541,8 @@ def test_a_corrupt_photo_is_named_once_counted_and_replaced(
     for memory, workers in ((1e9, 2), (0, 2)):
         monkeypatch.setattr(photos, "MEMORY", memory)
         source = source_of(root)
-        results.append(list(itertools.islice(photos.batches(source, batch=8, seed=0, workers=workers)(0), 4)))
+        start = photos.batches(source, batch=8, seed=0, workers=workers, uses=1)
+        results.append(list(itertools.islice(start(0), 4)))
         assert set(source.skipped) == {str(file) for file in bad}
         error = capsys.readouterr().err
         assert all(error.count(f"skipped {file}") == 1 for file in bad)
@@ -328,6 +583,20 @@ def test_small_photos_are_scaled_up_or_left_out_and_panoramas_fit(tmp_path: Path
     }
     with pytest.raises(ValueError, match="fit"):
         photos.batches(source, size=280, batch=1, seed=0)
+
+
+def test_training_scales_photos_as_the_score_does(tmp_path: Path) -> None:
+    for width, height in ((500, 375), (333, 1000), (120, 80)):
+        noise = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+        image = Image.fromarray(noise)
+        image.save(tmp_path / "one.png")
+        (made, large), _ = photos.Decoded(photos.read, [tmp_path / "one.png"], (256, 300), "scale up")[0]
+        if height > 2 * width:
+            image = image.crop((0, (height - 2 * width) // 2, width, (height - 2 * width) // 2 + 2 * width))
+        wanted = np.asarray(photos.resize_shorter(image), int)
+        difference = np.abs(made - wanted)
+        assert difference.max() <= 2 and difference.mean() < 0.1
+        assert min(large.shape[:2]) == 300 and made.flags.c_contiguous
 
 
 # --------------------------------------------------------------------------------------- listing

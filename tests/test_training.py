@@ -230,6 +230,39 @@ class Clock:
         return self.now
 
 
+def test_the_share_of_time_that_waited_for_data_is_told_and_survives_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(training, "time", clock)
+
+    def slow(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in batches(first):
+            clock.now += first_run
+            yield batch
+
+    def loss(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        clock.now += 3
+        if progress == 0.5 and first_run:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return squared(model, batch, progress)
+
+    def train(run: Run) -> None:
+        model = net()
+        optimizer = torch.optim.Adam(model.parameters())
+        options: dict[str, Any] = {"evaluate": lambda model: setattr(clock, "now", clock.now + 100) or {}}
+        supervised(run, "fit", model, optimizer, loss, slow, steps=8, schedule=float, ema=0, **options)
+
+    first_run = True
+    with pytest.raises(SystemExit):  # after 5 of the 8 steps
+        train(open_run(tmp_path))
+    first_run = False
+    again = open_run(tmp_path, resume=True)
+    train(again)
+    assert again.record["fit"]["data_wait"] == 5 / (5 + 8 * 3)
+    assert "fit: 17.2% of the steps' time went by waiting for data." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_minutes_become_steps_and_the_probe_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str

@@ -1,4 +1,4 @@
-"""Lists a folder of photos, however large, and fetches Imagenette, a free subset of ImageNet.
+"""Lists a folder of photos or an archive of ImageNet, however large, and fetches Imagenette, a free subset.
 
 ImageNet's layout is `{train,val}/{wnid}/{id}.JPEG`; the listing takes any tree of folders.
 """
@@ -15,12 +15,14 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pooch
 from torchvision.datasets import Imagenette
 
 from common import runs
+from common.datasets import archives
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 WORTH_CACHING = 10_000
@@ -78,6 +80,123 @@ class Listing(Sequence[str]):
         )
         return np.frombuffer(digests, "<u8")
 
+    def fingerprint(self) -> str:
+        """The same for the same paths below `root` in the same order."""
+        digest = hashlib.sha256("\0".join(self.folders).encode(errors="surrogateescape"))
+        for part in (self.starts.data, self.names, self.bounds.data, self.chosen.data):
+            digest.update(part)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Archived(Sequence["Member"]):
+    """The photos inside one of ImageNet's archives, of which nothing is unpacked.
+
+    `rows` is the index beside the archive, memory-mapped: all processes share its pages. `chosen` says which
+    rows belong to this sequence, in which order.
+    """
+
+    tar: Path
+    rows: np.ndarray
+    about: dict[str, Any]
+    chosen: np.ndarray
+    handle: "Handle"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (
+            self.tar,
+            self.chosen,
+        )  # a worker maps the index itself: pickled it would be copied
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, place):  # type: ignore[no-untyped-def]  # a number gives a Member, a slice an Archived
+        if isinstance(place, slice):
+            return self.take(np.arange(len(self))[place])
+        offset, size, which, number = self.rows[self.chosen[place]].tolist()
+        wnid = self.about["wnids"][which]
+        name = f"{wnid}/{archives.picture_name(self.about['split'], wnid, number)}"
+        return Member(self.handle, name, offset, size)
+
+    def take(self, places: np.ndarray) -> "Archived":
+        """Only the photos at these places."""
+        return replace(self, chosen=self.chosen[places])
+
+    def hashes(self) -> np.ndarray:
+        """uint64 [len]: a number for each photo, of its class and number: the same everywhere, always.
+
+        The finalizer of SplitMix64 (Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number
+        Generators", figure 16): digests of a million names would take seconds.
+        """
+        rows = self.rows[self.chosen]
+        wnids = np.array([int(wnid[1:]) for wnid in self.about["wnids"]], np.uint64)
+        x = (wnids[rows["class"]] << np.uint64(32)) | rows["number"]  # [len]
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+    def fingerprint(self) -> str:
+        """The same for the same photos in the same order."""
+        digest = hashlib.sha256(" ".join(self.about["wnids"]).encode())
+        rows = self.rows[self.chosen]
+        for column in ("class", "number"):
+            digest.update(np.ascontiguousarray(rows[column]).data)
+        return digest.hexdigest()
+
+
+class Handle:
+    """Reads an archive, in each process by a handle of its own: a shared one would share its place in it."""
+
+    def __init__(self, tar: Path) -> None:
+        self.tar = tar
+        self._process = -1
+
+    def read(self, offset: int, size: int) -> bytes:
+        if self._process != os.getpid():
+            self._file, self._process = self.tar.open("rb"), os.getpid()
+        self._file.seek(offset)
+        return self._file.read(size)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A photo inside an archive; its name is the one that it would have as a file."""
+
+    handle: Handle
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The photo's bytes, still compressed."""
+        return self.handle.read(self.offset, self.size)
+
+    def __str__(self) -> str:
+        return f"{self.handle.tar}/{self.name}"
+
+
+def archived(tar: Path) -> Archived:
+    """All photos of one of ImageNet's archives, in the order that `listing` gives the unpacked ones.
+
+    So training from the archive is the same as training from the folder.
+
+    Raises:
+        Refused: no such archive, or no index that fits it; the message has the command that makes it.
+    """
+    rows, about = archives.open_index(tar.resolve())
+    chosen = np.arange(len(rows), dtype=np.uint32)
+    if about["split"] == "train":  # the numbers have no leading zeros: as names 10 comes before 9
+        number = rows["number"].astype(np.int64)
+        digits = np.searchsorted(10 ** np.arange(1, 10), number, side="right") + 1
+        padded = number * 10 ** (10 - digits) * 16 + digits  # 9 is 9,000,000,000 and one digit
+        chosen = chosen[np.lexsort((padded, rows["class"]))]
+    return Archived(tar.resolve(), rows, about, chosen, Handle(tar.resolve()))
+
+
+def _reopened(tar: Path, chosen: np.ndarray) -> Archived:
+    return Archived(tar, *archives.open_index(tar), chosen, Handle(tar))
+
 
 def listing(root: Path) -> Listing:
     """All photos below `root`, by their suffix; a large listing comes from a cache if nothing has changed.
@@ -89,8 +208,7 @@ def listing(root: Path) -> Listing:
         Refused: a folder cannot be listed.
     """
     root = root.resolve()
-    key = hashlib.blake2b(os.fsencode(root), digest_size=16).hexdigest()
-    cache = pooch.os_cache("deep-learning-experiments") / f"listing-{key}.npz"
+    cache = cache_of(root)
     found = _from_cache(root, cache)
     if found is None:
         found, changed = _scan(root)
@@ -98,6 +216,12 @@ def listing(root: Path) -> Listing:
         if len(found) >= WORTH_CACHING and changed.max() < time.time_ns() - 2_000_000_000:
             _to_cache(found, changed, cache)
     return found
+
+
+def cache_of(root: Path) -> Path:
+    """The file that keeps the listing of a folder."""
+    key = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
+    return Path(pooch.os_cache("deep-learning-experiments")) / f"listing-{key}.npz"
 
 
 def _scan(root: Path) -> tuple[Listing, np.ndarray]:
