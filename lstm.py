@@ -160,6 +160,7 @@ def main(config: Config) -> int:
     if config.predict is not None:
         path = spam.choose_weights(config.weights, folder, SHIPPED)
         return spam.predict(spam.load(path, KIND, SpamLSTM), config.predict, config.explain)
+    torch.set_num_threads(1)  # the steps are so small that more would only wait for one another
 
     # Data
     data = sms_spam.find(
