@@ -176,6 +176,7 @@ def main(config: Config) -> int:
     begun = time.monotonic()
     refuse_bad_flags(config)
     runs.seed_everything(config.seed)
+    torch.set_num_threads(1)  # the net is so small that more would only wait for one another
     device = runs.pick_device("cpu" if config.device == "auto" else config.device)
     figs = config.figs / "quick" if config.quick and config.figs == Config.figs else config.figs
     folder = config.runs / ("single_layer_rnn-quick" if config.quick else "single_layer_rnn")
@@ -218,7 +219,7 @@ def main(config: Config) -> int:
         if scores["RNN"][f"{kind}: one-step MSE"] >= scores["persistence"][f"{kind}: one-step MSE"]:
             print(f"On {kind} waves the net is no better than persistence: it has learned nothing.")
     scores["noise floor"] = {f"{kind}: one-step MSE": noise**2 for kind, noise in noises.items()}
-    print(f"noisy, noise floor: no model can have a one-step MSE below {config.noise**2:.3g}")
+    print(f"noise floor, below which no model can come: one-step MSE {config.noise**2:.3g}")
 
     # What the earlier version's score was worth
     values, clean = tests["clean"]
@@ -269,11 +270,11 @@ def main(config: Config) -> int:
         earlier={"one-step MSE on its copies": on_copies, "on the test": on_waves},
     )
     figures.publish(figs)
-    ratio = results.get("noisy: one-step MSE", math.nan) / (config.noise**2 or math.nan)
-    print(
-        f"Clean: {HORIZON:,} steps forecast with an RMSE of {results['clean: forecast RMSE']:.3f}. Noisy: "
-        f"one-step MSE {ratio:.3f} times the noise floor. Pictures: {figs}/single_layer_rnn.png"
-    )
+    closing = f"Clean: {HORIZON:,} steps forecast with an RMSE of {results['clean: forecast RMSE']:.3f}. "
+    if config.noise:
+        ratio = results["noisy: one-step MSE"] / config.noise**2
+        closing += f"Noisy: one-step MSE {ratio:.3f} times the noise floor. "
+    print(f"{closing}Pictures: {figs}/single_layer_rnn.png")
     return 0
 
 

@@ -16,8 +16,8 @@ class Forecaster(nn.Module):
 
     It has no biases, so the forecast of a series turned upside down is the forecast turned upside down.
     It begins with rotations: random planes of the state turn by angles around those of the waves to come and
-    shrink, slowly enough to remember some tens of steps (after Arjovsky et al. 2016, "Unitary Evolution
-    Recurrent Neural Networks", section 4, whose matrices do not shrink).
+    shrink a little at each step (after Arjovsky et al. 2016, "Unitary Evolution Recurrent Neural Networks",
+    whose matrices turn without shrinking).
 
     Args:
         size: of the state, an even number.
