@@ -201,7 +201,15 @@ def kills(folder: Path, count: int = 20) -> None:
 
 def refusals() -> None:
     """As the tests have it."""
-    words = ["-m", "pytest", str(ROOT / "tests" / "test_unzip_imagenet.py"), "-q", "-k", "broken or damage"]
+    words = [
+        "-m",
+        "pytest",
+        str(ROOT / "tests" / "test_unzip_imagenet.py"),
+        "-o",
+        "addopts=",
+        "-k",
+        "broken or damage",
+    ]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
     print("broken and hostile archives:", done.stdout.strip().splitlines()[-1])
 
