@@ -194,7 +194,8 @@ def main(config: Config) -> int:
     }
     note = (
         f"Sine waves made by the program: periods of {sine.PERIODS[0]} to {sine.PERIODS[1]} steps, "
-        f"amplitudes of {sine.AMPLITUDES[0]} to {sine.AMPLITUDES[1]}; the test's frequencies are untrained."
+        f"amplitudes of {sine.AMPLITUDES[0]} to {sine.AMPLITUDES[1]}; "
+        "no frequency of the test was trained on."
     )
     print(note)
 
