@@ -111,6 +111,9 @@ def test_commands_have_options_that_exist() -> None:
         for words in commands:
             tyro.cli(config, args=words[words.index(f"{script}.py") + 1 :])
         fields |= {name.replace("_", "-") for name in config.__dataclass_fields__}
+    words = [sys.executable, str(ROOT / "util" / "unzip_imagenet"), "--help"]
+    printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    fields |= set(re.findall(r"--([a-z0-9-]+)", printed))
     for text in (README, (ROOT / "data" / "README.md").read_text(encoding="utf-8")):
         for flag in re.findall(r"`--([a-z-]+)[^`]*`", text):
             assert flag == "help" or flag in fields, f"--{flag}"
