@@ -193,7 +193,7 @@ SPAM = UPSCALE | {
     "script": "lstm",
     "data": {"name": "SMS", "count": 5, "builtin": True},
     "metrics": {"accuracy": 0.99123},
-    "baselines": {"majority class": {"accuracy": 0.87, "f1": 0}},
+    "baselines": {"majority class": {"accuracy": 0.87, "accuracy_sd": 0.01, "f1": 0}},
 }
 
 
@@ -213,7 +213,7 @@ def test_results_table_has_metrics_beside_baselines(figs: Path) -> None:
     assert "| GAN | 25.65 | 0.738 | −4.5 | 1.2 | 45.0 | 9.51 |" in lines
     assert "| nearest | 25.65 | 0.738 | −4.5 | – | 45.0 | 0.11 |" in lines
     assert "| bicubic | 24.59 | – | – | – | – | – |" in lines
-    assert "| this run | 0.9912 | – |" in lines and "| majority class | 0.87 | 0 |" in lines
+    assert "| this run | 0.9912 | – |" in lines and "| majority class | 0.8700 ± 0.0100 | 0.000 |" in lines
     assert "1,234" in lines[0] and "5.2 minutes" in lines[0] and "--minutes 20" in lines[0]
     assert "stand-in" not in lines[0]
     assert any("**lstm**" in line and "built-in stand-in" in line for line in lines)
