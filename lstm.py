@@ -168,7 +168,7 @@ def main(config: Config) -> int:
     )
     if config.quick:
         data = spam.smaller(data, 1_000, config.seed)
-        config = replace(config, members=2, batch_size=16)
+        config = replace(config, **spam.unless_given(config, members=2, batch_size=16))
     print(f"Data: {data.name}; {len(data):,} messages, {data.labels.mean():.2%} of them spam")
     if data.note:
         print(data.note)

@@ -51,7 +51,7 @@ def refuse_bad_flags(config: Any) -> None:
     trains = ("data", "resume", "quick", "keep_duplicates", "epochs", "batch_size")
     sizes = ("embed_size", "hidden_size", "num_layers")
     idle = {
-        "--predict": (*trains, *sizes, "folds", "members"),
+        "--predict": (*trains, *sizes, "folds", "members", "seed", "device", "figs"),
         "--collapse": ("resume", "folds", "keep_duplicates", "members", "explain", "weights"),
         "--sweep": (*sizes, "folds", "members", "explain", "weights"),
         "training": ("explain", "weights"),
@@ -76,6 +76,11 @@ def places(config: Any, script: str) -> tuple[Path, Path]:
         for place in (figs, config.runs):
             runs.check_writable(place)
     return figs, config.runs / (f"{script}-quick" if config.quick else script)
+
+
+def unless_given(config: Any, **values: Any) -> dict[str, Any]:
+    """Of `values` those that the user has left at their defaults."""
+    return {name: v for name, v in values.items() if getattr(config, name) == getattr(type(config), name)}
 
 
 def smaller(messages: Messages, count: int, seed: int) -> Messages:

@@ -205,8 +205,9 @@ def test_resuming_a_finished_run_trains_nothing_and_other_settings_are_refused(
 
 
 def test_folds_keep_no_weights_and_report_deviations(tmp_path: Path) -> None:
-    assert run("lstm", tmp_path, quick=True, folds=2, epochs=1) == 0
+    assert run("lstm", tmp_path, quick=True, folds=2, epochs=1, members=1) == 0
     result = results(tmp_path, "lstm")
+    assert set(result["metrics"]) == {"LSTM"}, "one net votes alone, as was asked"
     assert set(result["trained"]) == {"fold 1", "fold 2"}
     assert result["baselines"]["naive Bayes"]["accuracy_sd"] > 0
     assert not (tmp_path / "runs" / "lstm-quick" / "weights.safetensors").exists()
