@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from torchvision.datasets import Imagenette
 from torchvision.transforms.v2 import functional as TF
 
+import gan_upscale
 from common import runs
 from common.datasets import archives, imagenet, photos
 from common.datasets.dead_leaves import dead_leaves
@@ -357,6 +358,21 @@ def test_the_training_archive_finds_its_test_photos_beside_it(unpacked: Path, pa
     assert below(photos.find(str(packed)).test) == below(alone.test)
     (unpacked / "val").rename(packed / "val")  # one of each kind
     assert len(photos.find(str(tar)).test) == len(photos.find(str(packed)).test) == 20
+
+
+def test_gan_upscale_trains_from_the_archive_and_its_note_reaches_screen_and_results(
+    unpacked: Path, packed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar = archive_of(unpacked / "train", packed / "ILSVRC2012_img_train.tar", part="2 classes")
+    config = gan_upscale.Config(data=str(tar), quick=True, steps=4, device="cpu")
+    assert gan_upscale.main(config) == 0
+    found = json.loads(Path("figs/quick/gan_upscale.json").read_text())
+    assert found["data"]["name"] == tar.name and found["data"]["count"] == 12
+    assert "a part of ImageNet: 2 classes" in found["data"]["note"]
+    with Image.open("figs/quick/GAN_upscaling_final.png") as figure:
+        assert "a part of ImageNet: 2 classes" in figure.info["Description"]
+    assert "a part of ImageNet: 2 classes" in capsys.readouterr().out
+    assert all(0 <= phase["data_wait"] < 1 for phase in found["trained"]["phases"].values())
 
 
 def test_held_back_photos_of_an_archive_are_a_tenth_and_stay_so(tmp_path: Path) -> None:
