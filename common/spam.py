@@ -5,8 +5,8 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,8 +31,10 @@ HIDE_TOKENS, HIDE_FEATURES = 0.2, 0.3
 """Shares of each training text that a net does not see; others in each epoch."""
 LONGEST = 1_000
 """Tokens of a message that are read; the longest SMS of the collection has 224."""
-CLOSE = 0.05
-"""To where rounding turns, in units of the fourth place: thousands of times what last bits can move."""
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+"""Control characters but the tab."""
+LAST_BITS = 2e-5
+"""More than the order of sums can move a logit."""
 LONGEST_LINE = 1_000_000
 """Bytes of a line that are read."""
 EXPLAINED = 200
@@ -183,7 +185,8 @@ def logits(net: nn.Module, texts: Sequence[Encoded], size: int = 256, threads: i
         features, starts, lengths = collate([texts[i] for i in chosen])
         found[chosen] = net(features.to(device), starts.to(device), lengths).cpu().double().numpy()
 
-    with ThreadPoolExecutor(threads) as pool:
+    # each thread has its own setting of how many more it may start
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for done in pool.map(answer, [order[i : i + size] for i in range(0, len(order), size)]):
             assert done is None  # an error in a thread comes up here
     return found
@@ -244,10 +247,9 @@ class SpamFilter:
         """
         texts = [self.encode(tokenize(text)) for text in messages]
         found = self.calibrated(logits(self.net.float(), texts, threads=threads))
-        places = 1e4 * found
+        places, moved = 1e4 * found, 1e4 * found * (1 - found) * LAST_BITS
         with np.errstate(invalid="ignore"):  # NaN is near nothing
-            near = np.abs(places - np.floor(places) - 0.5) < CLOSE
-            near |= np.abs(places - 0.5e4) < CLOSE
+            near = (np.abs(places - np.floor(places) - 0.5) < moved) | (np.abs(places - 0.5e4) < moved)
         if near.any():
             exact = copy.deepcopy(self.net).double()
             for i in np.flatnonzero(near):
@@ -425,7 +427,7 @@ def predict(spam_filter: SpamFilter, source: str, explained: bool) -> int:
                 number += 1
                 answer = "empty" if np.isnan(probability) else "spam" if probability >= 0.5 else "ham"
                 counts[answer] += 1
-                if (length := len(tokenize(message))) > LONGEST:
+                if len(message) > LONGEST and (length := len(tokenize(message))) > LONGEST:
                     _say(f"line {number}: of {length:,} words and signs the first {LONGEST:,} were read")
                 shown = "-" if answer == "empty" else f"{probability:.4f}"
                 moved = explain(spam_filter, message) if explained and answer != "empty" else []
@@ -487,7 +489,7 @@ def _in_colours(message: str, moved: list[tuple[int, int, float]]) -> str:
 def _clean(line: bytes) -> str:
     """As text; what is no UTF-8, and control characters, which could steer a terminal, become U+FFFD."""
     text = line.decode("utf-8", errors="replace")
-    return "".join(c if c == "\t" or unicodedata.category(c) != "Cc" else "\ufffd" for c in text)
+    return CONTROL.sub("\ufffd", text)
 
 
 def _lines(source: str) -> Iterator[list[bytes]]:
