@@ -157,7 +157,7 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
 
 def _holds(place: Path, known: Known) -> bool:
     """Whether any of the four files is there: with one the others are missed, not passed over."""
-    return any(_file(place, name) for name in known.files())
+    return any(_file(place, name) is not None for name in known.files())
 
 
 def _file(place: Path, name: str) -> Path | None:
@@ -176,11 +176,12 @@ def _file(place: Path, name: str) -> Path | None:
 def _stand_in(why: str = "") -> Digits:
     """scikit-learn's digits, 8x8 with 17 levels, scaled to 20x20 in the middle of 28x28 and sharpened."""
     pictures, labels = load_digits(return_X_y=True)  # float [N,64], 0 to 16; int [N]
-    small = torch.from_numpy(pictures).float().view(-1, 1, 8, 8) / 16
+    small = torch.from_numpy(pictures).view(-1, 1, 8, 8) / 16
     # with room around it a stroke fades out at the edge, too
     large = F.interpolate(F.pad(small, (2, 2, 2, 2)), scale_factor=2.5, mode="bicubic")  # [N,1,30,30]
     sharp = (2 * large[:, 0, 1:-1, 1:-1] - 0.5).clamp(0, 1)  # MNIST's strokes have narrow grey edges
-    inked = (sharp * 255).round().byte()  # [N,28,28]
+    # float64 and no tie: every machine gets the same pictures
+    inked = (sharp * 255 + 0.500001).floor().byte()  # [N,28,28]
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     classes = torch.from_numpy(labels).long()
     note = f"Built-in: {len(labels):,} real digits of 8x8 pixels, scaled up, in place of MNIST."
