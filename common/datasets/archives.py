@@ -16,6 +16,8 @@ from common.files import Refused, save_json, whole
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("class", "<u2"), ("number", "<u4")])
 """Where a JPEG begins in the outer archive, its bytes, the place of its class in `wnids`, its number."""
 FORMAT = 1
+NOTED = {"mode", "size", "quality", "part", "classes", "pictures", "bytes"}
+"""What `.complete` has at least."""
 COMPLETE, JOURNAL, MANIFEST = ".complete", ".journal", "manifest.json"
 
 
@@ -100,8 +102,8 @@ def check_complete(folder: Path) -> dict[str, Any] | None:
     """
     try:
         about = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        if not isinstance(about, dict):
-            raise ValueError("no dictionary")
+        if not isinstance(about, dict) or not set(about) >= NOTED:
+            raise ValueError("something is missing")
         return about
     except FileNotFoundError:
         pass

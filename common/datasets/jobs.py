@@ -84,6 +84,8 @@ def labels_for(
     Raises:
         Refused: there are no labels.
     """
+    if given and not given.exists():
+        raise Refused(f"--labels {given} does not exist; name {labels.DEVKIT}.tar.gz or {labels.KAGGLE}")
     if source.kind == "val":
         opened = archive or tars.open_archive(source.path, md5=False, chunk=tars.BLOCK)
         first = tars.parse(opened.stream, 0, opened.stream.peek(tars.BLOCK)).name
@@ -142,8 +144,33 @@ class Progress:
         self.bar.update(position - self.bar.n)
 
 
+def prepare(todo: list["Job"], archive: tars.Archive | None) -> None:
+    """All that can be refused before anything is made, of every source: the second may come hours later.
+
+    Args:
+        archive: standard input, opened.
+
+    Raises:
+        Refused: labels are missing, or space.
+    """
+    need = 0.0
+    for job in todo:
+        if not job.done():
+            job.wnids = job.labels(archive)
+            need += 0 if job.begun() else job.need()
+    out = todo[0].order.out
+    if need > (free := space(out)[0]):
+        raise Refused(
+            f"{out}: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; "
+            "--mode shrink takes a sixth, --consume frees the archive, --mode index takes nothing"
+        )
+
+
 class Job:
     """One source, and the folders that it fills.
+
+    Attributes:
+        wnids: the class of each validation picture, filled by `prepare`.
 
     Raises:
         Refused: the order makes no sense for this source.
@@ -151,13 +178,16 @@ class Job:
 
     def __init__(self, source: sources.Source, order: Order) -> None:
         self.source, self.order = source, order
+        self.wnids: dict[int, str] = {}
+        if source.kind in ("inner", "tree") and (order.md5 or order.verify == "md5"):
+            raise Refused(f"an md5 is that of an archive, and {order.source} is a folder; leave it out")
         self.flat = source.kind in ("val", "imagenette")
         self.folders = [order.out / split for split in source.splits]
         is_file = source.path is not None and source.path.is_file()
         self.bytes = source.path.stat().st_size if source.path and is_file else None
         self.known = sources.KNOWN.get(source.path.name) if source.path and is_file else None
         if self.known and self.known.bytes not in (None, self.bytes):
-            if not self._begun():
+            if not self.begun():
                 say(
                     f"{source.path} has {self.bytes:,} bytes, ImageNet's own {self.known.bytes:,}: "
                     "cut short, or another archive; it is taken as it is"
@@ -167,13 +197,14 @@ class Job:
         if order.settings.consume:
             if not is_file or source.kind == "imagenette":
                 raise Refused(f"--consume frees a tar on disk; {order.source} is none")
-            if not self.expected and not self._begun():
+            if not self.expected and not self.begun():
                 raise Refused(
                     f"--consume destroys {source.path}, and nobody knows its right md5; "
                     "say by --md5 what it must be"
                 )
 
-    def _begun(self) -> bool:
+    def begun(self) -> bool:
+        """Whether there is something to go on with."""
         return any((folder / archives.JOURNAL).exists() for folder in self.folders)
 
     def done(self) -> bool:
@@ -208,7 +239,8 @@ class Job:
             need *= min(1, count / 1000)
         return need * min(1, (settings.per_class or 1300) / 1300)
 
-    def _labels(self, archive: tars.Archive | None = None) -> dict[int, str]:
+    def labels(self, archive: tars.Archive | None = None) -> dict[int, str]:
+        """The class of each validation picture, as `labels_for` has it."""
         return labels_for(self.source, self.order.labels, [self.order.out, Path.cwd()], archive)
 
     def plan(self) -> list[str]:
@@ -218,7 +250,7 @@ class Job:
             found, broken = outline(self.source.path, self.bytes)
             lines.append(f"  {len(found):,} classes in {self.bytes:,} bytes")
             lines += [f"  broken: {broken}"] if broken else []
-        self._labels()
+        self.labels()
         free, inodes = space(self.order.out)
         lines.append(f"  {settings.mode} to {' and '.join(map(str, self.folders))}")
         if settings.part():
@@ -239,13 +271,7 @@ class Job:
         Raises:
             Refused: anything that stops it; what is finished stays.
         """
-        free, resumed = space(self.order.out)[0], self._begun()
-        if not resumed and self.need() > free:
-            raise Refused(
-                f"{self.order.out}: {self.need() / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; "
-                "--mode shrink takes a sixth, --consume frees the archive, --mode index takes nothing"
-            )
-        wnids = self._labels(archive)  # before anything is made
+        resumed, wnids = self.begun(), self.wnids
         name = self.source.path.name if self.source.path else None
         md5 = self._verify_first() if self.order.settings.consume and not resumed else None
         splits: list[unpacking.Split] = []
@@ -276,7 +302,7 @@ class Job:
             about = {"archive": name, "archive_bytes": size, "md5": md5, "verified": verified}
             done = [split.complete(about) for split in splits]
         except (OSError, BrokenProcessPool) as error:
-            raise unpacking.told(error, splits) from None
+            raise unpacking.told(error, self.folders[0], splits) from None
         finally:
             for split in splits:
                 split.close()

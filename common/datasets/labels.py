@@ -58,8 +58,9 @@ def read_labels(path: Path) -> dict[int, str]:
     except KeyError as error:
         raise Refused(f"{path} holds no {error.args[0]}; name {DEVKIT}.tar.gz by --labels") from None
     except (OSError, EOFError, ValueError, struct.error, zlib.error, tarfile.TarError) as error:
+        why = " ".join(str(error).split())  # tarfile's has lines
         raise Refused(
-            f"{path} gives no labels ({error}); name {DEVKIT}.tar.gz or {KAGGLE} by --labels"
+            f"{path} gives no labels ({why}); name {DEVKIT}.tar.gz or {KAGGLE} by --labels"
         ) from None
 
 

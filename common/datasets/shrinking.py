@@ -25,6 +25,8 @@ def shrunk(data: bytes, size: int, quality: int) -> tuple[bytes, str]:
                 return data, ""
             if image.has_transparency_data:
                 return data, "transparent"
+            if image.mode.startswith(("I", "F")):  # JPEG has 8 bits, and to these Pillow only clips
+                return data, "more than 8 bits a channel"
             orientation = image.getexif().get(274, 1)  # EXIF's tag: the shrunk file is turned as the file was
             scale = size / min(image.size)
             width, height = (max(size, round(length * scale)) for length in image.size)
@@ -69,11 +71,28 @@ def write(path: str, data: bytes) -> None:
 
 def undecodable(folder: str) -> list[str]:
     """Of the pictures in a folder: path and reason."""
+    return [f"{path}: {why}" for path in sorted(Path(folder).iterdir()) if (why := _undecodable(path))]
+
+
+def undecodable_rows(tar: str, first: int, stop: int) -> list[str]:
+    """Of the pictures at some rows of an archive's index: path and reason."""
+    from common.datasets import archives  # with NumPy, which nothing else here needs
+
+    rows, about = archives.open_index(Path(tar))
     found = []
-    for path in sorted(Path(folder).iterdir()):
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except Exception as error:  # a decoder raises whatever a damaged file leads it into
-            found.append(f"{path}: cannot be decoded ({error})")
+    with open(tar, "rb") as file:  # noqa: PTH123
+        for offset, size, which, number in rows[first:stop].tolist():
+            file.seek(offset)
+            if why := _undecodable(BytesIO(file.read(size))):
+                name = archives.picture_name(about["split"], about["wnids"][which], number)
+                found.append(f"{tar}/{about['wnids'][which]}/{name}: {why}")
     return found
+
+
+def _undecodable(file: Path | BytesIO) -> str:
+    try:
+        with Image.open(file) as image:
+            image.load()
+    except Exception as error:  # a decoder raises whatever a damaged file leads it into
+        return f"cannot be decoded ({error})"
+    return ""

@@ -85,14 +85,21 @@ def find_sources(path: Path) -> list[Source]:
         return [Source("inner", path, "train")]
     for root in (path, *(path / below for below in ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC"))):
         if found := [
-            Source("tree", root / split, split) for split in ("train", "val") if (root / split).is_dir()
+            Source("tree", root / split, split) for split in ("train", "val") if _is_tree(root / split)
         ]:
             return found
     for name in names:
         _refuse_other_tasks(path / name)
     raise Refused(
-        f"{path} holds neither {TRAIN} nor {VAL}, nor archives n########.tar, nor folders train and val; "
-        "name a file or folder that does"
+        f"{path} holds neither {TRAIN} nor {VAL}, nor archives n########.tar, nor folders train and val "
+        "with ImageNet's pictures; name a file or folder that does"
+    )
+
+
+def _is_tree(folder: Path) -> bool:
+    """Whether it holds folders of classes, or pictures of the validation set."""
+    return folder.is_dir() and any(
+        CLASS.fullmatch(path.name) or VAL_PICTURE.fullmatch(path.name) for path in folder.iterdir()
     )
 
 
@@ -225,7 +232,7 @@ def classes_of_folder(folder: Path) -> Iterator[Class]:
     for path in sorted(path for path in folder.iterdir() if CLASS_TAR.fullmatch(path.name)):
         archive = open_archive(path, md5=False)
         size = path.stat().st_size
-        yield Class(path.stem, 0, size, _contents(archive.stream, path.stem, size))
+        yield Class(path.stem, 0, size, _contents(archive.stream, path.stem, archive.size))
         archive.close()
 
 
@@ -234,14 +241,16 @@ def classes_of_tree(folder: Path, labels: dict[int, str]) -> Iterator[Class]:
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and CLASS.fullmatch(path.name))
     for path in folders:
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        if not files:
+            raise Refused(f"{path} holds no pictures; remove it")
         for file in files:
-            own = _wnid_and_number(file.name, labels={})[0]
+            own = _wnid_and_number(file, labels={})[0]
             if own not in (None, path.name):
                 raise Refused(f"{file} is no picture of class {path.name}; remove it")
         yield Class(path.name, 0, len(files), ((file.name, file) for file in files))
     by_class: dict[str, list[tuple[str, Path]]] = {}
     for file in () if folders else sorted(folder.glob("*.JPEG")):
-        wnid, number = _wnid_and_number(file.name, labels)
+        wnid, number = _wnid_and_number(file, labels)
         if wnid is None:
             raise Refused(f"no label is known for {file}; name other labels by --labels")
         by_class.setdefault(wnid, []).append((picture_name("val", wnid, number), file))
@@ -249,15 +258,15 @@ def classes_of_tree(folder: Path, labels: dict[int, str]) -> Iterator[Class]:
         yield Class(wnid, 0, len(pictures), iter(pictures))
 
 
-def _wnid_and_number(name: str, labels: dict[int, str]) -> tuple[str | None, int]:
-    if match := TRAIN_PICTURE.fullmatch(name):
+def _wnid_and_number(file: Path, labels: dict[int, str]) -> tuple[str | None, int]:
+    if match := TRAIN_PICTURE.fullmatch(file.name):
         return match[1], int(match[2])
-    if match := VAL_PICTURE.fullmatch(name):
+    if match := VAL_PICTURE.fullmatch(file.name):
         return match[3] or labels.get(int(match[2])), int(match[2])
-    raise Refused(f"{name!a} is no picture of ImageNet; remove it")
+    raise Refused(f"{ascii(str(file))[1:-1]} is no picture of ImageNet; remove it")
 
 
-def _inner_pictures(stream: Stream, wnid: str, end: int) -> Iterator[tuple[int, Member]]:
+def _inner_pictures(stream: Stream, wnid: str, end: int | None) -> Iterator[tuple[int, Member]]:
     """Number and place of each picture of a class.
 
     Raises:
@@ -277,7 +286,7 @@ def _inner_pictures(stream: Stream, wnid: str, end: int) -> Iterator[tuple[int, 
         seen.add(number)
         yield number, member
     if not seen:
-        raise stream.broken(end, f"{wnid}.tar holds no pictures; fetch the archive again")
+        raise stream.broken(stream.position, f"{wnid}.tar holds no pictures; fetch the archive again")
 
 
 def _refuse_size(stream: Stream, member: Member) -> None:
@@ -285,7 +294,7 @@ def _refuse_size(stream: Stream, member: Member) -> None:
         raise stream.broken(member.start, f"{member.name} has {member.size:,} bytes, which no photo has")
 
 
-def _contents(stream: Stream, wnid: str, end: int) -> Iterator[tuple[str, bytes | Path]]:
+def _contents(stream: Stream, wnid: str, end: int | None) -> Iterator[tuple[str, bytes | Path]]:
     for _, member in _inner_pictures(stream, wnid, end):
         yield member.name, stream.take(member.size)
 

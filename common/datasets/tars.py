@@ -175,7 +175,11 @@ def open_archive(path: Path | None, *, md5: bool, chunk: int = CHUNK) -> Archive
         Refused: no such file, or it cannot be read.
     """
     name = "standard input" if path is None else str(path)
+    if path is None and (sys.stdin is None or sys.stdin.isatty()):
+        raise Refused("nothing comes from standard input; pipe an archive into it, or name one")
     try:
+        if path and path.exists() and not path.is_file():
+            raise Refused(f"{name} is no file; name an archive, or pipe one into `unzip_imagenet -`")
         file: Any = sys.stdin.buffer if path is None else path.open("rb", buffering=4096)
         compressed = file.peek(2)[:2] == b"\x1f\x8b"
     except OSError as error:

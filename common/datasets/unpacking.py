@@ -13,10 +13,11 @@ import errno
 import json
 import os
 import shutil
+import stat
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from typing import Any, BinaryIO, Literal
 from tqdm import tqdm
 
 from common.datasets.archives import COMPLETE, FORMAT, JOURNAL, MANIFEST
-from common.datasets.shrinking import shrink_batch, start_worker, undecodable, write
+from common.datasets.shrinking import shrink_batch, start_worker, undecodable, undecodable_rows, write
 from common.files import Refused
 
 PARTIAL = ".partial"
@@ -114,6 +115,8 @@ class Split:
         self._kept: list[str] = []
         self._partial = folder / PARTIAL
         self._made: set[str] = set()
+        self._copies = False  # whether it was said that pictures are copied
+        self._unsynced: list[str] = []
         self._bytes = 0
         self._waiting: deque[tuple[dict[str, Any], list[Future[list[tuple[int, str]]]]]] = deque()
         self._futures: list[Future[list[tuple[int, str]]]] = []
@@ -145,9 +148,15 @@ class Split:
         try:
             head_then, *entries = [json.loads(line) for line in lines]
             command, then = head_then["command"], head_then["source"]
+            settings_then = head_then["settings"]
+            if any(
+                {"class", "start", "size", "pictures", "bytes"} - set(one) and "until" not in one
+                for one in entries
+            ):
+                raise ValueError
         except (ValueError, KeyError, TypeError):
             raise Refused(f"{journal} is damaged; remove {self.folder} and extract again") from None
-        if head_then["settings"] != head["settings"]:
+        if settings_then != head["settings"]:
             raise Refused(f"{self.folder} was begun otherwise; finish it: {command}; or remove it")
         ours = head["source"]
         if not head["settings"]["consume"] and None not in (then["bytes"], ours["bytes"]) and then != ours:
@@ -182,6 +191,12 @@ class Split:
             self._made.add(wnid)
         self.pictures += 1
         path = f"{self._partial}{os.sep}{wnid}{os.sep}{name}"
+        if self.settings.consume and not hasattr(os, "sync"):
+            self._unsynced.append(path)
+        if isinstance(data, Path):
+            state = data.stat()
+            if not stat.S_ISREG(state.st_mode) or not state.st_size:
+                raise Refused(f"{data} is no picture, or empty; remove it")
         if self._pool:
             self._batch.append((path, data if isinstance(data, bytes) else data.read_bytes()))
             if len(self._batch) == BATCH:
@@ -190,8 +205,25 @@ class Split:
             write(path, data)
             self._bytes += len(data)
         else:
-            self._bytes += data.stat().st_size
-            _link(data, path)
+            self._bytes += state.st_size
+            self._link(data, path)
+
+    def _link(self, file: Path, path: str) -> None:
+        """Another name for the same file, which takes no space; on another disk a copy."""
+        try:
+            Path(path).unlink(missing_ok=True)
+            os.link(file.resolve() if file.is_symlink() else file, path)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not self._copies:
+                self._copies = True
+                print(
+                    f"{file} cannot have a second name in {self.folder} ({error.strerror}): pictures are "
+                    "copied, which takes space",
+                    file=sys.stderr,
+                )
+            shutil.copyfile(file, path)
 
     def _send(self) -> None:
         if self._batch:
@@ -236,16 +268,25 @@ class Split:
                         entry.setdefault("kept", []).append(why)
             self._waiting.popleft()
             self._kept += entry.get("kept", [])
+            self._sync_files()
             if "class" in entry:
                 self._made.discard(entry["class"])
                 self._name(entry["class"], entry["pictures"])
-                self.finished[entry["class"]] = entry
-            if self.settings.consume:
-                _sync(self.folder)
+            if self.settings.consume and hasattr(os, "sync"):
+                os.sync()
             self._journal.write(json.dumps(entry).encode() + b"\n")
             self._journal.flush()
             if self.settings.consume:
                 os.fsync(self._journal.fileno())
+            if "class" in entry:
+                self.finished[entry["class"]] = entry
+
+    def _sync_files(self) -> None:
+        """Where the system cannot be told to write all that waits, on Windows: the files one by one."""
+        for path in self._unsynced:
+            with open(path, "rb+") as file:  # noqa: PTH123
+                os.fsync(file.fileno())
+        self._unsynced.clear()
 
     def _name(self, wnid: str, pictures: int) -> None:
         count = len(os.listdir(self._partial / wnid))  # noqa: PTH208 - only the number of names
@@ -299,10 +340,13 @@ class Split:
         # through .partial, where a kill leaves nothing that would stay
         self._partial.mkdir(exist_ok=True)
         for name, content in ((MANIFEST, summary | manifest), (COMPLETE, summary)):
-            (self._partial / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            with (self._partial / name).open("w", encoding="utf-8") as file:
+                file.write(json.dumps(content, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             (self._partial / name).replace(self.folder / name)
-        if self.settings.consume:
-            _sync(self.folder)
+        if self.settings.consume and hasattr(os, "sync"):
+            os.sync()
         self._journal.close()
         tidy(self.folder)
         return summary
@@ -313,9 +357,9 @@ class Split:
             self._settle(everything=True)
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
-        self._journal.close()
-        if not self.flat:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            self._journal.close()
+            if not self.flat:
                 _remove(self._partial)
 
 
@@ -339,15 +383,25 @@ def check(folder: Path, *, decode: bool, workers: int) -> list[str]:
                 f"{folder / wnid}: {now[0]:,} pictures, {now[1]:,} bytes instead of {then[0]:,}, {then[1]:,}"
             )
     if decode:
-        with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
-            for found in tqdm(
-                pool.map(undecodable, (str(folder / wnid) for wnid in sorted(there))),
-                "decoding",
-                len(there),
-                unit="class",
-                disable=None,
-            ):
-                wrong += found
+        wrong += _decoded(workers, undecodable, [str(folder / wnid) for wnid in sorted(there)])
+    return wrong
+
+
+def check_rows(tar: Path, count: int, workers: int) -> list[str]:
+    """Which of the `count` pictures of an archive's index cannot be decoded, and why."""
+    firsts = range(0, count, 1000)
+    return _decoded(
+        workers, undecodable_rows, [str(tar)] * len(firsts), firsts, [first + 1000 for first in firsts]
+    )
+
+
+def _decoded(workers: int, work: Callable[..., list[str]], *arguments: Any) -> list[str]:
+    """What `work` found, in worker processes."""
+    wrong = []
+    with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
+        parts = pool.map(work, *arguments)
+        for found in tqdm(parts, "decoding", len(arguments[0]), unit="part", disable=None):
+            wrong += found
     return wrong
 
 
@@ -370,27 +424,6 @@ def _measure(folder: Path) -> tuple[int, int]:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _link(file: Path, path: str) -> None:
-    """Another name for the same file, which takes no space; on another disk a copy."""
-    try:
-        Path(path).unlink(missing_ok=True)
-        os.link(file, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        shutil.copyfile(file, path)
-
-
-def _sync(folder: Path) -> None:
-    """What was written is on the disk, not only on its way."""
-    if hasattr(os, "sync"):
-        os.sync()
-        return
-    for path in folder.rglob("*.JPEG"):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -420,7 +453,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def told(error: OSError | BrokenProcessPool, splits: list[Split]) -> Refused:
+def told(error: OSError | BrokenProcessPool, folder: Path, splits: list[Split]) -> Refused:
     """What to say where writing fails; finished classes stay."""
     done = sum(len(split.finished) for split in splits)
     stays = f"{done:,} classes are finished and stay; the same command goes on"
@@ -428,7 +461,7 @@ def told(error: OSError | BrokenProcessPool, splits: list[Split]) -> Refused:
         return Refused(
             f"a worker process was ended, perhaps for memory; {stays}, with --workers 1 if need be"
         )
-    where = error.filename or splits[0].folder
+    where = error.filename or folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Refused(f"the disk of {splits[0].folder} is full; free some space: {stays}")
+        return Refused(f"the disk of {folder} is full; free some space: {stays}")
     return Refused(f"{where}: {error.strerror}; {stays}")
