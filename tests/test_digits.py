@@ -325,7 +325,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         if self.says("rude"):
             self.wfile.write(b"220 mail ready\r\n")
         elif self.says("silent"):
-            time.sleep(0.6)
+            time.sleep(5)
         else:
             super().do_GET()
 
@@ -406,7 +406,8 @@ def harm(mirror: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
     if how == "other content":
         (mirror / f"{LABELS}.gz").write_bytes(gzip.compress(idx(made()[LABELS][::-1].copy())))
         return "has another content than expected, its md5 is"
-    monkeypatch.setattr(digits, "TIMEOUT", 0.3)
+    if how == "no answer":
+        monkeypatch.setattr(digits, "TIMEOUT", 0.3)
     mark, word = {
         "no answer": ("silent", "timed out"),
         "cut off": ("cut", "IncompleteRead"),
@@ -424,6 +425,8 @@ def test_what_one_mirror_does_not_give_another_does(
     served: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm(served / "a", how, monkeypatch)
+    if how == "no answer":
+        monkeypatch.setattr(digits, "TIMEOUT", 1.5)  # enough for the other one, on a busy machine
     found = digits.find("auto")
     assert not found.builtin and len(list(RAW.iterdir())) == 4
     names = list(made())
@@ -438,10 +441,8 @@ def test_a_download_that_fails_leaves_nothing_and_says_what_to_do(
 ) -> None:
     word = harm(served / "a", how, monkeypatch)
     harm(served / "b", how, monkeypatch)
-    started = time.monotonic()
     found = digits.find("auto")
     assert found.builtin and found.name == "scikit-learn digits" and not tree()
-    assert time.monotonic() - started < 3
     first, why = found.note.split("\n")
     assert "Built-in" in first and why.count(word) == 2
     for part in (f"no MNIST in {RAW}", datasets.MNIST.mirrors[0], f"{IMAGES}.gz", f"put them into {RAW}"):
