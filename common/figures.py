@@ -58,6 +58,9 @@ COLUMNS = {  # heading and digits of the metrics that have a usual form
     "precision": ("precision", 3),
     "recall": ("recall", 3),
     "parameters": ("parameters", 0),
+    "FID-MNIST": ("FID-MNIST", 2),
+    "rarest": ("rarest class", 3),
+    "asked": ("read as asked", 4),
 }
 DEVIATION = "_sd"
 """Ends the name of a metric's standard deviation, which is shown beside it."""
@@ -160,16 +163,22 @@ def balance(
     title: str,
     caption: str,
     references: Scores | None = None,
+    watched: dict[str, str] | None = None,
 ) -> None:
     """The whole training on one axis of steps: losses, who is winning, gradient norms, held-out scores.
 
     Args:
         history: rows of `training.Run.history`; a phase with `loss_discriminator` is an adversarial one.
-        references: by method, `psnr` and `detail_db` on the same pictures, drawn as dashed lines.
+        references: by method, scores on the same pictures, drawn as dashed lines.
+        watched: the scores to draw, a heading for each; by default those of upscaling.
     """
+    watched = watched or {
+        "psnr": "PSNR on held-out pictures, dB (higher is nearer)",
+        "detail_db": "Detail on held-out pictures, dB (0 is as sharp as real)",
+    }
     starts, ends = _starts(history)
     adversarial = {row["phase"] for row in history if "loss_discriminator" in row}
-    panels = 5
+    panels = 3 + len(watched)
     tall, apart = 250, 62
     with new_page(path, WIDTH, panels * (tall + apart) + 30, title, caption) as page:
         place = iter(range(panels))
@@ -182,7 +191,7 @@ def balance(
             for phase, start in starts.items():
                 if start:
                     axes.axvline(start, color="black", linewidth=1, linestyle=":")
-                if phase in adversarial:
+                if phase in adversarial and len(starts) > 1:
                     axes.axvspan(start, ends[phase], color="#f6f3ea", zorder=0)
             return axes
 
@@ -197,7 +206,8 @@ def balance(
                 if points:
                     axes.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker)
 
-        axes = panel("Losses (left axis: the generator's, in both phases; right axis: the discriminator's)")
+        both = ", in both phases" if len(starts) > 1 else ""
+        axes = panel(f"Losses (left axis: the generator's{both}; right axis: the discriminator's)")
         lines(axes, {"loss": ("fidelity", GREEN), "loss_generator": ("generator", BLUE)})
         if all(row.get(name, 1) > 0 for row in history for name in ("loss", "loss_generator")):
             axes.set_yscale("log")
@@ -229,18 +239,19 @@ def balance(
         )
         legend(axes)
 
-        for metric, heading in (
-            ("psnr", "PSNR on held-out pictures, dB (higher is nearer)"),
-            ("detail_db", "Detail on held-out pictures, dB (0 is as sharp as real)"),
-        ):
+        for metric, heading in watched.items():
             axes = panel(heading)
+            if metric == "distance":
+                axes.set_yscale("log")
+                few_ticks(axes.yaxis)
             lines(axes, {metric: ("this run", BLUE)}, marker="o")
             levels = {name: of[metric] for name, of in (references or {}).items() if metric in of}
             for level in levels.values():
                 axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2)
             axes.margins(y=0.12)
             _label_levels(axes, levels, metric)
-        axes.set_xlabel("step (shaded: the adversarial phase; each phase has the same width)")
+        explained = " (shaded: the adversarial phase; each phase has the same width)"
+        axes.set_xlabel("step" + (explained if len(starts) > 1 else ""))
 
 
 def few_ticks(axis: Axis) -> None:
@@ -400,17 +411,18 @@ def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[
 
 def _label_levels(axes: Axes, levels: dict[str, float], metric: str) -> None:
     """Names dashed lines at the right edge, pushed apart where they lie close."""
-    bottom, top = axes.get_ylim()
-    gap = (top - bottom) * LINE / axes.get_window_extent().height
+    axes.autoscale_view()  # matplotlib would do so later, and move the levels
+    gap = LINE / axes.get_window_extent().height
     free = -math.inf
     for name, level in sorted(levels.items(), key=lambda item: item[1]):
-        free = max(level, free + gap)
+        height = axes.transAxes.inverted().transform(axes.transData.transform((0, level)))[1]
+        free = max(height, free + gap)
         axes.annotate(
             f"{name} {_number(metric, level)}",
-            (1, level),
+            (1, height),
             (1.03, free),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords=axes.get_yaxis_transform(),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
             va="center",
             arrowprops={"arrowstyle": "-", "color": GREY},
             annotation_clip=False,

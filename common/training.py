@@ -119,6 +119,7 @@ def adversarial(
     schedule: Schedule,
     ema: float,
     clip: float = math.inf,
+    every: tuple[int, int] = (1, 1),
     evaluate: Evaluate | None = None,
     evaluations: int = 10,
 ) -> nn.Module:
@@ -132,11 +133,13 @@ def adversarial(
     scores that are centred, `real - made.mean()` and `made - real.mean()`.
 
     The other arguments and what is raised: see `supervised`. `optimizers` are the generator's and the
-    discriminator's. Each row of the history has, besides the terms of the losses: `loss_generator`,
-    `loss_discriminator`, `grad_generator`, `grad_discriminator`, and `real` and `made`, the shares (0..1)
-    of the two that the discriminator gets right. A line on screen says when one side has won.
+    discriminator's; the discriminator takes a step in each `every[0]`, the generator in each `every[1]`.
+    Each row of the history has, besides the terms of the losses: `loss_generator`, `loss_discriminator`,
+    `grad_generator`, `grad_discriminator`, and `real` and `made`, the shares (0..1) of the two that the
+    discriminator gets right. A line on screen says when one side has won.
     """
     generator_optimizer, discriminator_optimizer = optimizers
+    discriminator_every, generator_every = every
     judging = [p for p in discriminator.parameters() if p.requires_grad]
 
     def step(batch: Any, number: int, progress: float) -> tuple[Losses, Losses]:
@@ -153,7 +156,8 @@ def adversarial(
         discriminator_optimizer.zero_grad()
         total_d.backward()
         norm_d = nn.utils.clip_grad_norm_(judging, clip)
-        discriminator_optimizer.step()
+        if number % discriminator_every == 0:
+            discriminator_optimizer.step()
 
         # (2) Update G: pass for real; D only judges, its parameters gather no gradients
         for parameter in judging:
@@ -164,7 +168,8 @@ def adversarial(
         generator_optimizer.zero_grad()
         total_g.backward()
         norm_g = nn.utils.clip_grad_norm_(generator.parameters(), clip)
-        generator_optimizer.step()
+        if number % generator_every == 0:
+            generator_optimizer.step()
         for parameter in judging:
             parameter.requires_grad_(True)
 

@@ -1,0 +1,182 @@
+"""Two studies on digits that are drawn: where the balance of the two players is lost, and which of the three
+methods to write with."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import digit_figures, figures, runs, samplers
+from common.datasets.digits import Digits
+from common.evaluation import drawing, table
+from common.samplers import Sampler
+
+STEPS = {False: 900, True: 20}  # of each small GAN; True for --quick
+WRITTEN = 1_000
+"""Characters that each method writes for its score, in turn."""
+NAMES = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
+
+
+def balance(
+    config: Any, preset: Any, data: Digits, judge: drawing.Judge, train: Callable[..., Any], figs: Path
+) -> int:
+    """Trains small GANs that differ in the strength of one player only, and draws what became of each.
+
+    The discriminator is made weaker and stronger in two ways: by its width, and by how often the two take a
+    step. One more GAN is without the minibatch standard deviation.
+
+    Args:
+        preset: of the GAN in the middle; it has `critic`, `every` and `compares`.
+        train: of (config, preset) to a sampler and its run.
+
+    Returns:
+        the exit code.
+    """
+    width = preset.critic
+    changes: dict[str, list[tuple[float, str, dict[str, Any]]]] = {
+        "width": [
+            (factor, f"{round(width * factor)} channels wide", {"critic": round(width * factor)})
+            for factor in (0.25, 0.5, 1, 2, 4)
+        ],
+        "steps": [
+            (factor, f"{words} for each of the other's", {"every": every})
+            for factor, words, every in (
+                (0.25, "generator: 4 steps", (4, 1)),
+                (0.5, "generator: 2 steps", (2, 1)),
+                (2.0, "discriminator: 2 steps", (1, 2)),
+                (4.0, "discriminator: 4 steps", (1, 4)),
+            )
+        ],
+        "eye": [(1.0, "without the minibatch standard deviation", {"compares": False})],
+    }
+    if config.quick:
+        changes = {"width": changes["width"][1:3], "eye": changes["eye"]}
+    rows: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    for way, variants in changes.items():
+        for factor, name, change in variants:
+            torch.manual_seed(config.seed)
+            sampler, run = train(
+                replace(config, steps=STEPS[config.quick]),
+                replace(preset, steps=STEPS[config.quick], **change),
+            )
+            run.finish()
+            labels = torch.arange(len(data.test)) % len(data.characters)
+            made, _ = sampler.draw(labels, torch.Generator().manual_seed(config.seed))
+            last = [row for row in run.history if "real" in row][-20:]
+            right = {side: sum(row[side] for row in last) / len(last) for side in ("real", "made")}
+            score = judge.score(made, labels)
+            rows.append(
+                {"way": way, "factor": factor, "name": name, **score, **right, "pictures": made[:200]}
+            )
+            print(f"{name}: distance {score['distance']:.2f}, recall {score['recall']:.2f}")
+
+    references = drawing.baselines(judge, data.train, data.train_labels, data.test, data.test_labels)
+    digit_figures.balance(
+        figs / "GAN_mnist_balance.png",
+        rows,
+        references,
+        title="Where the balance of the two players is lost",
+        caption=f"{data.name}. Small conditional GANs of {STEPS[config.quick]:,} steps, seed {config.seed}; "
+        f"only what is said differs. {data.note.partition(chr(10))[0]}".strip(),
+        columns=len(data.characters),
+    )
+    scores = {row["name"]: {k: row[k] for k in ("distance", "recall", "rarest", "asked")} for row in rows}
+    kept = {name: {k: v for k, v in score.items() if k != "precision"} for name, score in references.items()}
+    print(table(drawing.named(scores | kept, data.name)))
+    runs.save_results(
+        figs,
+        "gan_mnist_balance",
+        config,
+        data={"name": data.name, "count": len(data.test), "builtin": data.builtin, "note": data.note},
+        metrics=drawing.named(scores, data.name),
+        baselines=drawing.named(kept, data.name),
+        seconds=time.monotonic() - begun,
+        device=runs.pick_device(config.device),
+        discriminator_right={row["name"]: {side: row[side] for side in ("real", "made")} for row in rows},
+    )
+    figures.publish(figs)
+    best, worst = (pick(rows, key=lambda row: row["distance"]) for pick in (min, max))
+    print(
+        f"Best: {best['name']}, distance {best['distance']:.2f}; worst: {worst['name']}, "
+        f"{worst['distance']:.2f}. Picture: {figs}/GAN_mnist_balance.png"
+    )
+    return 0
+
+
+def compare(
+    config: Any, data: Digits, judge: drawing.Judge, load: Callable[[str], Sampler], figs: Path
+) -> int:
+    """Writes with each of the three methods and scores what was written.
+
+    Args:
+        load: of a method to its sampler.
+
+    Returns:
+        the exit code.
+    """
+    found = {method: load(method) for method in samplers.METHODS}
+    count = len(data.characters)
+    asked = torch.arange(WRITTEN) % count
+    all_labels = torch.arange(len(data.test)) % count
+    scores: dict[str, dict[str, float]] = {}
+    by_class: dict[str, list[float]] = {}
+    strips = {}
+    begun = time.monotonic()
+    for method, sampler in found.items():
+        if sampler.characters != data.characters:
+            raise runs.Refused(
+                f"--data: the weights of --method {method} draw {sampler.characters}, not {data.name}"
+            )
+        rng = torch.Generator().manual_seed(config.seed)
+        drawing_began = time.monotonic()
+        written, _ = sampler.draw(asked, rng)
+        writing = time.monotonic() - drawing_began
+        made, _ = sampler.draw(all_labels, rng)
+        score = judge.score(made, all_labels)
+        name = NAMES[method]
+        scores[name] = {
+            "asked": judge.score(written, asked)["asked"],
+            "distance": score["distance"],
+            "recall": score["recall"],
+            "training, minutes": sampler.about["phases"]["gan"]["seconds"] / 60,
+            "writing, ms a character": 1_000 * writing / WRITTEN,
+            "parameters": float(sampler.parameters()),
+        }
+        by_class[name] = judge.distances(made, all_labels)
+        strips[name] = written[: 2 * count]
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[: len(data.test)]
+    by_class["real"] = judge.distances(data.train[order], data.train_labels[order])
+    baselines = drawing.baselines(judge, data.train, data.train_labels, data.test, data.test_labels)
+    references = {name: {k: of[k] for k in ("asked", "distance", "recall")} for name, of in baselines.items()}
+    print(table(drawing.named(scores | references, data.name, gaps=True)))
+
+    digit_figures.compare(
+        figs / "GAN_mnist_methods.png",
+        strips,
+        scores,
+        by_class,
+        data.characters,
+        title="Three ways to write a character that was asked for",
+        caption=f"{data.name}. The first {2 * count} of {WRITTEN:,} written characters, seed {config.seed}; "
+        f"distances of {len(data.test):,}. {data.note.partition(chr(10))[0]}".strip(),
+    )
+    runs.save_results(
+        figs,
+        "gan_mnist_methods",
+        config,
+        data={"name": data.name, "count": len(data.test), "builtin": data.builtin, "note": data.note},
+        metrics=drawing.named(scores, data.name),
+        baselines=drawing.named(references, data.name),
+        seconds=time.monotonic() - begun,
+        device=runs.pick_device(config.device),
+        distance_by_class=by_class,
+    )
+    figures.publish(figs)
+    best = max(scores, key=lambda name: scores[name]["asked"])
+    asked_best = scores[best]["asked"]
+    print(f"Read as asked most often: {best}, {asked_best:.2%}. Picture: {figs}/GAN_mnist_methods.png")
+    return 0

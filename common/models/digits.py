@@ -1,0 +1,194 @@
+"""Nets for characters of 28x28 pixels: those that draw them, their critic, and one that reads them.
+
+Generator and critic can be several nets side by side (`nets`), which share no weight and see none of the
+others' numbers: each layer is one grouped convolution, so ten small nets cost about as much as one large one.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIDE = 28
+
+
+class ConditionalNorm(nn.Module):
+    """Batch norm whose scale and shift belong to the class (Dumoulin et al. 2017, "A Learned Representation
+    for Artistic Style", section 2.2)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
+        self.scale = nn.Embedding(classes, channels)
+        self.shift = nn.Embedding(classes, channels)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        """`x` [N,C,h,w] and labels [N]; returns [N,C,h,w]."""
+        scale, shift = self.scale(label)[..., None, None], self.shift(label)[..., None, None]  # [N,C,1,1]
+        return torch.addcmul(shift, self.norm(x), scale)
+
+
+class Generator(nn.Module):
+    """From noise to pictures: one linear layer to 7x7, then two transposed convolutions, each doubling it
+    (after Radford et al. 2016, DCGAN, at MNIST's own size).
+
+    Args:
+        latent: numbers of noise for each picture.
+        channels: at 14x14; twice as many at 7x7.
+        classes: that the net is told; 0 for a net that is told nothing.
+        nets: side by side.
+    """
+
+    def __init__(self, latent: int, channels: int, classes: int = 0, nets: int = 1) -> None:
+        super().__init__()
+        self.latent, self.nets, self.classes = latent, nets, classes
+        c = channels
+        self.first = nn.Parameter(0.05 * torch.randn(nets, latent, 49 * 2 * c))
+        # what belongs to the class from the start; by scales and shifts alone it is learned far slower
+        self.template = nn.Embedding(classes, 49 * 2 * c) if classes else None
+        self.up = nn.ConvTranspose2d(nets * 2 * c, nets * c, 4, stride=2, padding=1, groups=nets, bias=False)
+        self.last = nn.ConvTranspose2d(nets * c, nets, 4, stride=2, padding=1, groups=nets)
+        self.norms = nn.ModuleList(
+            ConditionalNorm(nets * width, classes) if classes else nn.BatchNorm2d(nets * width, momentum=0.02)
+            for width in (2 * c, c)
+        )
+        for layer in (self.up, self.last):
+            nn.init.normal_(layer.weight, std=0.05)
+        if self.template:
+            nn.init.normal_(self.template.weight, std=0.2)
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Noise [N,nets,latent], normal, and labels [N] for a net with classes; returns [N,nets,28,28] in
+        0..1, 1 for ink."""
+        x = torch.bmm(noise.transpose(0, 1), self.first)  # [nets,N,49*2c]
+        if self.template and label is not None:
+            x = x + self.template(label)
+        x = x.unflatten(2, (7, 7, -1)).permute(1, 2, 3, 0, 4).flatten(3)  # [N,7,7,nets*2c]
+        x = x.permute(0, 3, 1, 2)  # [N,nets*2c,7,7], in memory with the channels last: faster
+        x = F.leaky_relu(self._norm(0, x, label), 0.2)
+        x = F.leaky_relu(self._norm(1, self.up(x), label), 0.2)  # [N,nets*c,14,14]
+        return torch.sigmoid(self.last(x).float())  # [N,nets,28,28]
+
+    def _norm(self, number: int, x: Tensor, label: Tensor | None) -> Tensor:
+        return self.norms[number](x, label) if self.classes else self.norms[number](x)
+
+
+class Discriminator(nn.Module):
+    """The critic: three convolutions, with the minibatch standard deviation before the last.
+
+    That statistic says how much pictures that are judged together differ: one who draws the same picture
+    again and again is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3). It is taken
+    over groups of `GROUP` pictures.
+
+    Args:
+        channels: at 14x14; twice as many at 7x7.
+        classes, nets: see `Generator`.
+        compares: whether it has the minibatch standard deviation.
+    """
+
+    GROUP = 4
+
+    def __init__(self, channels: int, classes: int = 0, nets: int = 1, compares: bool = True) -> None:
+        super().__init__()
+        self.nets, self.compares = nets, compares
+        c = channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets),  # [N,nets*c,14,14]
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(nets * c, nets * 2 * c, 4, stride=2, padding=1, groups=nets),  # [N,nets*2c,7,7]
+            nn.LeakyReLU(0.2),
+        )
+        self.last = nn.Conv2d(nets * (2 * c + 1), nets * 2 * c, 3, padding=1, groups=nets)
+        self.real = nn.Conv2d(nets * 2 * c, nets, 7, groups=nets)  # [N,nets,1,1]
+        self.match = nn.Linear(2 * c * 49, classes, bias=False) if classes else None  # [N,classes]
+        if self.match:
+            nn.init.normal_(self.match.weight, std=0.01)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pictures [N,nets,28,28] in 0..1, N a multiple of `GROUP`.
+
+        Returns:
+            how real each is, [N,nets]; and, with classes, what to add to that if it was to be of this class,
+            [N,classes] (projection: Miyato, Koyama 2018, "cGANs with Projection Discriminator", section 3).
+        """
+        pictures = (2 * pictures - 1).contiguous(memory_format=torch.channels_last)
+        x = self.layers(pictures)  # [N,nets*2c,7,7]
+        x = x.reshape(len(x), self.nets, -1, 7, 7)  # [N,nets,2c,7,7]
+        x = torch.cat([x, self._deviation(x)], dim=2).flatten(1, 2)  # [N,nets*(2c+1),7,7]
+        x = F.leaky_relu(self.last(x), 0.2)  # [N,nets*2c,7,7]
+        with torch.autocast(x.device.type, enabled=False):  # scores of 8 bits would hardly differ
+            x = x.float()
+            return self.real(x).flatten(1), self.match(x.flatten(1)) if self.match else None
+
+    def _deviation(self, x: Tensor) -> Tensor:
+        """Minibatch standard deviation of `x` [N,nets,2c,7,7]; returns [N,nets,1,7,7]."""
+        if not self.compares:
+            return x.new_zeros(len(x), self.nets, 1, 7, 7)
+        groups = x.float().unflatten(0, (self.GROUP, -1))  # [GROUP,N/GROUP,nets,2c,7,7]
+        apart = groups - groups.mean(0)  # torch's own var takes four times as long across the batch
+        deviation = (apart.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/GROUP,nets]
+        return deviation.repeat(self.GROUP, 1)[..., None, None, None].expand(-1, -1, 1, 7, 7)
+
+
+class Reader(nn.Module):
+    """Which character is it? Four convolutions; the judge, and the one who picks, are of this kind.
+
+    Args:
+        channels: of the first two convolutions; twice as many in the others.
+        features: numbers before the last layer.
+        classes: characters to tell apart.
+    """
+
+    def __init__(self, channels: int, features: int, classes: int) -> None:
+        super().__init__()
+        self.channels = c = channels
+        self.classes = classes
+        self.num_features = features  # the name that torchmetrics asks for
+
+        def block(before: int, after: int) -> list[nn.Module]:
+            return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+
+        self.body = nn.Sequential(
+            *block(1, c),  # [N,c,28,28]
+            *block(c, c),
+            nn.MaxPool2d(2),  # [N,c,14,14]
+            *block(c, 2 * c),
+            *block(2 * c, 2 * c),
+            nn.MaxPool2d(2),  # [N,2c,7,7]
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(2 * c * 49, features),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, classes))
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Pictures [N,1,28,28] in 0..1; returns [N,features], at least 0."""
+        return self.body(2 * pictures - 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pictures [N,1,28,28] in 0..1; returns logits [N,classes]."""
+        return self.head(self.features(pictures))
+
+    @torch.no_grad()
+    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Of uint8 [N,28,28], 255 for ink: features [N,features] and logits [N,classes], on the CPU."""
+        device = next(self.parameters()).device
+        self.eval()
+        features = torch.cat(
+            [self.features(part[:, None].to(device).float() / 255) for part in pictures.split(500)]
+        )  # [N,features]
+        return features.cpu(), self.head(features).cpu()
+
+    @torch.no_grad()
+    def normalise(self, pictures: Tensor) -> None:
+        """Scales the features of `pictures`, uint8 [N,28,28], to a mean variance of 1; no answer changes.
+
+        So distances by readers of different training have about the same size.
+        """
+        size = self.read(pictures)[0].var(0).mean().sqrt().item()
+        into, out = self.body[-2], self.head[-1]
+        assert isinstance(into, nn.Linear) and isinstance(out, nn.Linear)
+        for weight, factor in ((into.weight, 1 / size), (into.bias, 1 / size), (out.weight, size)):
+            weight.mul_(factor)  # between the two layers is a ReLU, which lets factors pass
