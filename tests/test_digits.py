@@ -58,7 +58,7 @@ def put(place: Path, files: dict[str, np.ndarray], pack: Callable[[str], bool] =
     place.mkdir(parents=True, exist_ok=True)
     for name, array in files.items():
         if pack(name):
-            (place / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+            (place / f"{name}.gz").write_bytes(gzip.compress(idx(array), mtime=0))
         else:
             (place / name).write_bytes(idx(array))
 
@@ -351,7 +351,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         for name, array in made(digits.BALANCED).items():
-            file.writestr(f"gzip/{name}.gz", gzip.compress(idx(array)))
+            file.writestr(f"gzip/{name}.gz", gzip.compress(idx(array), mtime=0))
         file.writestr("gzip/emnist-mnist-mapping.txt", "0 48\n")
     (folder / "gzip.zip").write_bytes(archive.getvalue())
     handler = functools.partial(QuietHandler, directory=str(folder))
