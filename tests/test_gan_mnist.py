@@ -1,0 +1,335 @@
+"""The GAN of digits through its own `main`, on small real digits: it learns, goes on, draws, refuses."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import gan_mnist
+from common import runs, samplers
+from common.datasets import digits
+from common.models.digits import Discriminator, Generator, Reader
+from common.samplers import Sampler
+from gan_mnist import Config, main
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """One quick run of the whole experiment on the built-in digits; the judge is trained on the way."""
+    place = tmp_path_factory.mktemp("digits")
+    config = Config(data="builtin", figs=place / "figs", runs=place / "runs", quick=True, device="cpu")
+    assert main(config) == 0
+    return config
+
+
+@pytest.fixture(scope="session")
+def weights(trained: Config) -> str:
+    return str(trained.runs / "gan_mnist-quick" / "weights.safetensors")
+
+
+def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
+    found = json.loads((trained.figs / "gan_mnist.json").read_text())
+    (name,) = {metric for metric in found["metrics"]["GAN"] if metric.startswith("FID-")}
+    gan, known = found["metrics"]["GAN"], found["baselines"]
+    assert gan[name] < known["noise"][name] / 4
+    assert gan["asked"] > 0.6 > known["noise"]["asked"]
+    assert gan["recall"] > 0.1 > known["noise"]["recall"]
+    assert known["real"][name] < known["real, blurred"][name] < known["noise"][name]
+    assert found["data"]["builtin"] and found["judge_accuracy"] > 0.93
+    for figure in ("", "_styles", "_neighbours", "_training"):
+        with Image.open(trained.figs / f"GAN_mnist{figure}.png") as picture:
+            assert picture.width > 600
+            assert "scikit-learn" in picture.text["Description"]  # type: ignore[attr-defined]
+    film = trained.figs / "GAN_mnist_training.gif"
+    with Image.open(film) as picture:
+        assert picture.n_frames == 5 and film.stat().st_size < 3e6
+    assert "GAN_mnist.png" in (trained.figs / "index.html").read_text()
+
+
+def test_a_model_that_learned_nothing_is_called_so(
+    trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    judge = trained.runs / "gan_mnist-judge" / "judge.safetensors"
+    (tmp_path / "gan_mnist-judge").mkdir()
+    (tmp_path / "gan_mnist-judge" / "judge.safetensors").write_bytes(judge.read_bytes())
+    assert main(replace(trained, steps=1, runs=tmp_path, figs=tmp_path / "figs")) == 0
+    printed = capsys.readouterr().out
+    assert "it has learned nothing" in printed
+    assert "Built-in" in printed or "built-in" in printed
+
+
+@pytest.mark.parametrize("method", ["conditional", "1"])
+def test_a_stopped_run_goes_on_exactly(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
+) -> None:
+    data, judge = digits.find("builtin"), Reader(2, 4, 10)
+    preset = replace(gan_mnist.PRESETS["quick"], channels=4, critic=4, batch=8)
+
+    def weights(name: str, resume: bool = False) -> dict[str, Tensor]:
+        config = replace(trained, steps=8, method=method, runs=tmp_path / name, resume=resume)
+        return gan_mnist.train(config, preset, data, judge, CPU)[0].generator.state_dict()
+
+    one = weights("whole")
+    real_batches = gan_mnist.batches
+
+    def interrupted(*words: Any) -> Any:
+        def until(first: int) -> Iterator[Any]:
+            for step, batch in enumerate(real_batches(*words)(first), first):
+                if step == 5:
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+        return until
+
+    monkeypatch.setattr(gan_mnist, "batches", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        weights("stopped")
+    assert stop.value.code == 130
+    monkeypatch.undo()
+    other = weights("stopped", resume=True)
+    assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+# ------------------------------------------------------------------------------------ drawing and writing
+
+
+def test_sample_writes_images_and_labels(weights: str, tmp_path: Path) -> None:
+    def sample(name: str, seed: int) -> dict[str, np.ndarray]:
+        config = Config(sample=25, output=tmp_path / name, weights=weights, seed=seed, device="cpu")
+        assert main(config) == 0
+        with np.load(tmp_path / name) as file:
+            return dict(file)
+
+    one, again, other = sample("1.npz", 0), sample("2.npz", 0), sample("3.npz", 1)
+    assert one["images"].shape == (25, 28, 28) and one["images"].dtype == np.uint8
+    assert one["labels"].tolist() == [k % 10 for k in range(25)]
+    assert np.array_equal(one["images"], again["images"])
+    assert not np.array_equal(one["images"], other["images"])
+    assert np.median(one["images"]) < 30 < one["images"].max()  # white on black
+    main(Config(sample=25, output=tmp_path / "page.png", weights=weights, device="cpu"))
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.size == (280, 84)
+        assert np.array_equal(np.array(page)[:28, 28:56], one["images"][1])
+
+
+def test_writing_keeps_one_style_in_a_word(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: dict[str, Tensor] = {}
+    compose = gan_mnist.handwriting.compose
+
+    def watched(text: str, draw: Callable[[str], Tensor], **colours: str) -> Image.Image:
+        return compose(text, lambda word: words.setdefault(word, draw(word)), **colours)
+
+    monkeypatch.setattr(gan_mnist.handwriting, "compose", watched)
+    output = tmp_path / "note.png"
+    main(Config(write="117 1", output=output, weights=weights, ink="navy", device="cpu"))
+    assert list(words) == ["117", "1"]
+    assert torch.equal(words["117"][0], words["117"][1])
+    assert not torch.equal(words["117"][0], words["1"][0])
+    with Image.open(output) as page:
+        assert page.mode == "RGBA" and page.getpixel((0, 0))[3] == 0
+        assert page.getchannel("A").getextrema() == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"write": "2x"}, "0123456789"),
+        ({"write": "12", "ink": "blurple"}, "--ink"),
+        ({"write": "12", "paper": "nowhere"}, "--paper"),
+        ({"write": "12", "output": Path("note.jpg")}, "--output"),
+        ({"write": "12", "output": None}, "--output"),
+        ({"sample": 0}, "--sample 0"),
+        ({"sample": 5, "write": "1"}, "--sample and --write"),
+        ({"sample": 5, "ink": "red"}, "--ink"),
+        ({"sample": 5, "steps": 3}, "--steps"),
+        ({"sample": 5, "weights": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"sample": 5, "method": "2"}, "--method 2"),
+        ({"steps": 3, "minutes": 1.0}, "--steps and --minutes"),
+        ({"minutes": float("nan")}, "--minutes"),
+        ({"steps": 0}, "--steps 0"),
+        ({"unconditional": True, "method": "1"}, "--unconditional"),
+        ({"weights": "shipped"}, "--weights"),
+        ({"balance": True, "method": "2"}, "--method"),
+    ],
+)
+def test_bad_flags_are_one_line_and_nothing_is_written(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draws = "sample" in given or "write" in given
+    usual = {"output": Path("out.png"), "weights": weights} if draws else {}
+    with pytest.raises(runs.Refused) as refusal:
+        main(Config(device="cpu", **(usual | given)))  # type: ignore[arg-type]
+    assert said in str(refusal.value) and "\n" not in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_exists_is_kept(weights: str, tmp_path: Path) -> None:
+    (tmp_path / "out.png").write_text("mine")
+    config = Config(sample=5, output=tmp_path / "out.png", weights=weights, device="cpu")
+    with pytest.raises(runs.Refused, match="--overwrite"):
+        main(config)
+    assert (tmp_path / "out.png").read_text() == "mine"
+    main(replace(config, overwrite=True))
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -------------------------------------------------------------------------------------- the three methods
+
+
+def test_side_by_side_nets_share_nothing() -> None:
+    """Neither in what they draw nor in what they learn: ten GANs, not one."""
+    torch.manual_seed(0)
+    generator, discriminator = Generator(8, 4, nets=3), Discriminator(4, nets=3)
+    noise = torch.randn(8, 3, 8)
+    other = noise.clone()
+    other[:, 1] = torch.randn(8, 8)
+    one, two = generator(noise), generator(other)
+    same = [torch.allclose(one[:, k], two[:, k], atol=1e-6) for k in range(3)]
+    assert same == [True, False, True]
+    scores = [discriminator(pictures)[0] for pictures in (one, two)]
+    assert torch.allclose(scores[0][:, 0], scores[1][:, 0], atol=1e-5)
+    assert not torch.allclose(scores[0][:, 1], scores[1][:, 1], atol=1e-5)
+    discriminator(generator(noise))[0][:, 2].sum().backward()
+    slopes = [of.abs().sum() > 0 for of in generator.first.grad]  # type: ignore[union-attr]
+    assert slopes == [False, False, True]
+
+
+def test_method_1_draws_each_character_by_its_own_net() -> None:
+    sampler = Sampler("1", Level(), "0123456789")  # type: ignore[arg-type]
+    labels = torch.tensor([3, 3, 0, 9, 3])
+    made, cost = sampler.draw(labels, torch.Generator().manual_seed(0))
+    assert made.shape == (5, 28, 28)
+    assert (made.float().mean((1, 2)) / 25.5).round().long().tolist() == labels.tolist()
+    assert cost == {"0": 1.0, "3": 1.0, "9": 1.0}
+
+
+class Level(nn.Module):
+    """Draws in place of ten nets: net k a grey of k tenths."""
+
+    latent, nets = 2, 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.none = nn.Parameter(torch.zeros(1))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return (torch.arange(10) / 10)[None, :, None, None].expand(len(noise), -1, 28, 28)
+
+
+class Grey(nn.Module):
+    """Draws in place of one net: a grey that hangs on the noise."""
+
+    latent, nets = 1, 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.none = nn.Parameter(torch.zeros(1))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        return torch.special.ndtr(noise)[..., None].expand(-1, -1, 28, 28)  # even in 0..1
+
+
+class ReadsGrey(nn.Module):
+    """Dark is 0, bright is 1, and of the middle it is not sure; nothing is a 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.none = nn.Parameter(torch.zeros(1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        level = pictures.mean((1, 2, 3))
+        logits = torch.stack([40 * (0.25 - level), 40 * (level - 0.75), torch.full_like(level, -99.0)], 1)
+        return logits + torch.where((level - 0.5).abs() < 0.25, 0.0, 10.0)[:, None] * torch.sign(logits)
+
+
+def test_method_2_takes_only_what_its_picker_is_sure_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Sampler("2", Grey(), "012", ReadsGrey())  # type: ignore[arg-type]
+    labels = torch.tensor([0, 1] * 20)
+    made, cost = sampler.draw(labels, torch.Generator().manual_seed(0))
+    level = made.float().mean((1, 2)) / 255
+    assert (level[labels == 0] < 0.3).all() and (level[labels == 1] > 0.7).all()
+    assert 3 < cost["0"] < 5 and 3 < cost["1"] < 5  # a quarter of all samples are surely one of them
+    assert len(made.flatten(1).unique(dim=0)) > 20  # not the same picture again and again
+    monkeypatch.setattr(samplers, "MOST", 1_000)
+    with pytest.raises(runs.Refused, match="no more of 2"):
+        sampler.draw(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", samplers.METHODS)
+def test_weights_of_each_method_are_kept_and_read(method: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1)
+    picker = Reader(2, 8, 10) if method == "2" else None
+    kept = Sampler(method, generator.eval(), "0123456789", picker, {"data": "none"})
+    samplers.save(tmp_path / "w.safetensors", [kept])
+    read = samplers.load(tmp_path / "w.safetensors", method, CPU)
+    noise = torch.randn(5, 4)
+    assert torch.equal(kept.along(noise, 3), read.along(noise, 3))
+    assert read.parameters() == kept.parameters() and read.about["data"] == "none"
+    other = next(name for name in samplers.METHODS if name != method)
+    with pytest.raises(runs.Refused, match=f"--method {other}"):
+        samplers.load(tmp_path / "w.safetensors", other, CPU)
+
+
+# ------------------------------------------------------------------------------------------ the lesson
+
+
+def test_a_critic_that_compares_finds_out_who_repeats() -> None:
+    torch.manual_seed(0)
+    one = torch.rand(1, 1, 28, 28)
+    same, varied = one.expand(8, -1, -1, -1), torch.rand(8, 1, 28, 28)
+    for compares in (True, False):
+        critic = Discriminator(8, compares=compares)
+        alone = critic(one.expand(4, -1, -1, -1))[0][0]
+        beside = critic(torch.cat([one, varied[1:]]))[0][0]
+        assert torch.allclose(alone, beside, atol=1e-6) == (not compares)
+        assert torch.allclose(critic(same)[0], alone.expand(8, 1), atol=1e-6)
+
+
+def test_losses_are_as_published() -> None:
+    assert gan_mnist.relativistic_loss(torch.tensor([3.0]), torch.tensor([1.0])).item() == pytest.approx(
+        np.log1p(np.exp(-2.0))
+    )
+
+    class Sum(nn.Module):
+        def forward(self, pictures: Tensor) -> tuple[Tensor, None]:
+            return 3 * pictures.sum((2, 3)), None
+
+    penalty = gan_mnist.gradient_penalty(Sum(), torch.rand(4, 1, 28, 28), None)
+    assert penalty.item() == pytest.approx(9 * 784 / 2)
+
+
+@pytest.mark.parametrize("method", samplers.METHODS)
+def test_batches_begin_anywhere_and_labels_fit(method: str) -> None:
+    data = digits.find("builtin")
+    start = gan_mnist.batches(data, method, gan_mnist.PRESETS["quick"], seed=3)
+    stream = start(0)
+    for _ in range(60):  # past the end of an epoch
+        next(stream)
+    for step in range(60, 62):
+        (given, real), (given_too, real_too) = next(stream), next(start(step))
+        assert torch.equal(real, real_too) and all(map(torch.equal, given, given_too))
+        assert real.min() >= 0 and real.max() == 1
+    of_picture = {
+        picture.numpy().tobytes(): label.item()
+        for picture, label in zip(data.train, data.train_labels, strict=True)
+    }
+    shown = (255 * real).round().to(torch.uint8)
+    read = [[of_picture[picture.numpy().tobytes()] for picture in row] for row in shown]
+    if method == "conditional":
+        assert [row[0] for row in read] == given[1].tolist()
+    if method == "1":
+        assert all(row == list(range(10)) for row in read)
