@@ -110,7 +110,7 @@ def balance(
 def compare(
     config: Any, data: Digits, judge: drawing.Judge, load: Callable[[str], Sampler], figs: Path
 ) -> int:
-    """Writes with each of the three methods and scores what was written.
+    """Writes with each of the three methods, scores what was written, and keeps the three in one file.
 
     Args:
         load: of a method to its sampler.
@@ -176,6 +176,11 @@ def compare(
         distance_by_class=by_class,
     )
     figures.publish(figs)
+    for sampler, of in zip(found.values(), scores.values(), strict=True):
+        sampler.about["written"] = of
+    together = config.runs / "gan_mnist-all" / "digits.safetensors"
+    samplers.save(together, found.values(), half=True)
+    print(f"All three: {together}, {together.stat().st_size / 1e6:.1f} MB")
     best = max(scores, key=lambda name: scores[name]["asked"])
     asked_best = scores[best]["asked"]
     print(f"Read as asked most often: {best}, {asked_best:.2%}. Picture: {figs}/GAN_mnist_methods.png")
