@@ -38,16 +38,16 @@ def balance(
     width = preset.critic
     changes: dict[str, list[tuple[float, str, dict[str, Any]]]] = {
         "width": [
-            (factor, f"{round(width * factor)} channels wide", {"critic": round(width * factor)})
+            (factor, f"discriminator of {round(width * factor)} channels", {"critic": round(width * factor)})
             for factor in (0.25, 0.5, 1, 2, 4)
         ],
         "steps": [
-            (factor, f"{words} for each of the other's", {"every": every})
+            (factor, f"{words} to one of the other", {"every": every})
             for factor, words, every in (
-                (0.25, "generator: 4 steps", (4, 1)),
-                (0.5, "generator: 2 steps", (2, 1)),
-                (2.0, "discriminator: 2 steps", (1, 2)),
-                (4.0, "discriminator: 4 steps", (1, 4)),
+                (0.25, "4 steps of the generator", (4, 1)),
+                (0.5, "2 steps of the generator", (2, 1)),
+                (2.0, "2 steps of the discriminator", (1, 2)),
+                (4.0, "4 steps of the discriminator", (1, 4)),
             )
         ],
         "eye": [(1.0, "without the minibatch standard deviation", {"compares": False})],
@@ -56,13 +56,10 @@ def balance(
         changes = {"width": changes["width"][1:3], "eye": changes["eye"]}
     rows: list[dict[str, Any]] = []
     begun = time.monotonic()
+    apart = replace(config, steps=STEPS[config.quick], runs=config.runs / "gan_mnist-balance")
     for way, variants in changes.items():
         for factor, name, change in variants:
-            torch.manual_seed(config.seed)
-            sampler, run = train(
-                replace(config, steps=STEPS[config.quick]),
-                replace(preset, steps=STEPS[config.quick], **change),
-            )
+            sampler, run = train(apart, replace(preset, steps=apart.steps, **change))
             run.finish()
             labels = torch.arange(len(data.test)) % len(data.characters)
             made, _ = sampler.draw(labels, torch.Generator().manual_seed(config.seed))
