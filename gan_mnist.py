@@ -19,7 +19,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import digit_figures, digit_studies, figures, handwriting, runs, samplers, training
+from common import digit_figures, digit_studies, digit_uses, figures, runs, samplers, training
 from common.datasets import digits
 from common.evaluation import drawing, table
 from common.models.digits import Discriminator, Generator, Reader
@@ -296,7 +295,7 @@ def train(
 ) -> tuple[Sampler, training.Run, digit_figures.Film]:
     """Trains what --method names; returns the sampler, the run, and what was drawn on the way."""
     asked = {name: getattr(config, name) for name in ("method", "seed", "minutes", "steps", "precision")}
-    place = folder(config, config.method)
+    place = digit_uses.folder(config, config.method)
     run = training.Run(
         place,
         settings={"data": data.name, "digits": data.fingerprint()[:16]} | asdict(preset) | asked,
@@ -376,106 +375,16 @@ def set_aside(data: digits.Digits) -> tuple[digits.Digits, digits.Digits]:
     return learn, replace(data, train=data.train[-kept:], train_labels=data.train_labels[-kept:])
 
 
-def refuse_bad_flags(config: Config) -> None:
-    """Before any work is done: budgets that are none, and flags that would be ignored."""
-    modes = [
-        name
-        for name in ("sample", "write", "evaluate", "balance", "compare")
-        if getattr(config, name) not in (None, False)
-    ]
-    if len(modes) > 1:
-        raise runs.Refused(f"--{modes[0]} and --{modes[1]} are two things to do; give one of them")
-    mode = f"--{modes[0]}" if modes else "training"
-    budget, output, colours = ("steps", "minutes"), ("output", "overwrite"), ("ink", "paper")
-    training_flags = ("resume", *budget, "preset", "precision")
-    idle = {
-        "--sample": (*training_flags, *colours, "quick", "data", "judge", "figs"),
-        "--write": (*training_flags, "quick", "data", "judge", "figs"),
-        "--evaluate": (*training_flags, *output, *colours, "quick"),
-        "--balance": (*training_flags, *output, *colours, "method", "unconditional", "weights"),
-        "--compare": (*training_flags, *output, *colours, "method", "unconditional", "quick"),
-        "training": (*output, *colours, "weights"),
-    }
-    for name in idle[mode]:
-        if getattr(config, name) != getattr(Config, name):
-            raise runs.Refused(f"--{name} means nothing with {mode}; leave it out")
-    if config.unconditional and config.method == "1":
-        raise runs.Refused("--unconditional is --method 2; give one of them")
-    if config.steps is not None and config.minutes is not None:
-        raise runs.Refused("--steps and --minutes are two budgets for one run; give one of them")
-    if config.steps is not None and config.steps < 1:
-        raise runs.Refused(f"--steps {config.steps}: give a whole number above 0")
-    if config.minutes is not None and not 0 < config.minutes < math.inf:
-        raise runs.Refused(f"--minutes {config.minutes}: give a time above 0")
-
-
-def folder(config: Config, method: str) -> Path:
-    """Of a method's run; quick ones are kept apart, so that they never stand in for a real one."""
-    name = "gan_mnist" if method == "conditional" else f"gan_mnist-{method}"
-    return config.runs / (f"{name}-quick" if config.quick else name)
-
-
-def load(config: Config, method: str, device: torch.device) -> Sampler:
-    """What --weights names."""
-    newest = folder(config, method) / "weights.safetensors"
-    usual = {"shipped": SHIPPED, "auto": newest if newest.exists() else SHIPPED}
-    path = usual.get(config.weights, Path(config.weights))
-    sampler = samplers.load(path, method, device)
-    print(f"Weights: {path}, trained on {sampler.about['data']}")
-    return sampler
-
-
-def use(config: Config, device: torch.device) -> int:
-    """Draws digits, or writes a text, into --output; returns the exit code."""
-    formats = (".png",) if config.write is not None else (".npz", ".png")
-    if config.output is None or config.output.suffix.lower() not in formats:
-        raise runs.Refused(f"--output: name a file that ends in {' or '.join(formats)}")
-    if config.output.exists() and not config.overwrite:
-        raise runs.Refused(f"--output: {config.output} exists; name another file, or add --overwrite")
-    if config.sample is not None and config.sample < 1:
-        raise runs.Refused(f"--sample {config.sample}: give a whole number above 0")
-    for name in ("ink", "paper"):
-        handwriting.colour(f"--{name}", getattr(config, name))
-    sampler = load(config, config.method, device)
-    rng = torch.Generator().manual_seed(config.seed)
-    if config.write is None:
-        assert config.sample is not None
-        labels = torch.arange(config.sample) % len(sampler.characters)
-        made, cost = sampler.draw(labels, rng)
-        digit_figures.keep(config.output, made, labels, columns=len(sampler.characters))
-    else:
-        handwriting.check_text(config.write, sampler.characters)
-        cost = {}
-
-        def draw(word: str) -> Tensor:
-            """One word in one style."""
-            labels = torch.tensor([sampler.characters.index(character) for character in word])
-            pictures, used = sampler.draw(
-                labels, rng, style=torch.randn(sampler.generator.latent, generator=rng)
-            )
-            cost.update({of: max(used[of], cost.get(of, 0.0)) for of in used})
-            return pictures
-
-        page = handwriting.compose(config.write, draw, ink=config.ink, paper=config.paper)
-        with runs.whole(config.output) as beside:
-            page.save(beside)
-    if config.method == "2":
-        each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
-        print(f"Samples that one character cost: {each}")
-    print(f"Drawn: {config.output}")
-    return 0
-
-
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
     runs.seed_everything(config.seed)
     device = runs.pick_device(config.device)
-    refuse_bad_flags(config)
+    digit_uses.refuse_bad_flags(config)
     if config.unconditional:
         config = replace(config, method="2")
     if config.sample is not None or config.write is not None:
-        return use(config, device)
+        return digit_uses.use(config, SHIPPED, device)
     figs = config.figs
     if figs == Config.figs and (config.quick or config.evaluate):  # keep those of the last real run
         figs = figs / ("quick" if config.quick else "evaluate")
@@ -499,15 +408,20 @@ def main(config: Config) -> int:
             return train(config, preset, data, reader, device)[:2]
 
         return digit_studies.balance(config, preset, data, judge, player, figs)
+
+    def load(method: str) -> Sampler:
+        return digit_uses.load(config, SHIPPED, method, device)
+
     if config.compare:
-        return digit_studies.compare(config, data, judge, partial(load, config), figs)
+        return digit_studies.compare(config, data, judge, load, figs)
 
     # Train, or take what was trained
     if config.evaluate:
-        sampler, history = load(config, config.method, device), []
+        sampler, history = load(config.method), []
     else:
         sampler, run, film = train(config, preset, data, reader, device)
         history = run.history
+        samplers.save(digit_uses.folder(config, config.method) / "weights.safetensors", [sampler])
         # a resumed run counts from its first start on
         begun = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())
 
@@ -531,7 +445,7 @@ def main(config: Config) -> int:
         print("Samples that one character cost: " + ", ".join(f"{of} {n:.0f}" for of, n in cost.items()))
     if not config.evaluate:
         sampler.about |= {"scores": scores, "test accuracy of the judge": judge.accuracy}
-        samplers.save(folder(config, config.method) / "weights.safetensors", [sampler])
+        samplers.save(digit_uses.folder(config, config.method) / "weights.safetensors", [sampler])
         run.finish()
 
     # Figures

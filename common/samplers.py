@@ -18,7 +18,7 @@ BATCH = 500
 SURE = 0.99
 """How probable a picture must be for Method 2's picker, to be taken."""
 MOST = 20_000
-"""Samples that Method 2 draws at most for one word or batch."""
+"""Samples that Method 2 draws in vain before it gives up."""
 SAME_STYLE = 0.6
 """How near Method 2's noise lies to that of a word's style; at 1 only one picture would come of it."""
 
@@ -56,7 +56,7 @@ class Sampler:
             pictures, uint8 [N,28,28], 255 for ink; and by character how many samples one cost.
 
         Raises:
-            Refused: Method 2 has drawn `MOST` samples, and a character is still missing.
+            Refused: Method 2 has drawn `MOST` samples in vain, and a character is still missing.
         """
         if self.method == "2":
             return self._pick(labels, rng, style)
@@ -112,25 +112,26 @@ class Sampler:
         device = next(self.picker.parameters()).device
         waiting = {k: (labels == k).nonzero()[:, 0].tolist() for k in labels.unique().tolist()}
         found = torch.zeros(len(labels), 28, 28, dtype=torch.uint8)
-        taken, drawn = torch.zeros(len(self.characters)), 0
+        taken, drawn, vain = torch.zeros(len(self.characters)), 0, 0
         while any(waiting.values()):
-            if drawn >= MOST:
+            if vain >= MOST:
                 missing = ", ".join(self.characters[k] for k, places in waiting.items() if places)
                 raise runs.Refused(
-                    f"Method 2 has drawn {drawn:,} samples and found no more of {missing}; train it longer, "
-                    "or take another --method"
+                    f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain, and found no more of "
+                    f"{missing}; train it longer, or take another --method"
                 )
             noise = self._noise(BATCH, rng, None)
             if style is not None:
                 noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
             made = self._run(noise[:, None])[:, 0]  # [BATCH,28,28]
             chance, read_as = self.picker(made[:, None].to(device).float() / 255).softmax(1).cpu().max(1)
-            drawn += BATCH
+            drawn, vain = drawn + BATCH, vain + BATCH
             for i in (chance >= SURE).nonzero()[:, 0].tolist():
                 label = int(read_as[i])
                 taken[label] += 1
                 if waiting.get(label):
                     found[waiting[label].pop(0)] = made[i]
+                    vain = 0
         return found, {self.characters[k]: drawn / taken[k].item() for k in waiting}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import gan_mnist
-from common import runs, samplers
+from common import digit_uses, runs, samplers
 from common.datasets import digits
 from common.models.digits import Discriminator, Generator, Reader
 from common.samplers import Sampler
@@ -126,12 +126,12 @@ def test_writing_keeps_one_style_in_a_word(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words: dict[str, Tensor] = {}
-    compose = gan_mnist.handwriting.compose
+    compose = digit_uses.handwriting.compose
 
     def watched(text: str, draw: Callable[[str], Tensor], **colours: str) -> Image.Image:
         return compose(text, lambda word: words.setdefault(word, draw(word)), **colours)
 
-    monkeypatch.setattr(gan_mnist.handwriting, "compose", watched)
+    monkeypatch.setattr(digit_uses.handwriting, "compose", watched)
     output = tmp_path / "note.png"
     main(Config(write="117 1", output=output, weights=weights, ink="navy", device="cpu"))
     assert list(words) == ["117", "1"]
