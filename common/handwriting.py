@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageColor
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageColor, ImageFilter
 from torch import Tensor
 
 from common import runs
@@ -35,8 +37,10 @@ EXTENT = {  # top and bottom of lower-case letters, as shares of HEIGHT; all els
 
 # Of what is drawn
 FAINT = 64  # of 255: where nothing is darker there is no ink
-EDGE = (0.34, 0.58)  # of the darkest: paper below, ink above
-FINE = 12  # pieces a side that a pixel is cut into, to find the edge
+EDGE = (0.36, 0.5)  # of the darkest: paper below, ink above
+SPECK = 0.05  # of the ink: what is smaller, and apart from the rest, is none
+SMOOTH = 0.6  # pixels: edges are blurred so far before they are cut, else they are bumpy
+FINE = 8  # pieces a side that a pixel is cut into, to find the edge
 FLATTEST = 12  # of 28 rows: what is flatter, such as a dash, is enlarged no more than this
 
 
@@ -80,7 +84,7 @@ def check_text(text: str, characters: str) -> None:
 
 
 def compose(text: str, draw: Callable[[str], Tensor], *, ink: str, paper: str) -> Image.Image:
-    r"""Writes a text. A line ends at a line break, at the two characters `\n`, and where it would get too long.
+    r"""Writes a text. A line ends at a line break, at the two characters `\n`, or when it is full.
 
     Args:
         text: one that `check_text` lets pass.
@@ -88,7 +92,7 @@ def compose(text: str, draw: Callable[[str], Tensor], *, ink: str, paper: str) -
         ink, paper: as `colour` takes them.
 
     Returns:
-        RGB; on transparent paper RGBA, in the ink's colour everywhere, and opaque as far as ink covers a pixel.
+        RGB; on transparent paper RGBA, of the ink's colour everywhere, as opaque as ink covers a pixel.
 
     Raises:
         Refused: a colour is none, or both are the same.
@@ -182,13 +186,13 @@ def _glyph(picture: np.ndarray, character: str) -> Glyph:
     It is first made so large that its edge can be cut sharply; what a pixel of the page then holds of it is
     how far ink covers that pixel.
     """
-    darkest = int(picture.max())
-    if darkest < FAINT:
+    if picture.max() < FAINT:
         return Glyph(np.zeros((STRIP, BLANK), np.uint8), np.zeros(STRIP, int), np.full(STRIP, BLANK))
-    around = np.pad(picture.astype(np.float32) / darkest, 4)
+    around = np.pad(_without_specks(picture), 4)
     large = Image.fromarray(around).resize((FINE * len(around),) * 2, Image.Resampling.BICUBIC)
-    low, high = EDGE
-    fine = np.clip((np.asarray(large) - low) / (high - low), 0, 1)  # [432,432]
+    smooth = np.asarray(large.filter(ImageFilter.GaussianBlur(SMOOTH * FINE)), np.float32)
+    low, high = (share * smooth.max() for share in EDGE)
+    fine = np.clip((smooth - low) / (high - low), 0, 1)  # [288,288]
     rows, columns = (np.flatnonzero(fine.max(axis) > 0.5) for axis in (1, 0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
@@ -211,3 +215,19 @@ def _glyph(picture: np.ndarray, character: str) -> Glyph:
         np.where(some, inked.argmax(1), FAR),
         np.where(some, inked.shape[1] - inked[:, ::-1].argmax(1), -FAR),
     )
+
+
+def _without_specks(picture: np.ndarray) -> np.ndarray:
+    """Removes what stands alone and is too small for the dot of an i: it would count as ink beside ink."""
+    inked = torch.from_numpy(picture >= EDGE[0] * picture.max())[None]  # [1,28,28]
+    name = torch.arange(1.0, inked.numel() + 1).view_as(inked) * inked
+    while True:  # neighbours agree on the largest name among them, until each piece has one
+        spread = F.max_pool2d(name, 3, stride=1, padding=1) * inked
+        if torch.equal(spread, name):
+            break
+        name = spread
+    _, piece, size = name.unique(return_inverse=True, return_counts=True)
+    speck = inked & (size[piece] < SPECK * inked.sum())
+    near = F.max_pool2d(speck.float(), 3, stride=1, padding=1)[0].bool()  # its faint edge as well
+    keep = F.max_pool2d((inked & ~speck).float(), 3, stride=1, padding=1)[0].bool()
+    return np.where((near & ~keep).numpy(), 0, picture).astype(np.uint8)
