@@ -113,7 +113,8 @@ def fit(
     """
     labels = messages.labels
     vocabulary = Vocabulary.of(messages.texts)
-    texts = [vocabulary.encode(tokenize(text)) for text in messages.texts]
+    tokens = [tokenize(text) for text in messages.texts]
+    texts = [vocabulary.encode(text) for text in tokens]
     parts = spam.parts(labels, config.members, config.seed)
     learn = [train for train, _ in parts]
 
@@ -125,7 +126,7 @@ def fit(
 
     def evaluate(averaged: nn.Module) -> dict[str, float]:
         assert isinstance(averaged, Committee)
-        return spam.watch(averaged, texts, labels, parts)
+        return spam.watch(averaged, vocabulary, tokens, labels, parts)
 
     # Train
     trained = training.supervised(
@@ -145,7 +146,7 @@ def fit(
     assert isinstance(trained, Committee)
 
     # Choose what makes a probability of a logit, so also the threshold, by the validation messages
-    answers, truth = spam.out_of_fold(trained, texts, labels, parts)
+    answers, truth = spam.out_of_fold(trained, vocabulary, tokens, labels, parts)
     scale, shift = classification.calibrate(truth, answers)
     about = {"kind": KIND, **sizes, "data": messages.name, "messages": len(messages)}
     return spam.SpamFilter(trained, vocabulary, scale, shift, about)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -174,40 +175,53 @@ def steps_per_epoch(learn: Sequence[np.ndarray], size: int) -> int:
     return min(math.ceil(len(part) / size) for part in learn)
 
 
-def logits(net: nn.Module, texts: Sequence[Encoded], size: int = 256, threads: int = 1) -> np.ndarray:
-    """Of spam, float [N], in the order given; NaN for a text without tokens. Works on similar lengths."""
+def logits(
+    net: nn.Module, vocabulary: Vocabulary, texts: Sequence[Sequence[str]], size: int = 256, threads: int = 1
+) -> np.ndarray:
+    """Of spam, float [N], in the order given; NaN for a text without tokens.
+
+    A batch has texts of similar lengths: `size`, or fewer where they are so long that memory would grow.
+    """
     device = next(net.parameters()).device
     found = np.full(len(texts), np.nan)
-    order = sorted((i for i, (_, counts) in enumerate(texts) if len(counts)), key=lambda i: len(texts[i][1]))
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+        if len(batches[-1]) == size or (len(batches[-1]) + 1) * len(texts[i]) > 100 * size:
+            batches.append([])
+        if texts[i]:
+            batches[-1].append(i)
 
     @torch.inference_mode()
     def answer(chosen: list[int]) -> None:
-        features, starts, lengths = collate([texts[i] for i in chosen])
-        found[chosen] = net(features.to(device), starts.to(device), lengths).cpu().double().numpy()
+        batch = [tensor.to(device) for tensor in vocabulary.batch([texts[i] for i in chosen])]
+        found[chosen] = net(*batch).cpu().double().numpy()
 
     # each thread has its own setting of how many more it may start
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for done in pool.map(answer, [order[i : i + size] for i in range(0, len(order), size)]):
+        for done in pool.map(answer, filter(None, batches)):
             assert done is None  # an error in a thread comes up here
     return found
 
 
 def out_of_fold(
     committee: Committee,
-    texts: Sequence[Encoded],
+    vocabulary: Vocabulary,
+    texts: Sequence[Sequence[str]],
     labels: np.ndarray,
     parts: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each net's logits for its own validation part, one after the other, [M], and their labels, bool [M]."""
     answers = [
-        logits(net, [texts[i] for i in kept]) for net, (_, kept) in zip(committee.nets, parts, strict=True)
+        logits(net, vocabulary, [texts[i] for i in kept])
+        for net, (_, kept) in zip(committee.nets, parts, strict=True)
     ]
     return np.concatenate(answers), labels[np.concatenate([kept for _, kept in parts])]
 
 
 def watch(
     committee: Committee,
-    texts: Sequence[Encoded],
+    vocabulary: Vocabulary,
+    texts: Sequence[Sequence[str]],
     labels: np.ndarray,
     parts: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> dict[str, float]:
@@ -217,7 +231,7 @@ def watch(
     seen = [(train, train[:: max(1, len(train) // len(kept))]) for train, kept in parts]
     found: dict[str, float] = {}
     for name, which in (("train", seen), ("validation", parts)):
-        answers, truth = out_of_fold(committee, texts, labels, which)
+        answers, truth = out_of_fold(committee, vocabulary, texts, labels, which)
         score = classification.score(truth, 1 / (1 + np.exp(-answers)))
         found |= {f"{name}_{key}": score[key] for key in ("accuracy", "f1")}
         found[f"{name}_loss"] = score["log_loss"]
@@ -242,23 +256,22 @@ class SpamFilter:
         """Of spam, float [N], to four places; NaN for messages without a token. Spam is what has 0.5 or more.
 
         In what order a sum is taken depends on the other messages in a batch, and moves its last bits. Where
-        these could change the fourth place, a message is asked again alone and in double precision: so its
-        answer depends on nothing but itself.
+        these could change the fourth place, a message is asked again in double precision, whose last bits are
+        a billion times smaller: so its answer depends on nothing but itself.
         """
-        texts = [self.encode(tokenize(text)) for text in messages]
-        found = self.calibrated(logits(self.net.float(), texts, threads=threads))
+        texts = [tokenize(text)[:LONGEST] for text in messages]
+        found = self.calibrated(logits(self.net, self.vocabulary, texts, threads=threads))
         places, moved = 1e4 * found, 1e4 * found * (1 - found) * LAST_BITS
         with np.errstate(invalid="ignore"):  # NaN is near nothing
             near = (np.abs(places - np.floor(places) - 0.5) < moved) | (np.abs(places - 0.5e4) < moved)
-        if near.any():
-            exact = copy.deepcopy(self.net).double()
-            for i in np.flatnonzero(near):
-                found[i] = self.calibrated(logits(exact, [texts[i]]))[0]
+        again = [texts[i] for i in np.flatnonzero(near)]
+        found[near] = self.calibrated(logits(self.exact, self.vocabulary, again, threads=threads))
         return np.where(found >= 0.5, np.maximum(found.round(4), 0.5), np.minimum(found.round(4), 0.4999))
 
-    def encode(self, tokens: Sequence[str]) -> Encoded:
-        """As numbers; the first `LONGEST` tokens."""
-        return self.vocabulary.encode(tokens[:LONGEST])
+    @cached_property
+    def exact(self) -> Committee:
+        """The net in double precision."""
+        return copy.deepcopy(self.net).double()
 
     def calibrated(self, logit: np.ndarray) -> np.ndarray:
         """Logits to probabilities."""
@@ -272,8 +285,7 @@ class SpamFilter:
             "shift": self.shift,
             "members": len(self.net.nets),
         }
-        runs.save_weights(path, {"net": self.net.half()}, self.about | about)
-        self.net.float()
+        runs.save_weights(path, {"net": copy.deepcopy(self.net).half()}, self.about | about)
 
 
 def choose_weights(name: str, folder: Path, shipped: Path) -> Path:
@@ -327,8 +339,11 @@ def test(spam_filter: SpamFilter, kind: str, known: Messages, unknown: Messages,
     baselines = classification.baselines(known.texts, known.labels, unknown.texts, seed)
     answers = {kind: [probability >= 0.5]}
     if len(spam_filter.net.nets) > 1:
-        texts = [spam_filter.encode(tokenize(text)) for text in unknown.texts]
-        each = [spam_filter.calibrated(logits(net, texts)) >= 0.5 for net in spam_filter.net.nets]
+        texts = [tokenize(text) for text in unknown.texts]
+        each = [
+            spam_filter.calibrated(logits(net, spam_filter.vocabulary, texts)) >= 0.5
+            for net in spam_filter.net.nets
+        ]
         answers[f"{kind}, one alone"] = each
     return Test(unknown, probability, answers | {name: [answer] for name, answer in baselines.items()})
 
@@ -458,7 +473,7 @@ def explain(spam_filter: SpamFilter, message: str) -> list[tuple[int, int, float
     spans = [match.span() for match in itertools.islice(TOKEN.finditer(message), EXPLAINED)]
     tokens = [message[begin:end] for begin, end in spans]
     without = [tokens[:i] + tokens[i + 1 :] for i in range(len(tokens))]
-    whole, *others = logits(spam_filter.net.double(), [spam_filter.encode(t) for t in (tokens, *without)])
+    whole, *others = logits(spam_filter.exact, spam_filter.vocabulary, [tokens, *without])
     # a message of one token says all by it
     return [
         (*span, spam_filter.scale * float(whole - (0 if np.isnan(other) else other)))

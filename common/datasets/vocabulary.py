@@ -13,9 +13,9 @@ TOKEN = re.compile(r"\w+|[^\w\s]")
 
 Encoded = tuple[np.ndarray, np.ndarray]
 """One text: the numbers of all features of all its tokens, int64 [F]; how many each token has, int64 [T]."""
-Batch = tuple[Tensor, Tensor, Tensor]
-"""Several texts, one after the other: numbers of features [F], where each token's begin [T], tokens of each
-text [N]; all int64. No padding: there is nothing in it that is not a token."""
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Several texts, one after the other; all int64: numbers of features [F]; where each token's begin [D]; which
+of these tokens stands at each place [T]; places in each text [N]. No padding: all in it are real tokens."""
 
 
 def tokenize(text: str) -> list[str]:
@@ -47,7 +47,7 @@ def _shape(token: str) -> str:
 
 
 class Vocabulary:
-    """The features that occur often enough in the training texts, numbered from 1. 0 is none."""
+    """The features that occur often enough in the training texts, numbered from 1."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -81,6 +81,18 @@ class Vocabulary:
         counts = np.array([len(numbers) for numbers in found], np.int64)
         return np.concatenate([np.empty(0, np.int64), *found]), counts
 
+    def batch(self, texts: Sequence[Sequence[str]]) -> Batch:
+        """The tokens of several texts. A token that occurs again is not looked up, nor summed, again."""
+        numbers: dict[str, int] = {}
+        which = [numbers.setdefault(token, len(numbers)) for tokens in texts for token in tokens]
+        features, counts = self.encode(list(numbers))
+        return (
+            torch.from_numpy(features),
+            torch.from_numpy(np.cumsum(counts) - counts),
+            torch.tensor(which),
+            torch.tensor([len(tokens) for tokens in texts]),
+        )
+
 
 def thin(text: Encoded, rng: np.random.Generator, hide_tokens: float, hide_features: float) -> Encoded:
     """Leaves out tokens, and features of those that stay, at random: no net can rely on a single one.
@@ -93,15 +105,18 @@ def thin(text: Encoded, rng: np.random.Generator, hide_tokens: float, hide_featu
     if not kept.any():
         kept[:] = True
     numbers, counts = numbers[np.repeat(kept, counts)], counts[kept]
-    return np.where(rng.random(len(numbers)) < hide_features, 0, numbers), counts
+    seen = rng.random(len(numbers)) >= hide_features  # [F]
+    tokens = np.repeat(np.arange(len(counts)), counts)  # [F]
+    return numbers[seen], np.bincount(tokens[seen], minlength=len(counts))
 
 
 def collate(texts: Sequence[Encoded]) -> Batch:
-    """Puts texts one after the other; each needs at least one token."""
+    """Puts texts one after the other; each needs at least one token. Each place has a token of its own."""
     counts = np.concatenate([counts for _, counts in texts])  # [T]
     starts = np.cumsum(counts) - counts  # [T]
     return (
         torch.from_numpy(np.concatenate([numbers for numbers, _ in texts])),
         torch.from_numpy(starts),
+        torch.arange(len(starts)),
         torch.tensor([len(counts) for _, counts in texts]),
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 
 class Forecaster(nn.Module):
@@ -77,10 +77,10 @@ class TokenEmbedding(nn.Module):
     def __init__(self, features: int, size: int) -> None:
         """
         Args:
-            features: known ones, numbered 1 to `features`; 0 is none.
+            features: known ones, numbered 1 to `features`.
         """
         super().__init__()
-        self.vectors = nn.EmbeddingBag(features + 1, size, mode="sum", padding_idx=0)
+        self.vectors = nn.EmbeddingBag(features + 1, size, mode="sum")
         nn.init.normal_(self.vectors.weight, std=0.1)
 
     @torch.no_grad()
@@ -94,9 +94,9 @@ class TokenEmbedding(nn.Module):
         unknown[features] = False
         self.vectors.weight[unknown] = 0
 
-    def forward(self, features: Tensor, starts: Tensor) -> Tensor:
-        """Numbers of features [F] and where each token's begin [T]; returns [T,size]."""
-        return self.vectors(features, starts)
+    def forward(self, features: Tensor, starts: Tensor, which: Tensor) -> Tensor:
+        """Of a batch all but the lengths; returns the vectors of the tokens [T,size]."""
+        return self.vectors(features, starts)[which]
 
 
 def read(rnn: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -107,14 +107,21 @@ def read(rnn: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
 
     Args:
         tokens: of all texts, one after the other, [T,E].
-        lengths: tokens of each text, [N], on the CPU.
+        lengths: tokens of each text, [N].
 
     Returns:
         [N,H], where H is the size of a state, both directions together.
     """
-    packed = pack_sequence(tokens.split(lengths.tolist()), enforce_sorted=False)
-    states, _ = pad_packed_sequence(rnn(packed)[0], batch_first=True, padding_value=-math.inf)  # [N,L,H]
-    return states.amax(1)
+    # the first tokens of all texts, then the second ones of those that have two, ...; the longest text first
+    lengths = lengths.cpu()
+    order = lengths.argsort(descending=True)
+    firsts, lengths = (lengths.cumsum(0) - lengths)[order], lengths[order]  # [N]
+    steps = torch.arange(int(lengths[0]))[:, None]  # [L,1]
+    real = steps < lengths  # [L,N]
+    places = (firsts + steps)[real].to(tokens.device)  # [T]
+    packed = PackedSequence(tokens[places], real.sum(1))
+    states, _ = pad_packed_sequence(rnn(packed)[0], padding_value=-math.inf)  # [L,N,H]
+    return states.amax(0)[order.argsort().to(tokens.device)]
 
 
 class SpamRNN(nn.Module):
@@ -130,9 +137,9 @@ class SpamRNN(nn.Module):
         self.classifier = nn.Linear(2 * hidden_size, 1)  # [N,1]
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, features: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
         """A batch; returns the logit of spam for each text, [N]."""
-        tokens = self.dropout(self.embedding(features, starts))  # [T,E]
+        tokens = self.dropout(self.embedding(features, starts, which))  # [T,E]
         states = read(self.rnn, tokens, lengths)  # [N,2H]
         return self.classifier(self.dropout(states)).squeeze(1)
 
@@ -155,9 +162,9 @@ class SpamLSTM(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, features: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
         """A batch; returns the logit of spam for each text, [N]."""
-        tokens = self.dropout(self.embedding(features, starts))  # [T,E]
+        tokens = self.dropout(self.embedding(features, starts, which))  # [T,E]
         states = read(self.lstm, tokens, lengths)  # [N,2H]
         return self.classifier(self.dropout(states)).squeeze(1)
 
@@ -169,9 +176,9 @@ class Committee(nn.Module):
         super().__init__()
         self.nets = nn.ModuleList(nets)
 
-    def forward(self, features: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
         """A batch; returns the mean logit, [N]."""
-        return torch.stack([net(features, starts, lengths) for net in self.nets]).mean(0)
+        return torch.stack([net(features, starts, which, lengths) for net in self.nets]).mean(0)
 
 
 class PaddedNet(nn.Module):
