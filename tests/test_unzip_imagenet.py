@@ -21,7 +21,7 @@ import pytest
 from imagenet_archives import class_pictures, fingerprint, photo, tar, train_tar, tree, wnid
 from PIL import Image
 
-from common.datasets import archives, jobs, labels, sources, tars, unpacking
+from common.datasets import archives, jobs, labels, shrinking, sources, tars, unpacking
 from common.files import Refused
 
 ROOT = Path(__file__).parents[1]
@@ -892,3 +892,243 @@ def test_the_stream_says_where_it_ends() -> None:
     assert (stream.peek(2), stream.take(3), stream.position) == (b"ab", b"abc", 3)
     with pytest.raises(Refused, match="byte 6"):
         stream.take(4)
+
+
+# ----------------------------------------------------------------------------- what a hostile user found
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--classes", "²"],
+        ["--workers", "1000000", "--mode", "shrink"],
+        ["--md5", "xyz"],
+        ["--labels", "nowhere"],
+        ["--bogus"],
+        ["--mode", "zip"],
+        ["--mode", "index", "--out", "there"],
+        ["--mode", "index", "--md5", "0" * 32],
+        ["--check", "--consume"],
+        ["--check", "--dry-run"],
+        ["--out", "x" * 300],
+    ],
+)
+def test_one_line_refuses_what_makes_no_sense(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tar(tmp_path / "t.tar", 1, 1)
+    before = set(tmp_path.rglob("*"))
+    assert call(tmp_path / "t.tar", *words) == 2
+    said = capsys.readouterr().err.removeprefix(f"reading the headers of {tmp_path / 't.tar'}\n")
+    assert said.startswith("unzip_imagenet: ") and said.count("\n") == 1
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_dry_run_makes_no_index(tmp_path: Path) -> None:
+    train_tar(tmp_path / "t.tar", 1, 1)
+    assert call(tmp_path / "t.tar", "--mode", "index", "--dry-run") == 0
+    assert not list(tmp_path.glob("*.index.*"))
+
+
+def test_an_md5_in_capitals_is_the_same(tmp_path: Path, out: Path) -> None:
+    train_tar(tmp_path / "t.tar", 1, 1)
+    md5 = hashlib.md5((tmp_path / "t.tar").read_bytes()).hexdigest().upper()
+    assert call(tmp_path / "t.tar", "--out", out, "--md5", md5) == 0
+
+
+def test_two_archives_without_labels_are_refused_before_the_first_is_read(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tar(tmp_path / sources.TRAIN, 1, 1)
+    val_tar(tmp_path / sources.VAL, 4)
+    for words in (["--out", out], ["--mode", "index"]):
+        assert call(tmp_path, *words) == 2
+        assert "need their labels" in capsys.readouterr().err
+    assert not (out / "train").exists() and not list(tmp_path.glob("*.index.*"))
+    assert call(tmp_path, "--out", out, "--md5", "0" * 32) == 2
+    assert "one archive" in capsys.readouterr().err
+
+
+def test_folders_of_something_else_leave_nothing_behind(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mnist" / "train" / "0").mkdir(parents=True)
+    (tmp_path / "mnist" / "val").mkdir()
+    assert call(tmp_path / "mnist", "--out", out) == 2
+    assert "nor folders train and val with ImageNet's" in capsys.readouterr().err and not out.exists()
+
+
+def plain_tree(folder: Path) -> dict[str, bytes]:
+    files = train_tar(folder.parent / "t.tar", 2, 2)
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return files
+
+
+def test_links_in_a_tree_become_the_files_that_they_lead_to(tmp_path: Path, out: Path) -> None:
+    files = plain_tree(tmp_path / "tree")
+    first = tmp_path / "tree" / next(iter(files))
+    first.rename(tmp_path / "tree" / "elsewhere")
+    first.symlink_to("../../elsewhere")
+    assert call(tmp_path / "tree", "--out", out) == 0
+    assert tree(out) == files and not (out / next(iter(files))).is_symlink()
+
+
+@pytest.mark.parametrize("what", ["empty", "folder", "pipe", "no picture", "empty class"])
+def test_a_tree_with_something_else_in_it_is_refused_by_name(
+    what: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tmp_path / "tree" / next(iter(plain_tree(tmp_path / "tree")))
+    first.unlink()
+    if what == "empty":
+        first.touch()
+    elif what == "folder":
+        first.mkdir()
+    elif what == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("no pipes here")
+        os.mkfifo(first)
+    elif what == "no picture":
+        first = first.with_name("Thumbs.db")
+        first.touch()
+    else:
+        first = first.parents[1] / wnid(7)
+        first.mkdir()
+    assert call(tmp_path / "tree", "--out", out) == 2
+    assert str(first) in capsys.readouterr().err
+
+
+def test_copies_in_place_of_links_are_announced_once(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = plain_tree(tmp_path / "tree")
+
+    def refuse(file: Path, path: str) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert call(tmp_path / "tree", "--out", out) == 0
+    assert capsys.readouterr().err.count("are copied") == 1 and tree(out) == files
+
+
+def test_compressed_class_archives_are_read(tmp_path: Path, out: Path) -> None:
+    pictures = class_pictures(0, 3, photo)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / f"{wnid(0)}.tar").write_bytes(gzip.compress(tar(None, pictures)))
+    assert call(tmp_path / "inner", "--out", out) == 0
+    assert tree(out) == {f"train/{wnid(0)}/{name}": data for name, data in pictures}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_as_source_is_refused_and_does_not_hang(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert call(tmp_path / "pipe") == 2
+    assert "is no file" in capsys.readouterr().err
+
+
+def test_consume_of_an_archive_that_cannot_be_changed_is_refused_at_once(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "t.tar"
+    train_tar(source, 1, 1)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != source)
+    assert call(source, "--out", out, "--consume", "--md5", "0" * 32) == 2
+    assert "not yours to change" in capsys.readouterr().err and not (out / "train").exists()
+
+
+def test_consume_where_the_system_cannot_flush_all_waits_for_each_file_once(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "t.tar"
+    waited: list[int] = []
+    files = train_tar(source, 5, 3)
+    fsync = os.fsync
+    monkeypatch.delattr(os, "sync", raising=False)  # as on Windows
+
+    def wait(handle: int) -> None:
+        waited.append(handle)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", wait)
+    assert call(source, "--out", out, "--consume", "--md5", hashlib.md5(source.read_bytes()).hexdigest()) == 0
+    assert tree(out) == files and len(waited) == 15 + 5 + 2  # pictures, notes, manifest and mark
+
+
+def test_a_disk_that_is_full_from_the_start(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tar(tmp_path / "t.tar", 1, 1)
+
+    def full(*words: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(unpacking, "Split", full)
+    assert call(tmp_path / "t.tar", "--out", out) == 2
+    assert "is full" in capsys.readouterr().err
+    monkeypatch.setattr(np, "save", full)
+    assert call(tmp_path / "t.tar", "--mode", "index") == 2
+    assert "No space left" in capsys.readouterr().err and not list(tmp_path.glob("*.index.*"))
+
+
+@pytest.mark.parametrize("damage", ["{}", '{"mode": "extract"}', "[]"])
+def test_a_damaged_mark_or_journal_is_refused(damage: str, tmp_path: Path, out: Path) -> None:
+    train_tar(tmp_path / "t.tar", 1, 1)
+    assert call(tmp_path / "t.tar", "--out", out) == 0
+    (out / "train" / ".complete").write_text(damage)
+    assert call(tmp_path / "t.tar", "--out", out) == 2
+    (out / "train" / ".complete").unlink()
+    head = json.dumps({"command": "x", "source": {"bytes": None}, "settings": unpacking.Settings().as_json()})
+    (out / "train" / ".journal").write_text(f"{head}\n{damage}\n")
+    assert call(tmp_path / "t.tar", "--out", out) == 2
+
+
+def test_check_decodes_pictures_in_an_archive_and_knows_names_with_their_wnid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val_tar(tmp_path / "v.tar", 10, "ILSVRC2012_val_{number:08d}_{wnid}.JPEG")
+    assert call(tmp_path / "v.tar", "--mode", "index") == 0
+    assert call(tmp_path / "v.tar", "--check", "--decode", "--workers", 1) == 0
+    rows, _ = archives.open_index(tmp_path / "v.tar")
+    damaged = bytearray((tmp_path / "v.tar").read_bytes())
+    at, size = int(rows[3]["offset"]), int(rows[3]["size"])
+    damaged[at : at + size] = bytes(size)
+    state = (tmp_path / "v.tar").stat()
+    (tmp_path / "v.tar").write_bytes(damaged)
+    os.utime(tmp_path / "v.tar", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert call(tmp_path / "v.tar", "--check") == 0
+    capsys.readouterr()
+    assert call(tmp_path / "v.tar", "--check", "--decode", "--workers", 1) == 1
+    assert capsys.readouterr().out.count("cannot be decoded") == 1
+
+
+def test_pictures_of_16_bits_are_not_clipped_by_shrinking() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((80, 80), 40_000, np.uint16)).save(file, "PNG")
+    assert shrinking.shrunk(file.getvalue(), 32, 70) == (file.getvalue(), "more than 8 bits a channel")
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_the_screen_takes_any_path(ascii_only: bool, tmp_path: Path) -> None:
+    train_tar(tmp_path / "t.tar", 1, 1)
+    out = tmp_path / "öut 日本"
+    words = [sys.executable, str(SCRIPT), str(tmp_path / "t.tar"), "--out", str(out)]
+    more = {"PYTHONIOENCODING": "ascii"} if ascii_only else {}
+    assert subprocess.run(words, capture_output=True, env=os.environ | more).returncode == 0
+    assert archives.check_complete(out / "train")
+
+
+def test_pictures_across_the_chunks_of_a_stream_come_whole() -> None:
+    data = random.Random(0).randbytes(5000)
+    for chunk in (1, 7, 512, 4096):
+        stream, dice, parts = (
+            tars.Stream("x", io.BytesIO(data), seekable=False, chunk=chunk),
+            random.Random(1),
+            [],
+        )
+        while stream.position < 4500:
+            parts.append(stream.take(dice.randrange(300)))
+            assert stream.peek(9) == data[stream.position :][:9]
+        assert b"".join(parts) == data[: stream.position]

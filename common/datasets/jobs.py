@@ -197,6 +197,9 @@ class Job:
         if order.settings.consume:
             if not is_file or source.kind == "imagenette":
                 raise Refused(f"--consume frees a tar on disk; {order.source} is none")
+            real = source.path.resolve() if source.path else Path()
+            if not os.access(real, os.W_OK) or not os.access(real.parent, os.W_OK):
+                raise Refused(f"--consume frees {real}, which is not yours to change; leave it out")
             if not self.expected and not self.begun():
                 raise Refused(
                     f"--consume destroys {source.path}, and nobody knows its right md5; "

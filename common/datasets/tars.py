@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from common.files import Refused
 
 BLOCK = 512
-CHUNK = 1 << 20
-"""Bytes read at once: what is hashed and written is still in the processor's cache."""
+CHUNK = 1 << 18
+"""Bytes read at once: what is hashed and written is still in the cache (of 1 << 20 it was not)."""
 LARGEST = 1 << 28
 """Bytes: a larger member of a class cannot be a photo, and would fill the memory."""
 MAGICS = (b"ustar\x0000", b"ustar  \x00", bytes(8))  # POSIX, GNU, before both
@@ -121,12 +121,16 @@ class Stream:
         Raises:
             Refused: the file ends before.
         """
-        data = self.peek(count)
-        if len(data) < count:
-            raise self.broken(self.position + len(data), "cut short here; fetch the archive again")
+        have = self._buffer[self._next : self._next + count]
         self._next += count
+        if len(have) < count:  # the rest of it begins the next chunk, which is not copied
+            self._next = count - len(have)
+            self._buffer = self._read(max(self._next, self._chunk))
+            have += self._buffer[: self._next]
+        if len(have) < count:
+            raise self.broken(self.position + len(have), "cut short here; fetch the archive again")
         self.position += count
-        return data
+        return have
 
     def skip(self, count: int) -> None:
         """Leaves out the next bytes.
