@@ -271,7 +271,7 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
                     return reader.to(device)
     print(f"Judge: trained now, on {data.name}")
     learn, _ = set_aside(data)
-    epochs = 5 if len(learn.train) > 10_000 else 12
+    epochs = 5 if len(learn.train) > 10_000 else 10
     settings = {"fingerprint": learned, "epochs": epochs}
     run = training.Run(place, settings=settings, device=device, precision="float32")
     torch.manual_seed(1)  # the same judge whatever the seed of what it judges

@@ -16,7 +16,7 @@ def refuse_bad_flags(config: Any) -> None:
     modes = [
         name
         for name in ("sample", "write", "evaluate", "balance", "compare")
-        if getattr(config, name) not in (None, False)
+        if getattr(config, name) is not None and getattr(config, name) is not False
     ]
     if len(modes) > 1:
         raise runs.Refused(f"--{modes[0]} and --{modes[1]} are two things to do; give one of them")

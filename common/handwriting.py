@@ -20,7 +20,6 @@ DESCENT = 28  # how deep a g goes
 LINE = 136  # from baseline to baseline
 GAP = 12  # between the inks of neighbours
 SPACE = 40  # what a space adds to it
-TUCK = 24  # how far a 4 may slip below the roof of a 7
 NEAR = 6  # ink counts as beside other ink from so many rows above to so many below
 BLANK = 44  # width left for a character that was drawn without ink
 WIDTH = 1_600  # longer lines wrap
@@ -141,8 +140,8 @@ class Row:
         """With one more character: ink beside ink leaves just `gap`, in the row where they are closest."""
         around = np.lib.stride_tricks.sliding_window_view(np.pad(self.edge, NEAR, mode="edge"), 2 * NEAR + 1)
         x = int((around.max(1) - glyph.left).max()) + gap
-        # a narrow one must not slip below its neighbour and out of its turn
-        x = max(x, self.right - int(glyph.left.min()) + gap - TUCK)
+        # a low one must not slip below its neighbour and out of its turn
+        x = max(x, self.right + gap - int(glyph.right.max()))
         edge = np.maximum(self.edge, x + glyph.right)
         return Row((*self.glyphs, (glyph, x)), edge, int(edge.max()))
 

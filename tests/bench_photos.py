@@ -5,8 +5,9 @@
     python -m tests.bench_photos --growth            # start-up and memory with a thousand to a million photos
 
 All loaders give what training needs: batches of (small, real), 3x64x64 and 3x224x224, float in 0..1. They
-are timed in turn, in rounds, so that what else the machine does meets all of them; ratios are those within a
-round. Milliseconds are those of processors, main process and workers together.
+are timed in turn, in rounds and every second time in the reverse order, so that what else the machine does
+meets all of them; ratios are those within a round. Milliseconds are those of processors, main process and
+workers together.
 """
 
 import itertools
@@ -161,9 +162,9 @@ def compare(config: Config, place: Path) -> None:
         crops = "each photo once" if uses == 1 else f"{uses} crops of each photo"
         loaders[f"ours: {name}, {crops}"] = ours(sets[name], uses)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
-    for _ in range(config.rounds):
-        for name, batches in loaders.items():
-            rates[name].append(rate(batches, config.seconds))
+    for turn in range(config.rounds):
+        for name in list(loaders)[:: -1 if turn % 2 else 1]:
+            rates[name].append(rate(loaders[name], config.seconds))
     first, *_ = rates.values()
     count = len(sets["folder"])
     size = sum(Path(path).stat().st_size for path in sets["folder"]) / count

@@ -251,8 +251,8 @@ class ReadsGrey(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         level = pictures.mean((1, 2, 3))
-        logits = torch.stack([40 * (0.25 - level), 40 * (level - 0.75), torch.full_like(level, -99.0)], 1)
-        return logits + torch.where((level - 0.5).abs() < 0.25, 0.0, 10.0)[:, None] * torch.sign(logits)
+        dark, bright = (10.0 * (level < 0.25), 10.0 * (level > 0.75))
+        return torch.stack([dark, bright, torch.full_like(level, -99.0)], 1)
 
 
 def test_method_2_takes_only_what_its_picker_is_sure_of(monkeypatch: pytest.MonkeyPatch) -> None:
