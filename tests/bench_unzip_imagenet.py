@@ -3,10 +3,10 @@
     python tests/bench_unzip_imagenet.py                    # everything, some minutes
     python tests/bench_unzip_imagenet.py --only extract     # or shrink, kills, refusals, growth
 
-All ways run on the same disk in turn, in rounds and every second time in the reverse order, so that what else
-the machine does meets all of them; the ratios are medians of those within a round. The usual ways are
-torchvision's `parse_train_archive`, which checks the MD5 too, and GNU tar twice, for the outer archive and for
-each inner one.
+All ways run on the same disk in turn, in rounds and every second time in the reverse order, so that what
+else the machine does meets all of them; the ratios are medians of those within a round. The usual ways are
+torchvision's `parse_train_archive`, which checks the MD5 too, and GNU tar twice, for the outer archive and
+for each inner one.
 """
 
 import argparse

@@ -457,6 +457,7 @@ def test_an_extraction_that_was_interrupted_is_refused_with_its_command(unpacked
 
 def test_what_a_set_is_less_than_imagenet_stands_in_the_note(unpacked: Path, packed: Path) -> None:
     whole = {"mode": "extract", "size": None, "quality": None, "part": None}
+    whole |= {"classes": 3, "pictures": 9, "bytes": 9_000}
     shrunk = whole | {"mode": "shrink", "size": 256, "quality": 90}
     train, val = (unpacked / split / archives.COMPLETE for split in ("train", "val"))
     train.write_text(json.dumps(whole))
