@@ -1,0 +1,5 @@
+"""Two processes run the tests, a file each at a time; so each computes on one thread."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported, in subprocesses too
