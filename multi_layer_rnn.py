@@ -61,7 +61,7 @@ class Config:
     num_layers: int = 2
     """RNNs on top of one another."""
     members: int = 5
-    """Nets that vote; each keeps another fifth of the training messages for validation."""
+    """Nets that vote; each keeps another tenth of the training messages for validation."""
     epochs: int = 8
     """Times that each net sees its training messages."""
     batch_size: int = 64

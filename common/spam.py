@@ -30,6 +30,8 @@ Build = Callable[[int], nn.Module]
 
 HIDE_TOKENS, HIDE_FEATURES = 0.2, 0.3
 """Shares of each training text that a net does not see; others in each epoch."""
+PARTS = 10
+"""Of the training messages; each net of a committee learns from all but one of its own."""
 LONGEST = 1_000
 """Tokens of a message that are read; the longest SMS of the collection has 224."""
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
@@ -110,7 +112,8 @@ def start(config: Any, messages: Messages, folder: Path, device: torch.device) -
 def parts(labels: np.ndarray, members: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each member of a committee, what it learns from, and what it keeps for validation.
 
-    The validation parts do not overlap, so with five members all messages together are validated on.
+    The validation parts are tenths that do not overlap, so with ten members all messages together are
+    validated on, with five half of them.
 
     Args:
         labels: bool [N].
@@ -121,7 +124,7 @@ def parts(labels: np.ndarray, members: int, seed: int) -> list[tuple[np.ndarray,
     Raises:
         Refused: too few messages of one class.
     """
-    count = max(members, 5)
+    count = max(members, PARTS)
     fewest = int(min(labels.sum(), (~labels).sum()))
     if fewest < count:
         raise runs.Refused(f"one class has only {fewest} messages to train on, {count} are needed")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 import gan_mnist
-from common import digit_uses, runs, samplers
+from common import digit_uses, handwriting, runs, samplers
 from common.datasets import digits
 from common.models.digits import Discriminator, Generator, Reader
 from common.samplers import Sampler
@@ -282,6 +282,63 @@ def test_weights_of_each_method_are_kept_and_read(method: str, tmp_path: Path) -
     other = next(name for name in samplers.METHODS if name != method)
     with pytest.raises(runs.Refused, match=f"--method {other}"):
         samplers.load(tmp_path / "w.safetensors", other, CPU)
+
+
+# ------------------------------------------------------------------------------------------------ letters
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> Path:
+    """EMNIST's split of 26 letters, in its own format, small: letters of a font, at places that differ."""
+    rng, font, folder = np.random.default_rng(0), ImageFont.load_default(24), tmp_path / "letters"
+    folder.mkdir()
+    for part, each in (("train", 30), ("test", 8)):
+        labels = np.repeat(np.arange(26, dtype=np.uint8), each)
+        rng.shuffle(labels)
+        pictures = np.zeros((len(labels), 28, 28), np.uint8)
+        for picture, label in zip(pictures, labels, strict=True):
+            page = Image.new("L", (28, 28))
+            place = 14 + rng.integers(-1, 2), 13 + rng.integers(-1, 2)
+            ImageDraw.Draw(page).text(place, chr(97 + label), 255, font, anchor="mm")
+            picture[:] = np.asarray(page).T  # EMNIST's pictures lie on their side
+        for kind, head, array in (
+            ("images-idx3", (0x803, len(labels), 28, 28), pictures),
+            ("labels-idx1", (0x801, len(labels)), labels + 1),
+        ):
+            content = np.array(head, ">i4").tobytes() + array.tobytes()
+            (folder / f"emnist-letters-{part}-{kind}-ubyte").write_bytes(content)
+    return folder
+
+
+def test_letters_are_learned_upright_and_written(
+    letters: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = Config(
+        data=str(letters), figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True, device="cpu"
+    )
+    assert main(replace(config, steps=150)) == 0
+    kept = str(tmp_path / "runs" / "gan_mnist-quick" / "weights.safetensors")
+    data, sampler = digits.find(str(letters)), samplers.load(Path(kept), "conditional", CPU)
+    assert sampler.characters == "abcdefghijklmnopqrstuvwxyz"
+    labels = torch.arange(260) % 26
+    drawn = sampler.draw(labels, torch.Generator().manual_seed(0))[0].float()
+    means = torch.stack([data.train[data.train_labels == k].float().mean(0) for k in range(26)])
+
+    def nearest(to: Tensor) -> Tensor:
+        return torch.cdist(drawn.flatten(1), to.flatten(1)).argmin(1)
+
+    upright = (nearest(means) == labels).float().mean()
+    assert upright > 0.4, upright
+    assert (nearest(means.transpose(1, 2)) == labels).float().mean() < upright / 2
+
+    note = tmp_path / "note.png"
+    assert main(Config(write="gap in", output=note, weights=kept, device="cpu")) == 0
+    with Image.open(note) as page:
+        rows = np.flatnonzero(np.asarray(page.getchannel("A")).max(1))
+    # a small g reaches below the line, an i above small letters
+    assert rows[-1] - rows[0] > 1.1 * handwriting.HEIGHT
+    with pytest.raises(runs.Refused, match=r"'G', '1'.*abcdefghijklmnopqrstuvwxyz"):
+        main(Config(write="Gap 1", output=tmp_path / "other.png", weights=kept, device="cpu"))
 
 
 # ------------------------------------------------------------------------------------------ the lesson

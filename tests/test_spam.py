@@ -149,16 +149,33 @@ def test_a_sweep_goes_on_where_it_was_stopped(
         run("lstm", tmp_path, sweep=True, quick=True, epochs=2, resume=True)
 
 
-def test_validation_parts_cover_all_and_no_net_learns_from_its_own() -> None:
+def test_validation_parts_do_not_overlap_and_no_net_learns_from_its_own() -> None:
     labels = np.arange(103) % 8 == 0
-    parts = spam.parts(labels, 5, seed=0)
+    parts = spam.parts(labels, 10, seed=0)
     kept = np.concatenate([part for _, part in parts])
-    assert np.array_equal(np.sort(kept), np.arange(103))
+    assert np.array_equal(np.sort(kept), np.arange(103)), "ten nets validate on all messages"
     for learn, part in parts:
         assert np.array_equal(np.sort(np.concatenate([learn, part])), np.arange(103))
-    assert len(spam.parts(labels, 1, seed=0)) == 1
-    with pytest.raises(runs.Refused, match="4 messages"):
-        spam.parts(np.arange(50) < 4, 2, seed=0)
+    fewer = spam.parts(labels, 3, seed=0)
+    assert [kept.tolist() for _, kept in fewer] == [kept.tolist() for _, kept in parts[:3]]
+    assert len(spam.parts(labels, 12, seed=0)) == 12
+    with pytest.raises(runs.Refused, match="9 messages"):
+        spam.parts(np.arange(50) < 9, 2, seed=0)
+
+
+def test_few_nets_are_validated_on_their_own_parts_only() -> None:
+    """Fewer nets than parts: what calibrates is the messages that one of them has kept, and no others."""
+    labels = np.arange(100) % 4 == 0
+    texts = [[f"word{i}"] for i in range(100)]
+    words = Vocabulary.of([" ".join(text) for text in texts], least=1)
+    parts = spam.parts(labels, 3, seed=0)
+    committee = Committee([SpamLSTM(len(words), 4, 4, 1) for _ in parts]).eval()
+    answers, truth = spam.out_of_fold(committee, words, texts, labels, parts)
+    own = [
+        spam.logits(net, words, [texts[i] for i in kept])
+        for net, (_, kept) in zip(committee.nets, parts, strict=True)
+    ]
+    assert np.array_equal(answers, np.concatenate(own)) and len(answers) == len(truth) == 30
 
 
 def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once(
@@ -232,12 +249,24 @@ def test_neighbours_and_their_lengths_change_no_answer(build: type[nn.Module]) -
     assert torch.allclose(alone, together, rtol=0, atol=1e-12)
 
 
-def test_the_state_is_read_from_real_tokens_only() -> None:
-    rnn = nn.RNN(2, 3, bidirectional=True)
-    tokens = torch.randn(5, 2)
-    found = read(rnn, tokens, torch.tensor([2, 3]))
-    for row, own in zip(found, (tokens[:2], tokens[2:]), strict=True):
-        assert torch.allclose(row, rnn(own)[0].amax(0), atol=1e-6)
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_the_state_is_read_from_real_tokens_only(kind: type[nn.RNNBase]) -> None:
+    onwards, backwards = kind(2, 3), kind(2, 3)
+    tokens = torch.randn(6, 2)
+    found = read(onwards, backwards, tokens, torch.tensor([2, 3, 1]))
+    for row, own in zip(found, tokens.split([2, 3, 1]), strict=True):
+        both = [onwards(own)[0].amax(0), backwards(own.flip(0))[0].amax(0)]
+        assert torch.allclose(row, torch.cat(both), atol=1e-6)
+
+
+def test_a_token_is_the_sum_of_its_features_by_the_root_of_their_number() -> None:
+    embedding = TokenEmbedding(5, 4)
+    features, starts = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 4, 4])
+    found = embedding(features, starts, torch.tensor([0, 1, 2, 0]))
+    vectors = embedding.vectors.weight
+    assert torch.allclose(found[0], vectors[1:5].sum(0) / 2) and torch.equal(found[0], found[3])
+    assert torch.equal(found[1], torch.zeros(4)), "of this token nothing is known"
+    assert torch.allclose(found[2], vectors[5])
 
 
 def test_the_earlier_net_reads_padding_as_text() -> None:

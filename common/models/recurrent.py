@@ -1,6 +1,6 @@
 """Recurrent nets: one that goes on with a series, and those that read a message and say whether it is spam.
 
-The batches of messages are `datasets.vocabulary.Batch`: no padding is in them, and none is read.
+The batches of messages are `datasets.vocabulary.Batch`: no padding is in them, and no state of it is read.
 """
 
 import math
@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 
 class Forecaster(nn.Module):
@@ -71,7 +70,8 @@ def least_squares(states: Tensor, targets: Tensor) -> Tensor:
 class TokenEmbedding(nn.Module):
     """The sum of the vectors of a token's features: the word, its pieces, its shape.
 
-    As in fastText (Bojanowski et al. 2017, section 3.2).
+    As in fastText (Bojanowski et al. 2017, section 3.2), but divided by the root of how many there are, so
+    that long words, which have many pieces, are not louder than short ones.
     """
 
     def __init__(self, features: int, size: int) -> None:
@@ -96,32 +96,32 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, features: Tensor, starts: Tensor, which: Tensor) -> Tensor:
         """Of a batch all but the lengths; returns the vectors of the tokens [T,size]."""
-        return self.vectors(features, starts)[which]
+        counts = torch.diff(starts, append=starts.new_tensor([len(features)]))  # [D]
+        sums = self.vectors(features, starts)  # [D,E]
+        return (sums / counts.clamp(min=1).to(sums.dtype).sqrt()[:, None])[which]
 
 
-def read(rnn: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """Runs over the tokens of each text, and takes the largest of its states, number by number.
+def read(onwards: nn.RNNBase, backwards: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Runs over the tokens of each text from its beginning and from its end, and takes the largest of the
+    states of each direction, number by number.
 
-    A text's result depends on its own tokens only: packed sequences end where the text ends, in both
-    directions, and the largest is over real tokens.
+    A text's result depends on its own tokens only: padding comes after all of them in both directions, and
+    the largest is over real tokens.
 
     Args:
         tokens: of all texts, one after the other, [T,E].
         lengths: tokens of each text, [N].
 
     Returns:
-        [N,H], where H is the size of a state, both directions together.
+        [N,2H].
     """
-    # the first tokens of all texts, then the second ones of those that have two, ...; the longest text first
-    lengths = lengths.cpu()
-    order = lengths.argsort(descending=True)
-    firsts, lengths = (lengths.cumsum(0) - lengths)[order], lengths[order]  # [N]
-    steps = torch.arange(int(lengths[0]))[:, None]  # [L,1]
+    firsts = lengths.cumsum(0) - lengths  # [N]
+    steps = torch.arange(int(lengths.max()), device=lengths.device)[:, None]  # [L,1]
     real = steps < lengths  # [L,N]
-    places = (firsts + steps)[real].to(tokens.device)  # [T]
-    packed = PackedSequence(tokens[places], real.sum(1))
-    states, _ = pad_packed_sequence(rnn(packed)[0], padding_value=-math.inf)  # [L,N,H]
-    return states.amax(0)[order.argsort().to(tokens.device)]
+    there = (firsts + steps).where(real, 0)  # where the tokens stand, [L,N]; padding may be any token
+    back = (firsts + lengths - 1 - steps).where(real, 0)
+    states = torch.cat([onwards(tokens[there])[0], backwards(tokens[back])[0]], dim=2)  # [L,N,2H]
+    return states.masked_fill(~real[..., None], -math.inf).amax(0)
 
 
 class SpamRNN(nn.Module):
@@ -133,14 +133,15 @@ class SpamRNN(nn.Module):
         super().__init__()
         self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
         between = dropout if num_layers > 1 else 0.0
-        self.rnn = nn.RNN(embed_size, hidden_size, num_layers, dropout=between, bidirectional=True)  # [T,2H]
+        self.onwards = nn.RNN(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
+        self.backwards = nn.RNN(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
         self.classifier = nn.Linear(2 * hidden_size, 1)  # [N,1]
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
         """A batch; returns the logit of spam for each text, [N]."""
         tokens = self.dropout(self.embedding(features, starts, which))  # [T,E]
-        states = read(self.rnn, tokens, lengths)  # [N,2H]
+        states = read(self.onwards, self.backwards, tokens, lengths)  # [N,2H]
         return self.classifier(self.dropout(states)).squeeze(1)
 
 
@@ -153,7 +154,8 @@ class SpamLSTM(nn.Module):
         super().__init__()
         self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
         between = dropout if num_layers > 1 else 0.0
-        self.lstm = nn.LSTM(embed_size, hidden_size, num_layers, dropout=between, bidirectional=True)
+        self.onwards = nn.LSTM(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
+        self.backwards = nn.LSTM(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
         self.classifier = nn.Sequential(
             nn.Linear(2 * hidden_size, 64),  # [N,64]
             nn.ReLU(),
@@ -165,7 +167,7 @@ class SpamLSTM(nn.Module):
     def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
         """A batch; returns the logit of spam for each text, [N]."""
         tokens = self.dropout(self.embedding(features, starts, which))  # [T,E]
-        states = read(self.lstm, tokens, lengths)  # [N,2H]
+        states = read(self.onwards, self.backwards, tokens, lengths)  # [N,2H]
         return self.classifier(self.dropout(states)).squeeze(1)
 
 
