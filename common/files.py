@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +39,11 @@ def whole(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def command_line(*words: str) -> str:
+    """The words as one would type them here: Windows' cmd takes single quotes for a part of a name."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def check_writable(folder: Path) -> None:

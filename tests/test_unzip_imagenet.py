@@ -22,7 +22,7 @@ from imagenet_archives import class_pictures, fingerprint, photo, tar, train_tar
 from PIL import Image
 
 from common.datasets import archives, jobs, labels, shrinking, sources, tars, unpacking
-from common.files import Refused
+from common.files import Refused, command_line
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "util" / "unzip_imagenet"
@@ -1132,3 +1132,97 @@ def test_pictures_across_the_chunks_of_a_stream_come_whole() -> None:
             parts.append(stream.take(dice.randrange(300)))
             assert stream.peek(9) == data[stream.position :][:9]
         assert b"".join(parts) == data[: stream.position]
+
+
+# ---------------------------------------------------------------------------- what a second reader found
+
+
+def test_a_wrong_md5_is_not_forgotten_by_the_same_command_again(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle(tmp_path)
+    train_tar(tmp_path / "t.tar", 2, 2)
+    val_tar(tmp_path / "v.tar", 4)
+    for source in (tmp_path / "t.tar", tmp_path / "v.tar"):
+        for words in (["--md5", "0" * 32], ["--md5", "0" * 32], []):
+            assert call(source, "--out", out, *words) == 2
+            assert hashlib.md5(source.read_bytes()).hexdigest() in capsys.readouterr().err
+    train, val = (hashlib.md5((tmp_path / name).read_bytes()).hexdigest() for name in ("t.tar", "v.tar"))
+    assert call(tmp_path / "t.tar", "--out", out, "--md5", train) == 0  # it was the number that was wrong
+    assert call(tmp_path / "v.tar", "--out", out, "--verify", "none") == 0
+    about = archives.check_complete(out / "val")
+    assert val and about and about["verified"] == "none"
+
+
+def test_as_many_other_classes_are_not_the_same_part(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tar(tmp_path / "t.tar", 4, 1)
+    for k in range(2):
+        (tmp_path / f"{k}.txt").write_text(f"{wnid(2 * k)}\n{wnid(2 * k + 1)}\n", encoding="utf-8-sig")
+    words = [(tmp_path / "t.tar", "--out", out, "--classes", tmp_path / f"{k}.txt") for k in range(2)]
+    assert [call(*words[0]), call(*words[0]), call(*words[1])] == [0, 0, 2]
+    assert "other classes" in capsys.readouterr().err
+
+
+def test_a_set_of_another_archive_is_not_complete_already(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tar(tmp_path / "small.tar", 1, 1)
+    train_tar(tmp_path / "t.tar", 2, 2)
+    assert call(tmp_path / "small.tar", "--out", out) == 0
+    assert call(tmp_path / "t.tar", "--out", out) == 2
+    assert "from another small.tar" in capsys.readouterr().err
+
+
+def test_a_link_to_an_archive_may_have_the_index(tmp_path: Path) -> None:
+    imagenet = pytest.importorskip("common.datasets.imagenet")
+    for place in ("theirs", "ours", "more"):
+        (tmp_path / place).mkdir()
+    train_tar(tmp_path / "theirs" / "t.tar", 2, 2)
+    for place in ("ours", "more"):
+        (tmp_path / place / "t.tar").symlink_to(tmp_path / "theirs" / "t.tar")
+    assert call(tmp_path / "ours" / "t.tar", "--mode", "index") == 0
+    assert len(imagenet.archived(tmp_path / "ours" / "t.tar")) == 4
+    with pytest.raises(Refused, match="no index"):
+        imagenet.archived(tmp_path / "more" / "t.tar")
+    assert call(tmp_path / "theirs" / "t.tar", "--mode", "index") == 0
+    assert len(imagenet.archived(tmp_path / "more" / "t.tar")) == 4
+
+
+def test_dry_run_of_validation_pictures_from_a_pipe(tmp_path: Path, out: Path) -> None:
+    val_tar(tmp_path / "v.tar", 4)
+    words = [sys.executable, str(SCRIPT), "-", "--out", str(out), "--dry-run", "--labels"]
+    words.append(str(kaggle(tmp_path)))
+    done = subprocess.run(words, input=(tmp_path / "v.tar").read_bytes(), capture_output=True)
+    assert done.returncode == 0 and b"validation pictures" in done.stdout, done.stderr
+
+
+def test_an_index_with_md5_is_not_read_in_blocks_of_512_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_tar(tmp_path / "t.tar", 2, 2, lambda k: bytes([k % 251]) * 50_000)
+    reads, read = [], tars.Hashed.read
+    monkeypatch.setattr(tars.Hashed, "read", lambda self, count: reads.append(count) or read(self, count))
+    assert call(tmp_path / "t.tar", "--mode", "index", "--verify", "md5") == 0
+    assert len(reads) < 10
+
+
+def test_a_drive_that_is_not_there_has_no_end_of_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda self: False)  # as Z:\ where there is none
+    assert jobs.space(Path("a/b"))[0] > 0
+
+
+def test_commands_to_paste_are_quoted_for_the_shell_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command_line("python", "my tar") == "python 'my tar'"
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        said = command_line("python", r"C:\a\t.tar", r"C:\my tar")
+    assert said == r'python C:\a\t.tar "C:\my tar"'
+
+
+def test_the_batch_file_takes_brackets_in_names() -> None:
+    lines = (ROOT / "util" / "unzip_imagenet_train.bat").read_bytes().split(b"\n")
+    assert all(line.endswith(b"\r") for line in lines[:-1]) and lines[-1] == b""
+    assert [line[0] for line in lines if b"%*" in line] == [ord("%")]  # in no block: a ) would end it
+    assert b'set "HERE=%~dp0"\r' in lines  # the & in a folder's name is no end of the command

@@ -5,13 +5,12 @@ Beside `X.tar` lie `X.tar.index.npy`, a row for every picture sorted by (class, 
 """
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.files import Refused, save_json, whole
+from common.files import Refused, command_line, save_json, whole
 
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("class", "<u2"), ("number", "<u4")])
 """Where a JPEG begins in the outer archive, its bytes, the place of its class in `wnids`, its number."""
@@ -56,8 +55,10 @@ def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
         Refused: no such archive; the index is missing, damaged, or of an archive that has changed since. The
             message has the command that makes it.
     """
-    remedy = f"make it: python util/unzip_imagenet {shlex.quote(str(tar))} --mode index"
+    remedy = f"make it: {command_line('python', 'util/unzip_imagenet', str(tar), '--mode', 'index')}"
     npy, description = index_files(tar)
+    if not description.exists():  # a link has an index of its own, or its archive's
+        npy, description = index_files(tar.resolve())
     try:
         state = tar.stat()
     except OSError as error:

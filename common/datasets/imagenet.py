@@ -184,14 +184,15 @@ def archived(tar: Path) -> Archived:
     Raises:
         Refused: no such archive, or no index that fits it; the message has the command that makes it.
     """
-    rows, about = archives.open_index(tar.resolve())
+    tar = tar.absolute()  # a link in a folder of one's own may have the index
+    rows, about = archives.open_index(tar)
     chosen = np.arange(len(rows), dtype=np.uint32)
     if about["split"] == "train":  # the numbers have no leading zeros: as names 10 comes before 9
         number = rows["number"].astype(np.int64)
         digits = np.searchsorted(10 ** np.arange(1, 10), number, side="right") + 1
         padded = number * 10 ** (10 - digits) * 16 + digits  # 9 is 9,000,000,000 and one digit
         chosen = chosen[np.lexsort((padded, rows["class"]))]
-    return Archived(tar.resolve(), rows, about, chosen, Handle(tar.resolve()))
+    return Archived(tar, rows, about, chosen, Handle(tar))
 
 
 def _reopened(tar: Path, chosen: np.ndarray) -> Archived:

@@ -1,5 +1,6 @@
 """One source of ImageNet becomes folders of pictures: planned, read once, verified, counted."""
 
+import json
 import os
 import shutil
 import sys
@@ -53,7 +54,7 @@ def say(line: str) -> None:
 def space(folder: Path) -> tuple[int, int]:
     """Bytes and files that are free where `folder` is or would be."""
     there = folder.absolute()
-    while not there.exists():
+    while not there.exists() and there != there.parent:  # as on a drive that is not there
         there = there.parent
     free = shutil.disk_usage(there).free
     if hasattr(os, "statvfs"):
@@ -226,7 +227,24 @@ class Job:
         ours = (settings.mode, settings.size, settings.quality, settings.part())
         if about is None or (about["mode"], about["size"], about["quality"], about["part"]) != ours:
             raise Refused(f"{folder} is complete, but made otherwise; remove it, or name another --out")
+        if settings.part() and not self._same_part(folder):
+            raise Refused(f"{folder} is complete, but of other classes; remove it, or name another --out")
+        then = about.get("archive_bytes")
+        if None not in (then, self.bytes) and then != self.bytes and not about.get("consumed"):
+            raise Refused(
+                f"{folder} is complete, but from another {about['archive']}, of {then:,} bytes; remove it, "
+                "or name another --out"
+            )
         return True
+
+    def _same_part(self, folder: Path) -> bool:
+        """Whether the same classes were taken: as many can be others."""
+        try:
+            then = json.loads((folder / archives.MANIFEST).read_text(encoding="utf-8"))["settings"]
+            ours = self.order.settings.as_json()
+            return all(then[name] == ours[name] for name in ("classes", "per_class"))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def need(self) -> float:
         """Bytes that will be written, about."""
@@ -246,14 +264,18 @@ class Job:
         """The class of each validation picture, as `labels_for` has it."""
         return labels_for(self.source, self.order.labels, [self.order.out, Path.cwd()], archive)
 
-    def plan(self) -> list[str]:
-        """What would be done, in words; makes nothing."""
+    def plan(self, archive: tars.Archive | None) -> list[str]:
+        """What would be done, in words; makes nothing.
+
+        Args:
+            archive: standard input, opened.
+        """
         settings, lines = self.order.settings, [f"{self.order.source}: {KINDS[self.source.kind]}"]
         if self.source.kind == "train" and self.source.path and self.bytes is not None:
             found, broken = outline(self.source.path, self.bytes)
             lines.append(f"  {len(found):,} classes in {self.bytes:,} bytes")
             lines += [f"  broken: {broken}"] if broken else []
-        self.labels()
+        self.labels(archive)
         free, inodes = space(self.order.out)
         lines.append(f"  {settings.mode} to {' and '.join(map(str, self.folders))}")
         if settings.part():
@@ -291,6 +313,7 @@ class Job:
                             workers=self.order.workers,
                         )
                     )
+            self._refuse_wrong(splits)
             if finished := sum(len(split.finished) for split in splits):
                 say(f"going on behind {finished:,} classes that are finished")
             if self.order.settings.consume:
@@ -359,7 +382,12 @@ class Job:
             stopped_early = self.source.path is None and self.order.settings.classes is not None
             if verify == "md5" and archive.md5 and not stopped_early:
                 md5 = archive.md5()
-                self._compare(md5, archive.raw())
+                try:
+                    self._compare(md5, archive.raw())
+                except Refused:
+                    for split in splits:
+                        split.note_wrong(md5)
+                    raise
             progress.at(archive.raw(), sum(split.pictures for split in splits))
         archive.close()
         splits[0].settle()
@@ -377,6 +405,15 @@ class Job:
                 f"{self.order.source} has md5 {md5} instead of {right}, it is damaged; fetch it again "
                 f"and remove {' and '.join(map(str, self.folders))}, or take it as it is by --verify none"
             )
+
+    def _refuse_wrong(self, splits: list[unpacking.Split]) -> None:
+        """What was found to be damaged does not become right by the same command again."""
+        for split in splits:
+            if split.wrong and self.expected != split.wrong and self.order.verify != "none":
+                raise Refused(
+                    f"{split.folder} was filled from an archive of a wrong md5, {split.wrong}; remove it and "
+                    "extract a good one, or take it as it is by --verify none"
+                )
 
     def _count(self, pictures: int, right: int) -> None:
         if pictures != right:

@@ -43,7 +43,7 @@ def read_labels(path: Path) -> dict[int, str]:
     """
     try:
         if path.suffix == ".csv":
-            return _kaggle(path.read_text(encoding="utf-8"))
+            return _kaggle(path.read_text(encoding="utf-8-sig"))
         if path.is_dir() or path.name == TRUTH:
             folder = path.parent if path.name == TRUTH else path
             folder = folder / "data" if (folder / "data").is_dir() else folder

@@ -78,6 +78,7 @@ class Split:
             archive, `pictures`, `bytes`.
         until: how far a set without classes in order is done, a place in its archive; None at the beginning.
         resumed: whether something was there already.
+        wrong: the md5 of the archive, if it was found not to be the right one.
         pictures: how many were written now.
         head: what the journal says of the settings and of the archive; `last`: its last line.
 
@@ -111,6 +112,7 @@ class Split:
         self.renaming = False
         self.last: dict[str, Any] = {}
         self.resumed = False
+        self.wrong: str | None = None
         self.pictures = 0
         self._kept: list[str] = []
         self._partial = folder / PARTIAL
@@ -150,7 +152,8 @@ class Split:
             command, then = head_then["command"], head_then["source"]
             settings_then = head_then["settings"]
             if any(
-                {"class", "start", "size", "pictures", "bytes"} - set(one) and "until" not in one
+                {"class", "start", "size", "pictures", "bytes"} - set(one)
+                and not {"until", "wrong"} & set(one)
                 for one in entries
             ):
                 raise ValueError
@@ -167,6 +170,9 @@ class Split:
         os.truncate(journal, sum(map(len, lines)))
         self.resumed = True
         for entry in entries:
+            if "wrong" in entry:
+                self.wrong = entry["wrong"]
+                continue
             if "class" in entry:
                 self.finished[entry["class"]] = entry
             else:
@@ -294,6 +300,12 @@ class Split:
             raise Refused(f"{self._partial / wnid} has {count} files instead of {pictures}; run it again")
         _remove(self.folder / wnid)  # of a run that was killed before it noted the class
         (self._partial / wnid).rename(self.folder / wnid)
+
+    def note_wrong(self, md5: str) -> None:
+        """All is written, and the archive is not what it should be: whoever goes on is told."""
+        self._settle(everything=True)
+        self._journal.write(json.dumps({"wrong": md5}).encode() + b"\n")
+        self._journal.flush()
 
     def settle(self) -> None:
         """Waits for the workers; then `finished` has all classes."""
