@@ -116,7 +116,7 @@ SIDE_BY_SIDE = {  # for Method 1
     "quick": Preset(channels=8, critic=8, batch=8, latent=32, steps=120),
 }
 GRADIENT_PENALTY, PENALTY_EVERY = 0.1, 8
-TELL_APART = 0.03
+TELL_APART = 0.02
 EMA = 0.998
 SHIPPED = Path(__file__).parent / "data" / "pretrained" / "digits.safetensors"
 JUDGE = SHIPPED.with_name("digits_judge.safetensors")
