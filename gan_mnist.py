@@ -456,13 +456,16 @@ def main(config: Config) -> int:
     digit_figures.neighbours(figs / f"{name}_neighbours.png", made, labels, data, caption)
     if history:
         steps = [row["step"] for row in history if "distance" in row]
+        learn, kept = set_aside(data)  # a distance hangs on how many are compared: as many real ones
+        watcher = drawing.Judge(reader.read, kept.train, kept.train_labels)
+        known = {"real": watcher.score(learn.train[: len(kept.train)])}
         digit_figures.animation(figs / f"{name}_training.gif", film, steps, len(data.characters))
         figures.balance(
             figs / f"{name}_training.png",
             history,
             title="The balance of the two players",
             caption=f"{caption} Scored on characters kept out of training, by the judge.",
-            references={"real": baselines["real"]},
+            references=known,
             watched=digit_figures.WATCHED,
         )
     runs.save_results(
