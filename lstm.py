@@ -56,13 +56,13 @@ class Config:
     """Keep messages that repeat an earlier one, as classic reports do; they flatter the score."""
     embed_size: int = 32
     """Numbers for each token."""
-    hidden_size: int = 32
+    hidden_size: int = 48
     """Numbers in the state, in each direction."""
-    num_layers: int = 2
+    num_layers: int = 1
     """LSTMs on top of one another."""
     members: int = 5
     """Nets that vote; each keeps another tenth of the training messages for validation."""
-    epochs: int = 8
+    epochs: int = 12
     """Times that each net sees its training messages."""
     batch_size: int = 64
     """Messages in a step of each net."""

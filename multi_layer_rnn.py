@@ -62,7 +62,7 @@ class Config:
     """RNNs on top of one another."""
     members: int = 5
     """Nets that vote; each keeps another tenth of the training messages for validation."""
-    epochs: int = 8
+    epochs: int = 12
     """Times that each net sees its training messages."""
     batch_size: int = 64
     """Messages in a step of each net."""

@@ -28,7 +28,7 @@ from common.models.recurrent import Committee, TokenEmbedding
 Build = Callable[[int], nn.Module]
 """Makes an untrained net for so many features."""
 
-HIDE_TOKENS, HIDE_FEATURES = 0.2, 0.3
+HIDE_TOKENS, HIDE_FEATURES = 0.25, 0.4
 """Shares of each training text that a net does not see; others in each epoch."""
 PARTS = 10
 """Of the training messages; each net of a committee learns from all but one of its own."""

@@ -99,7 +99,9 @@ def test_the_scripts_differ_in_their_model_only() -> None:
     lines = [(ROOT / f"{name}.py").read_text().splitlines() for name in NETS]
     code = [text[next(i for i, line in enumerate(text) if line == '"""') + 1 :] for text in lines]
     changed = [line for line in difflib.ndiff(*code) if line[0] in "+-"]
-    allowed = r"SpamRNN|SpamLSTM|SCRIPT = |KIND = |_rnn\.|lstm\.|with an? |on top of one another"
+    allowed = (
+        r"SpamRNN|SpamLSTM|SCRIPT = |KIND = |_rnn\.|lstm\.|with an? |on top of one another|_size: |_layers: "
+    )
     assert changed and not [line for line in changed if not re.search(allowed, line)]
 
 
@@ -245,7 +247,7 @@ def test_neighbours_and_their_lengths_change_no_answer(build: type[nn.Module]) -
     with torch.inference_mode():
         alone = torch.cat([net(*collate([text])) for text in texts])
         together = net(*collate(texts))
-    assert alone.std() > 0.01
+    assert alone.std() > 0.001, "the texts differ, so an exchanged one would be seen"
     assert torch.allclose(alone, together, rtol=0, atol=1e-12)
 
 
@@ -295,7 +297,7 @@ def test_thinning_hides_whole_tokens_and_single_features() -> None:
 
 def test_features_of_a_token() -> None:
     assert vocabulary.features("Win") == [
-        "word win", "<wi", "win", "in>", "<win", "win>", "<win>", "shape Capital"
+        "word win", "<w", "wi", "in", "n>", "<wi", "win", "in>", "<win", "win>", "<win>", "shape Capital"
     ]  # fmt: skip
     assert vocabulary.features("80082")[0] == "word 00000"
     assert vocabulary.features("80082")[-1] == "shape 5 digits"

@@ -24,14 +24,14 @@ def tokenize(text: str) -> list[str]:
 
 
 def features(token: str) -> list[str]:
-    """What is known of a token: the word, with each digit as 0; its pieces of 3 to 5 letters; its shape.
+    """What is known of a token: the word, with each digit as 0; its pieces of 2 to 5 letters; its shape.
 
     Pieces let a net know words that it has never seen whole (Bojanowski et al. 2017, "Enriching Word Vectors
     with Subword Information", section 3.2); `<` and `>` mark where a word begins and ends.
     """
     lower = token.lower()
     marked = f"<{lower}>"
-    pieces = [marked[i : i + n] for n in (3, 4, 5) for i in range(len(marked) - n + 1)]
+    pieces = [marked[i : i + n] for n in (2, 3, 4, 5) for i in range(len(marked) - n + 1)]
     return ["word " + re.sub(r"\d", "0", lower), *pieces, "shape " + _shape(token)]
 
 
