@@ -48,9 +48,10 @@ def call(*words: object) -> int:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No labels lie about in the current folder."""
+    """No labels lie about in the current folder, and nothing is made in the repository's data/."""
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
+    monkeypatch.setattr(unzip, "OUT", Path("ImageNet"))  # in that folder
 
 
 @pytest.fixture
