@@ -459,6 +459,7 @@ def main(config: Config) -> int:
         learn, kept = set_aside(data)  # a distance hangs on how many are compared: as many real ones
         watcher = drawing.Judge(reader.read, kept.train, kept.train_labels)
         known = {"real": watcher.score(learn.train[: len(kept.train)])}
+        history = [row for row in history if row["phase"] == "gan"]  # not the picker's
         digit_figures.animation(figs / f"{name}_training.gif", film, steps, len(data.characters))
         figures.balance(
             figs / f"{name}_training.png",

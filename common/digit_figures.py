@@ -253,7 +253,7 @@ def compare(
         page.text(
             figures.MARGIN, y, "Distance of each character to real ones (lower is nearer)", weight="bold"
         )
-        axes = page.axes(75, y + 40, figures.WIDTH - 290, chart - 30)
+        axes = page.axes(75, y + 40, figures.WIDTH - 330, chart - 30)
         width = 0.8 / len(by_class)
         colours = (figures.BLUE, figures.ORANGE, figures.GREEN, figures.GREY)
         for i, ((name, distances), colour) in enumerate(zip(by_class.items(), colours, strict=False)):

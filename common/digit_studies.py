@@ -141,7 +141,7 @@ def compare(
             "recall": score["recall"],
             "training, minutes": sampler.about["phases"]["gan"]["seconds"] / 60,
             "writing, ms a character": 1_000 * writing / WRITTEN,
-            "parameters": float(sampler.parameters()),
+            "million parameters": sampler.parameters() / 1e6,
         }
         by_class[name] = judge.distances(made, all_labels)
         strips[name] = written[: 2 * count]

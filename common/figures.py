@@ -61,6 +61,9 @@ COLUMNS = {  # heading and digits of the metrics that have a usual form
     "FID-MNIST": ("FID-MNIST", 2),
     "rarest": ("rarest class", 3),
     "asked": ("read as asked", 4),
+    "training, minutes": ("training, minutes", 1),
+    "writing, ms a character": ("writing, ms a character", 2),
+    "million parameters": ("million parameters", 2),
 }
 DEVIATION = "_sd"
 """Ends the name of a metric's standard deviation, which is shown beside it."""

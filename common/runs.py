@@ -3,7 +3,6 @@
 import json
 import platform
 import random
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from common.files import Refused as Refused
 from common.files import check_writable as check_writable
+from common.files import command_line
 from common.files import save_json as save_json
 from common.files import whole as whole
 
@@ -182,4 +182,4 @@ def command() -> str:
 
     Without `--resume`: a run that was stopped and resumed ends as one left alone.
     """
-    return shlex.join(["python", Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--resume")])
+    return command_line("python", Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--resume"))

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import random
-import shlex
 import signal
 import statistics
 import sys
@@ -33,6 +32,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from common import runs
+from common.files import command_line
 
 Losses = dict[str, Tensor]
 Batches = Callable[[int], Iterator[Any]]
@@ -333,7 +333,7 @@ class Run:
             if isinstance(error, RuntimeError) and not self._asked:
                 raise
             words = [sys.executable, *(word for word in sys.argv if word != "--resume"), "--resume"]
-            _say(f"\nStopped. To go on: {shlex.join(words)}")
+            _say(f"\nStopped. To go on: {command_line(*words)}")
             raise SystemExit(130) from None
         finally:
             self._asked = False
