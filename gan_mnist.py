@@ -262,7 +262,8 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
     place = config.runs / "gan_mnist-judge"
     kept = place / "judge.safetensors"
     learned = data.fingerprint()[:16]
-    if not config.judge:
+    stopped = config.resume and (place / "checkpoint.pt").exists()
+    if not config.judge or (config.resume and not stopped):
         for path in (kept, JUDGE):
             if path.exists():
                 reader, about = samplers.load_reader(path)
@@ -273,7 +274,7 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
     learn, _ = set_aside(data)
     epochs = 5 if len(learn.train) > 10_000 else 10
     settings = {"fingerprint": learned, "epochs": epochs}
-    run = training.Run(place, settings=settings, device=device, precision="float32")
+    run = training.Run(place, settings=settings, device=device, resume=stopped, precision="float32")
     torch.manual_seed(1)  # the same judge whatever the seed of what it judges
     reader = Reader(16, 64, len(data.characters)).to(device)
     train_reader(run, "judge", reader, learn, epochs, seed=1)
@@ -282,7 +283,7 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
     about = {"fingerprint": learned, "data": data.name, "accuracy": accuracy, "epochs": epochs}
     source = {"command": runs.command(), "commit": runs.commit()}
     samplers.save_reader(kept, reader, about | source)
-    run.finish()
+    run.path.unlink()  # a checkpoint is there only while its training was stopped
     print(f"Judge: reads {accuracy:.2%} of {len(data.test):,} test characters rightly")
     return reader
 
@@ -400,7 +401,11 @@ def main(config: Config) -> int:
     print(f"Data: {data.name}; {len(data.train):,} characters to train on, on {runs.device_name(device)}")
     if data.note:
         print(data.note)
+    judge_run = config.runs / "gan_mnist-judge" / "checkpoint.pt"
+    stopped = config.resume and judge_run.exists()
     reader = find_judge(config, data, device)
+    if stopped and not judge_run.exists():  # it was stopped before the GAN began
+        config = replace(config, resume=False)
     judge = drawing.Judge(reader.read, data.test, data.test_labels)
     if config.balance:
 
@@ -410,7 +415,7 @@ def main(config: Config) -> int:
         return digit_studies.balance(config, preset, data, judge, player, figs)
 
     def load(method: str) -> Sampler:
-        return digit_uses.load(config, SHIPPED, method, device)
+        return digit_uses.load(config, SHIPPED, method, device, data)
 
     if config.compare:
         return digit_studies.compare(config, data, judge, load, figs)

@@ -58,7 +58,6 @@ def sheet(sampler: Sampler, rows: int, seed: int) -> Tensor:
 
 def samples(path: Path, sampler: Sampler, caption: str, seed: int) -> None:
     """A column for each character."""
-    chosen = "seed 0: nothing was picked by hand".replace("0", str(seed))
     labels = torch.arange(10 * len(sampler.characters)) % len(sampler.characters)
     pictures, _ = sampler.draw(labels, torch.Generator().manual_seed(seed))
     figures.grid(
@@ -66,7 +65,7 @@ def samples(path: Path, sampler: Sampler, caption: str, seed: int) -> None:
         _on_white(pictures),
         columns=len(sampler.characters),
         title="Drawn by the GAN, a column for each character",
-        caption=f"{caption} Noise of {chosen}.",
+        caption=f"{caption} Noise of seed {seed}: nothing was picked by hand.",
     )
 
 
@@ -127,14 +126,14 @@ def animation(path: Path, film: Film, steps: list[int], columns: int) -> None:
 def keep(path: Path, pictures: Tensor, labels: Tensor, columns: int) -> None:
     """Writes drawn characters, uint8 [N,28,28], as .npz with `images` and `labels`, or as one .png, white on
     black."""
-    with runs.whole(path) as beside:
-        if path.suffix.lower() == ".npz":
-            np.savez_compressed(beside, images=pictures.numpy(), labels=labels.numpy())
-        else:
-            missing = -len(pictures) % columns
-            full = torch.cat([pictures, pictures.new_zeros(missing, 28, 28)])
-            page = full.unflatten(0, (-1, columns)).transpose(1, 2).flatten(0, 1).flatten(1)  # [28R,28C]
-            Image.fromarray(page.numpy()).save(beside)
+    if path.suffix.lower() == ".npz":
+        with path.open("wb") as file:  # to a name in capitals numpy would add its own .npz
+            np.savez_compressed(file, images=pictures.numpy(), labels=labels.numpy())
+    else:
+        missing = -len(pictures) % columns
+        full = torch.cat([pictures, pictures.new_zeros(missing, 28, 28)])
+        page = full.unflatten(0, (-1, columns)).transpose(1, 2).flatten(0, 1).flatten(1)  # [28R,28C]
+        Image.fromarray(page.numpy()).save(path)
 
 
 def _on_white(pictures: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """What gan_mnist.py does besides its lesson: which flags go together, and what trained weights are for."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,10 @@ import torch
 from torch import Tensor
 
 from common import digit_figures, handwriting, runs, samplers
+from common.datasets.digits import Digits
 from common.samplers import Sampler
+
+MOST_SAMPLES = 1_000_000  # in one file: they are held in memory, 784 bytes each
 
 
 def refuse_bad_flags(config: Any) -> None:
@@ -34,6 +39,8 @@ def refuse_bad_flags(config: Any) -> None:
     for name in idle[mode]:
         if getattr(config, name) != getattr(type(config), name):
             raise runs.Refused(f"--{name} means nothing with {mode}; leave it out")
+    if config.quick and config.preset != "auto":
+        raise runs.Refused(f"--preset {config.preset}: --quick has a size of its own; leave one of them out")
     if config.unconditional and config.method == "1":
         raise runs.Refused("--unconditional is --method 2; give one of them")
     if config.steps is not None and config.minutes is not None:
@@ -50,12 +57,18 @@ def folder(config: Any, method: str) -> Path:
     return config.runs / (f"{name}-quick" if config.quick else name)
 
 
-def load(config: Any, shipped: Path, method: str, device: torch.device) -> Sampler:
-    """What --weights names."""
+def load(
+    config: Any, shipped: Path, method: str, device: torch.device, data: Digits | None = None
+) -> Sampler:
+    """What --weights names; refused where it draws other characters than `data` has."""
     newest = folder(config, method) / "weights.safetensors"
     usual = {"shipped": shipped, "auto": newest if newest.exists() else shipped}
     path = usual.get(config.weights, Path(config.weights))
     sampler = samplers.load(path, method, device)
+    if data and sampler.characters != data.characters:
+        raise runs.Refused(
+            f"--data: {data.name} has {data.characters}, but the weights in {path} draw {sampler.characters}"
+        )
     print(f"Weights: {path}, trained on {sampler.about['data']}")
     return sampler
 
@@ -65,19 +78,26 @@ def use(config: Any, shipped: Path, device: torch.device) -> int:
     formats = (".png",) if config.write is not None else (".npz", ".png")
     if config.output is None or config.output.suffix.lower() not in formats:
         raise runs.Refused(f"--output: name a file that ends in {' or '.join(formats)}")
-    if config.output.exists() and not config.overwrite:
-        raise runs.Refused(f"--output: {config.output} exists; name another file, or add --overwrite")
-    if config.sample is not None and config.sample < 1:
-        raise runs.Refused(f"--sample {config.sample}: give a whole number above 0")
+    try:
+        if config.output.is_dir():
+            raise runs.Refused(f"--output: {config.output} is a folder; name a file")
+        if config.output.exists() and not config.overwrite:
+            raise runs.Refused(f"--output: {config.output} exists; name another file, or add --overwrite")
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise runs.Refused(f"--output: {error.strerror}; name another file") from None
+    runs.check_writable(config.output.parent)
+    if config.sample is not None and not 1 <= config.sample <= MOST_SAMPLES:
+        raise runs.Refused(f"--sample {config.sample}: give a whole number from 1 to {MOST_SAMPLES}")
     for name in ("ink", "paper"):
         handwriting.colour(f"--{name}", getattr(config, name))
     sampler = load(config, shipped, config.method, device)
     rng = torch.Generator().manual_seed(config.seed)
+    keep: Callable[[Path], object]
     if config.write is None:
         assert config.sample is not None
         labels = torch.arange(config.sample) % len(sampler.characters)
         made, cost = sampler.draw(labels, rng)
-        digit_figures.keep(config.output, made, labels, columns=len(sampler.characters))
+        keep = partial(digit_figures.keep, pictures=made, labels=labels, columns=len(sampler.characters))
     else:
         handwriting.check_text(config.write, sampler.characters)
         cost = {}
@@ -92,8 +112,12 @@ def use(config: Any, shipped: Path, device: torch.device) -> int:
             return pictures
 
         page = handwriting.compose(config.write, draw, ink=config.ink, paper=config.paper)
+        keep = page.save
+    try:
         with runs.whole(config.output) as beside:
-            page.save(beside)
+            keep(beside)
+    except OSError as error:  # such as a full disk
+        raise runs.Refused(f"cannot write {config.output}: {error.strerror or error}") from None
     if config.method == "2":
         each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
         print(f"Samples that one character cost: {each}")

@@ -198,13 +198,13 @@ def load_reader(path: Path) -> tuple[Reader, dict[str, Any]]:
     Raises:
         Refused: no such file, or not such a reader.
     """
-    states, about = runs.load_weights(path)
     try:
+        states, about = runs.load_weights(path)
         reader = Reader(*map(int, about["size"]))
         _fill(reader, states["reader"])
         return reader.eval(), about
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise runs.Refused(f"{path} holds no judge ({str(error).splitlines()[0]}); remove it") from None
+    except (runs.Refused, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        raise runs.Refused(f"{path} holds no judge; remove it, and a new one is trained") from None
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor]) -> None:

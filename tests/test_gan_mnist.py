@@ -100,6 +100,37 @@ def test_a_stopped_run_goes_on_exactly(
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_run_stopped_while_its_judge_learned_goes_on(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = digits.find("builtin")
+    small = replace(data, train=data.train[:300], train_labels=data.train_labels[:300])
+    monkeypatch.setattr(digits, "find", lambda *words, **more: small)
+    config = replace(trained, steps=2, runs=tmp_path / "runs", figs=tmp_path / "figs")
+    forward, calls = Reader.forward, []
+
+    def interrupted(reader: Reader, pictures: Tensor) -> Tensor:
+        calls.append(len(pictures))
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return forward(reader, pictures)
+
+    monkeypatch.setattr(Reader, "forward", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(config)
+    assert stop.value.code == 130
+    assert main(replace(config, resume=True)) == 0
+    assert calls == 20 * [100]  # ten epochs of two steps, none taken twice
+    with pytest.raises(runs.Refused, match="--resume"):  # that run had two steps
+        main(replace(config, resume=True, steps=3))
+
+
+def test_a_damaged_judge_is_named(tmp_path: Path) -> None:
+    (tmp_path / "judge.safetensors").write_bytes(b"no weights")
+    with pytest.raises(runs.Refused, match=r"judge.safetensors .*remove it"):
+        samplers.load_reader(tmp_path / "judge.safetensors")
+
+
 # ------------------------------------------------------------------------------------ drawing and writing
 
 
@@ -116,6 +147,8 @@ def test_sample_writes_images_and_labels(weights: str, tmp_path: Path) -> None:
     assert np.array_equal(one["images"], again["images"])
     assert not np.array_equal(one["images"], other["images"])
     assert np.median(one["images"]) < 30 < one["images"].max()  # white on black
+    assert sample("4.NPZ", 0)["images"].shape == (25, 28, 28)
+    assert not list(tmp_path.glob(".*"))
     main(Config(sample=25, output=tmp_path / "page.png", weights=weights, device="cpu"))
     with Image.open(tmp_path / "page.png") as page:
         assert page.size == (280, 84)
@@ -151,6 +184,9 @@ def test_writing_keeps_one_style_in_a_word(
         ({"write": "12", "output": Path("note.jpg")}, "--output"),
         ({"write": "12", "output": None}, "--output"),
         ({"sample": 0}, "--sample 0"),
+        ({"sample": 10**12}, "--sample 1000000000000"),
+        ({"sample": 5, "output": Path("a" * 300 + ".png")}, "--output"),
+        ({"quick": True, "preset": "gpu"}, "--preset gpu"),
         ({"sample": 5, "write": "1"}, "--sample and --write"),
         ({"sample": 5, "ink": "red"}, "--ink"),
         ({"sample": 5, "steps": 3}, "--steps"),
@@ -184,6 +220,22 @@ def test_an_output_that_exists_is_kept(weights: str, tmp_path: Path) -> None:
     assert (tmp_path / "out.png").read_text() == "mine"
     main(replace(config, overwrite=True))
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(runs.Refused, match=r"folder\.png is a folder"):
+        main(replace(config, output=tmp_path / "folder.png", overwrite=True))
+
+
+@pytest.mark.parametrize("given", [{"sample": 5}, {"write": "12"}])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+) -> None:
+    def full(*words: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(runs.Refused, match=r"out.png: No space left on device"):
+        main(Config(output=tmp_path / "out.png", weights=weights, device="cpu", **given))
+    assert not list(tmp_path.iterdir())
 
 
 # -------------------------------------------------------------------------------------- the three methods
@@ -308,6 +360,12 @@ def letters(tmp_path: Path) -> Path:
             content = np.array(head, ">i4").tobytes() + array.tobytes()
             (folder / f"emnist-letters-{part}-{kind}-ubyte").write_bytes(content)
     return folder
+
+
+def test_weights_of_digits_are_not_scored_on_letters(letters: Path, weights: str) -> None:
+    config = Config(evaluate=True, weights=weights)
+    with pytest.raises(runs.Refused, match=r"--data: .*abcdefghijklmnopqrstuvwxyz.*0123456789"):
+        digit_uses.load(config, gan_mnist.SHIPPED, "conditional", CPU, digits.find(str(letters)))
 
 
 def test_letters_are_learned_upright_and_written(
