@@ -126,7 +126,8 @@ def adversarial(
     """Trains the two in place; returns `generator`, holding its averaged (EMA) weights, in eval mode.
 
     A batch is (given, real): `given` is the tuple of the generator's inputs, noise and label or a small
-    picture. Both losses are called with (discriminator, real, made, given, step).
+    picture. Both losses are called with (discriminator, real, made, given, step), where `step` counts the
+    steps of their own player: what a loss does in each 8th is as frequent for one who steps seldom.
 
     `discriminator_loss` also returns its scores of real and made. The discriminator counts as right where
     real scores above 0 and made below 0. In a relativistic loss only differences mean something: return
@@ -150,7 +151,7 @@ def adversarial(
         # (1) Update D: tell real from made
         with run.autocast():
             losses_d, scores_real, scores_made = discriminator_loss(
-                discriminator, real, made.detach(), given, number
+                discriminator, real, made.detach(), given, number // discriminator_every
             )
         total_d = _total(losses_d)
         discriminator_optimizer.zero_grad()
@@ -163,7 +164,7 @@ def adversarial(
         for parameter in judging:
             parameter.requires_grad_(False)
         with run.autocast():  # a region of its own: autocast remembers D's weights within one
-            losses_g = generator_loss(discriminator, real, made, given, number)
+            losses_g = generator_loss(discriminator, real, made, given, number // generator_every)
         total_g = _total(losses_g)
         generator_optimizer.zero_grad()
         total_g.backward()

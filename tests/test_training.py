@@ -522,6 +522,38 @@ def test_adversarial_updates_each_player_by_its_own_loss(tmp_path: Path) -> None
     assert all(0 <= row[side] <= 1 for row in run.history[1:] for side in ("real", "made"))
 
 
+def test_adversarial_counts_the_steps_of_each_player(tmp_path: Path) -> None:
+    players = {"generator": nn.Linear(4, 1), "discriminator": nn.Linear(1, 1)}
+    found: dict[str, list[tuple[int, float]]] = {name: [] for name in players}
+
+    def seen(name: str, step: int) -> None:
+        found[name].append((step, players[name].weight[0, 0].item()))
+
+    def loss_d(d: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor], step: int) -> Any:
+        seen("discriminator", step)
+        return {"judge": d(made).mean() - d(real).mean()}, d(real), d(made)
+
+    def loss_g(d: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor], step: int) -> Any:
+        seen("generator", step)
+        return {"fool": -d(made).mean()}
+
+    def pairs(first: int) -> Iterator[Any]:
+        for x, y in batches(first):
+            yield (x,), y
+
+    generator, discriminator = players.values()
+    optimizers = [torch.optim.SGD(player.parameters(), 0.1) for player in players.values()]
+    adversarial(
+        open_run(tmp_path), "gan", generator, discriminator, (optimizers[0], optimizers[1]), loss_g, loss_d,
+        pairs, steps=12, schedule=lambda p: 1.0, ema=0.0, every=(4, 1),
+    )  # fmt: skip
+    assert [step for step, _ in found["generator"]] == list(range(12))
+    assert [step for step, _ in found["discriminator"]] == [k // 4 for k in range(12)]
+    weights = [weight for _, weight in found["discriminator"]]
+    changed = [k for k in range(11) if weights[k] != weights[k + 1]]
+    assert changed == [0, 4, 8]
+
+
 def rows(real: float, made: float, losses: list[float]) -> list[dict[str, Any]]:
     return [
         {"phase": "gan", "step": i, "real": real, "made": made, "loss_discriminator": v}
