@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 import gan_mnist
-from common import digit_uses, handwriting, runs, samplers
+from common import digit_studies, digit_uses, handwriting, runs, samplers
 from common.datasets import digits
+from common.evaluation import drawing
 from common.models.digits import Discriminator, Generator, Reader
 from common.samplers import Sampler
 from gan_mnist import Config, main
@@ -334,6 +335,32 @@ def test_weights_of_each_method_are_kept_and_read(method: str, tmp_path: Path) -
     other = next(name for name in samplers.METHODS if name != method)
     with pytest.raises(runs.Refused, match=f"--method {other}"):
         samplers.load(tmp_path / "w.safetensors", other, CPU)
+
+
+def test_the_three_methods_are_compared_and_kept_in_one_file(trained: Config, tmp_path: Path) -> None:
+    class Picks(Reader):
+        """Is sure of anything."""
+
+        def forward(self, pictures: Tensor) -> Tensor:
+            return 99.0 * nn.functional.one_hot((255 * pictures).sum((1, 2, 3)).round().long() % 10, 10)
+
+    def load(method: str) -> Sampler:
+        generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1).eval()
+        phases = {"gan": {"seconds": 60.0}} | ({"picker": {"seconds": 30.0}} if method == "2" else {})
+        picker = Picks(2, 4, 10) if method == "2" else None
+        return Sampler(method, generator, "0123456789", picker, {"data": "none", "phases": phases})
+
+    reader, _ = samplers.load_reader(trained.runs / "gan_mnist-judge" / "judge.safetensors")
+    data = digits.find("builtin")
+    judge = drawing.Judge(reader.read, data.test, data.test_labels)
+    config = replace(trained, quick=False, runs=tmp_path)
+    assert digit_studies.compare(config, data, judge, load, tmp_path / "figs") == 0
+    found = json.loads((tmp_path / "figs" / "gan_mnist_methods.json").read_text())["metrics"]
+    minutes = {name: of["training, minutes"] for name, of in found.items()}
+    assert minutes == {"conditional": 1.0, "Method 1": 1.0, "Method 2": 1.5}
+    for method in samplers.METHODS:
+        kept = samplers.load(tmp_path / "gan_mnist-all" / "digits.safetensors", method, CPU)
+        assert kept.about["written"]["training, minutes"] == minutes[digit_studies.NAMES[method]]
 
 
 # ------------------------------------------------------------------------------------------------ letters
