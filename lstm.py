@@ -1,6 +1,6 @@
 """Is this SMS spam? Embedding, LSTM, two fully connected layers; the twin of multi_layer_rnn.py.
 
-    python lstm.py                              # the whole experiment on one split, two minutes
+    python lstm.py                              # the whole experiment on one split, about a minute
     python lstm.py --folds 5                    # cross-validation, as in README's table
     python lstm.py --predict messages.txt       # probability, spam or ham, message
 
