@@ -357,7 +357,7 @@ def train(
     # Method 2 also needs one who picks; it is not the judge
     picker = None
     if config.method == "2":
-        epochs = 1 if len(learn.train) > 10_000 else 10
+        epochs = 1 if len(learn.train) > 10_000 else 20
         picker = train_reader(run, "picker", Reader(8, 32, count).to(device), learn, epochs, config.seed + 2)
     about = {
         "data": data.name,

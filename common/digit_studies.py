@@ -14,7 +14,7 @@ from common.datasets.digits import Digits
 from common.evaluation import drawing, table
 from common.samplers import Sampler
 
-STEPS = {False: 900, True: 20}  # of each small GAN; True for --quick
+STEPS = {False: 900, True: 20}  # of each player at least, in each small GAN; True for --quick
 WRITTEN = 1_000
 """Characters that each method writes for its score, in turn."""
 NAMES = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
@@ -26,7 +26,8 @@ def balance(
     """Trains small GANs that differ in the strength of one player only, and draws what became of each.
 
     The discriminator is made weaker and stronger in two ways: by its width, and by how often the two take a
-    step. One more GAN is without the minibatch standard deviation.
+    step: the one that takes fewer takes as many as elsewhere. One more GAN is without the minibatch standard
+    deviation.
 
     Args:
         preset: of the GAN in the middle; it has `critic`, `every` and `compares`.
@@ -56,10 +57,13 @@ def balance(
         changes = {"width": changes["width"][1:3], "eye": changes["eye"]}
     rows: list[dict[str, Any]] = []
     begun = time.monotonic()
-    apart = replace(config, steps=STEPS[config.quick], runs=config.runs / "gan_mnist-balance")
     for way, variants in changes.items():
         for factor, name, change in variants:
-            sampler, run = train(apart, replace(preset, steps=apart.steps, **change))
+            place = config.runs / "gan_mnist-balance" / name.replace(" ", "_")
+            steps = STEPS[config.quick] * max(change.get("every", preset.every))
+            stopped = config.resume and any(place.rglob("checkpoint.pt"))
+            apart = replace(config, steps=steps, runs=place, resume=stopped)
+            sampler, run = train(apart, replace(preset, steps=steps, **change))
             run.finish()
             labels = torch.arange(len(data.test)) % len(data.characters)
             made, _ = sampler.draw(labels, torch.Generator().manual_seed(config.seed))
@@ -77,8 +81,8 @@ def balance(
         rows,
         references,
         title="Where the balance of the two players is lost",
-        caption=f"{data.name}. Small conditional GANs of {STEPS[config.quick]:,} steps, seed {config.seed}; "
-        f"only what is said differs. {data.note.partition(chr(10))[0]}".strip(),
+        caption=f"{data.name}. Conditional GANs, {STEPS[config.quick]:,} steps of each player or what is "
+        f"said, seed {config.seed}; nothing else differs. {data.note.partition(chr(10))[0]}".strip(),
         columns=len(data.characters),
     )
     scores = {row["name"]: {k: row[k] for k in ("distance", "recall", "rarest", "asked")} for row in rows}

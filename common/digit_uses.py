@@ -32,7 +32,16 @@ def refuse_bad_flags(config: Any) -> None:
         "--sample": (*training_flags, *colours, "quick", "data", "judge", "figs"),
         "--write": (*training_flags, "quick", "data", "judge", "figs"),
         "--evaluate": (*training_flags, *output, *colours, "quick"),
-        "--balance": (*training_flags, *output, *colours, "method", "unconditional", "weights"),
+        "--balance": (
+            *budget,
+            "preset",
+            "precision",
+            *output,
+            *colours,
+            "method",
+            "unconditional",
+            "weights",
+        ),
         "--compare": (*training_flags, *output, *colours, "method", "unconditional", "quick"),
         "training": (*output, *colours, "weights"),
     }
@@ -120,6 +129,7 @@ def use(config: Any, shipped: Path, device: torch.device) -> int:
         raise runs.Refused(f"cannot write {config.output}: {error.strerror or error}") from None
     if config.method == "2":
         each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
-        print(f"Samples that one character cost: {each}")
+        where = " in the word where it cost most" if config.write is not None else ""
+        print(f"Samples that one character cost{where}: {each}")
     print(f"Drawn: {config.output}")
     return 0

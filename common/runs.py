@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -34,6 +35,7 @@ def launch(main: Callable[[Config], int | None], config_class: type[Config]) -> 
     """
     script = Path(sys.argv[0]).name
     config = tyro.cli(config_class)
+    commit()  # of the code that runs: another may be there when the run ends
     try:
         code = main(config) or 0
     except Refused as refusal:
@@ -162,8 +164,10 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str:
-    """The commit of this checkout, with `+` after it where files differ from it; `unknown` outside of git."""
+    """The commit of this checkout when it is first asked for, with `+` after it where files differ from it;
+    `unknown` outside of git."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str:

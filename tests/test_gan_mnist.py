@@ -441,6 +441,25 @@ def test_a_critic_that_compares_finds_out_who_repeats() -> None:
         assert torch.allclose(critic(same)[0], alone.expand(8, 1), atol=1e-6)
 
 
+def test_the_balance_is_studied_and_a_stopped_study_goes_on(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(trained, balance=True, figs=tmp_path)
+    assert main(config) == 0
+    found = json.loads((tmp_path / "gan_mnist_balance.json").read_text())
+    rows = found["metrics"]
+    assert next(iter(rows)).startswith("discriminator of") and list(rows)[-1].startswith("without")
+    with Image.open(tmp_path / "GAN_mnist_balance.png") as picture:
+        assert picture.width > 600
+
+    def never(*words: Any) -> Any:
+        raise AssertionError("trains what has been trained")
+
+    monkeypatch.setattr(gan_mnist, "batches", lambda *words: never)
+    assert main(replace(config, resume=True)) == 0
+    assert json.loads((tmp_path / "gan_mnist_balance.json").read_text())["metrics"] == rows
+
+
 def test_losses_are_as_published() -> None:
     assert gan_mnist.relativistic_loss(torch.tensor([3.0]), torch.tensor([1.0])).item() == pytest.approx(
         np.log1p(np.exp(-2.0))
