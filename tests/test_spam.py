@@ -252,7 +252,7 @@ def test_neighbours_and_their_lengths_change_no_answer(build: type[nn.Module]) -
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
-def test_the_state_is_read_from_real_tokens_only(kind: type[nn.RNNBase]) -> None:
+def test_the_state_is_read_from_real_tokens_only(kind: type[nn.RNN] | type[nn.LSTM]) -> None:
     onwards, backwards = kind(2, 3), kind(2, 3)
     tokens = torch.randn(6, 2)
     found = read(onwards, backwards, tokens, torch.tensor([2, 3, 1]))
@@ -378,8 +378,8 @@ def test_where_rounding_turns_the_neighbours_do_not_decide(
     [
         (b"", "-\tempty\t"),
         (b" \t ", "-\tempty\t \t "),
-        (b"caf\xe9 \xff", "ham\tcaf� �"),
-        (b"nul\0byte \x1b[31m", "ham\tnul�byte �[31m"),
+        (b"caf\xe9 \xff", "\tcaf� �"),
+        (b"nul\0byte \x1b[31m", "\tnul�byte �[31m"),
         ("😀😀".encode(), "😀😀"),
         (b"zzqx xqzz", "zzqx xqzz"),
         (b"a" * 100_000, "a" * 100_000),

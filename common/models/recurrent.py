@@ -1,6 +1,6 @@
 """Recurrent nets: one that goes on with a series, and those that read a message and say whether it is spam.
 
-The batches of messages are `datasets.vocabulary.Batch`: no padding is in them, and no state of it is read.
+The batches of messages are `datasets.vocabulary.Batch`: without padding. `read` adds it and skips its states.
 """
 
 import math
