@@ -106,7 +106,7 @@ class Preset:
 
 
 PRESETS = {
-    "cpu": Preset(channels=32, critic=24, batch=24, minutes=8),
+    "cpu": Preset(channels=32, critic=24, batch=24, learning_rate=2.5e-3, minutes=8),
     "gpu": Preset(channels=64, critic=48, batch=64, minutes=8),
     "quick": Preset(channels=24, critic=16, batch=16, steps=250),
 }
@@ -116,7 +116,7 @@ SIDE_BY_SIDE = {  # for Method 1
     "quick": Preset(channels=8, critic=8, batch=8, latent=32, steps=120),
 }
 GRADIENT_PENALTY, PENALTY_EVERY = 0.1, 8
-TELL_APART = 0.02
+TELL_APART = 0.03
 EMA = 0.998
 SHIPPED = Path(__file__).parent / "data" / "pretrained" / "digits.safetensors"
 JUDGE = SHIPPED.with_name("digits_judge.safetensors")
