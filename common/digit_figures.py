@@ -172,7 +172,7 @@ def balance(
             axes.set_title(heading, loc="left", fontsize="medium")
             for way, label, colour in (
                 ("width", "by its width", figures.BLUE),
-                ("steps", "by its share of the steps", figures.ORANGE),
+                ("steps", "by its share of the steps, which are more in all", figures.ORANGE),
             ):
                 middle = [row for row in rows if row["factor"] == 1 and row["way"] == "width"]
                 line = [row for row in rows if row["way"] == way] + (middle if way == "steps" else [])

@@ -43,12 +43,12 @@ def balance(
             for factor in (0.25, 0.5, 1, 2, 4)
         ],
         "steps": [
-            (factor, f"{words} to one of the other", {"every": every})
-            for factor, words, every in (
-                (0.25, "4 steps of the generator", (4, 1)),
-                (0.5, "2 steps of the generator", (2, 1)),
-                (2.0, "2 steps of the discriminator", (1, 2)),
-                (4.0, "4 steps of the discriminator", (1, 4)),
+            (factor, f"{who} steps to 1", {"every": every})
+            for factor, who, every in (
+                (0.25, "generator: 4", (4, 1)),
+                (0.5, "generator: 2", (2, 1)),
+                (2.0, "discriminator: 2", (1, 2)),
+                (4.0, "discriminator: 4", (1, 4)),
             )
         ],
         "eye": [(1.0, "without the minibatch standard deviation", {"compares": False})],
@@ -59,7 +59,7 @@ def balance(
     begun = time.monotonic()
     for way, variants in changes.items():
         for factor, name, change in variants:
-            place = config.runs / "gan_mnist-balance" / name.replace(" ", "_")
+            place = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
             steps = STEPS[config.quick] * max(change.get("every", preset.every))
             stopped = config.resume and any(place.rglob("checkpoint.pt"))
             apart = replace(config, steps=steps, runs=place, resume=stopped)
