@@ -56,7 +56,7 @@ def balance(
     if config.quick:
         changes = {"width": changes["width"][1:3], "eye": changes["eye"]}
     rows: list[dict[str, Any]] = []
-    begun = time.monotonic()
+    seconds = 0.0
     for way, variants in changes.items():
         for factor, name, change in variants:
             place = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
@@ -65,6 +65,7 @@ def balance(
             apart = replace(config, steps=steps, runs=place, resume=stopped)
             sampler, run = train(apart, replace(preset, steps=steps, **change))
             run.finish()
+            seconds += sum(phase["seconds"] for phase in run.record.values())  # those before a stop, too
             labels = torch.arange(len(data.test)) % len(data.characters)
             made, _ = sampler.draw(labels, torch.Generator().manual_seed(config.seed))
             last = [row for row in run.history if "real" in row][-20:]
@@ -95,7 +96,7 @@ def balance(
         data={"name": data.name, "count": len(data.test), "builtin": data.builtin, "note": data.note},
         metrics=drawing.named(scores, data.name),
         baselines=drawing.named(kept, data.name),
-        seconds=time.monotonic() - begun,
+        seconds=seconds,
         device=runs.pick_device(config.device),
         discriminator_right={row["name"]: {side: row[side] for side in ("real", "made")} for row in rows},
     )
