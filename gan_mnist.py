@@ -11,8 +11,8 @@ shows what becomes of it when one of the two players is made stronger or weaker.
 
 Three ways lead to a character that was asked for: a net that is told which (`--method conditional`), a small
 net for each character (`--method 1`), or one net that draws what it likes, and a reader that picks
-(`--method 2`). Expect with the default on two cores: FID-MNIST 0.3 where real digits have 0.1 and blurred
-ones 10.
+(`--method 2`). Expect with the default: FID-MNIST 0.2 where real digits have 0.1 and blurred ones 11, recall
+0.8 of 0.9, and 99.9 % read as asked.
 """
 
 import math
