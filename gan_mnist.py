@@ -256,13 +256,18 @@ def train_reader(
     return trained
 
 
+def judge_stopped(config: Config) -> bool:
+    """Whether the run to go on with was stopped while its judge learned."""
+    return config.resume and training.checkpoint(config.runs / "gan_mnist-judge").exists()
+
+
 def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Reader:
     """The judge that has learned from these characters: one trained before, the one that comes along, or a
     new one."""
     place = config.runs / "gan_mnist-judge"
     kept = place / "judge.safetensors"
     learned = data.fingerprint()[:16]
-    stopped = config.resume and (place / "checkpoint.pt").exists()
+    stopped = judge_stopped(config)
     if not config.judge or (config.resume and not stopped):
         for path in (kept, JUDGE):
             if path.exists():
@@ -292,9 +297,13 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
 
 
 def train(
-    config: Config, preset: Preset, data: digits.Digits, judge: Reader, device: torch.device
+    config: Config, preset: Preset, data: digits.Digits, watcher: drawing.Judge, device: torch.device
 ) -> tuple[Sampler, training.Run, digit_figures.Film]:
-    """Trains what --method names; returns the sampler, the run, and what was drawn on the way."""
+    """Trains what --method names; returns the sampler, the run, and what was drawn on the way.
+
+    Args:
+        watcher: of `watch`.
+    """
     asked = {name: getattr(config, name) for name in ("method", "seed", "minutes", "steps", "precision")}
     place = digit_uses.folder(config, config.method)
     run = training.Run(
@@ -304,10 +313,9 @@ def train(
         resume=config.resume,
         precision="float32" if config.quick and config.precision == "auto" else config.precision,
     )
-    learn, kept = set_aside(data)
-    watcher = drawing.Judge(judge.read, kept.train, kept.train_labels)
+    learn, _ = set_aside(data)
     film = digit_figures.Film(place / "film", resume=config.resume)
-    labels = torch.arange(len(kept.train)) % len(data.characters)
+    labels = torch.arange(len(watcher.labels)) % len(data.characters)
 
     # Model
     torch.manual_seed(config.seed)
@@ -376,6 +384,12 @@ def set_aside(data: digits.Digits) -> tuple[digits.Digits, digits.Digits]:
     return learn, replace(data, train=data.train[-kept:], train_labels=data.train_labels[-kept:])
 
 
+def watch(data: digits.Digits, reader: Reader) -> drawing.Judge:
+    """The judge of the curves: it compares with characters that were set aside."""
+    _, kept = set_aside(data)
+    return drawing.Judge(reader.read, kept.train, kept.train_labels)
+
+
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
@@ -401,16 +415,16 @@ def main(config: Config) -> int:
     print(f"Data: {data.name}; {len(data.train):,} characters to train on, on {runs.device_name(device)}")
     if data.note:
         print(data.note)
-    judge_run = config.runs / "gan_mnist-judge" / "checkpoint.pt"
-    stopped = config.resume and judge_run.exists()
+    stopped = judge_stopped(config)
     reader = find_judge(config, data, device)
-    if stopped and not judge_run.exists():  # it was stopped before the GAN began
+    if stopped and not judge_stopped(config):  # it was stopped before the GAN began
         config = replace(config, resume=False)
     judge = drawing.Judge(reader.read, data.test, data.test_labels)
     if config.balance:
+        watcher = watch(data, reader)
 
         def player(config: Config, preset: Preset) -> tuple[Sampler, training.Run]:
-            return train(config, preset, data, reader, device)[:2]
+            return train(config, preset, data, watcher, device)[:2]
 
         return digit_studies.balance(config, preset, data, judge, player, figs)
 
@@ -424,7 +438,8 @@ def main(config: Config) -> int:
     if config.evaluate:
         sampler, history = load(config.method), []
     else:
-        sampler, run, film = train(config, preset, data, reader, device)
+        watcher = watch(data, reader)
+        sampler, run, film = train(config, preset, data, watcher, device)
         history = run.history
         samplers.save(digit_uses.folder(config, config.method) / "weights.safetensors", [sampler])
         # a resumed run counts from its first start on
@@ -461,9 +476,8 @@ def main(config: Config) -> int:
     digit_figures.neighbours(figs / f"{name}_neighbours.png", made, labels, data, caption)
     if history:
         steps = [row["step"] for row in history if "distance" in row]
-        learn, kept = set_aside(data)  # a distance hangs on how many are compared: as many real ones
-        watcher = drawing.Judge(reader.read, kept.train, kept.train_labels)
-        known = {"real": watcher.score(learn.train[: len(kept.train)])}
+        # a distance hangs on how many are compared: as many real ones, of those that it does not compare with
+        known = {"real": watcher.score(data.train[: len(watcher.labels)])}
         history = [row for row in history if row["phase"] == "gan"]  # not the picker's
         digit_figures.animation(figs / f"{name}_training.gif", film, steps, len(data.characters))
         figures.balance(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from common import digit_figures, figures, runs, samplers
+from common import digit_figures, digit_uses, figures, runs, samplers, training
 from common.datasets.digits import Digits
 from common.evaluation import drawing, table
 from common.samplers import Sampler
@@ -61,8 +61,9 @@ def balance(
         for factor, name, change in variants:
             place = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
             steps = STEPS[config.quick] * max(change.get("every", preset.every))
-            stopped = config.resume and any(place.rglob("checkpoint.pt"))
-            apart = replace(config, steps=steps, runs=place, resume=stopped)
+            apart = replace(config, steps=steps, runs=place)
+            begun = training.checkpoint(digit_uses.folder(apart, apart.method)).exists()
+            apart = replace(apart, resume=config.resume and begun)
             sampler, run = train(apart, replace(preset, steps=steps, **change))
             run.finish()
             seconds += sum(phase["seconds"] for phase in run.record.values())  # those before a stop, too

@@ -27,21 +27,13 @@ def refuse_bad_flags(config: Any) -> None:
         raise runs.Refused(f"--{modes[0]} and --{modes[1]} are two things to do; give one of them")
     mode = f"--{modes[0]}" if modes else "training"
     budget, output, colours = ("steps", "minutes"), ("output", "overwrite"), ("ink", "paper")
-    training_flags = ("resume", *budget, "preset", "precision")
+    settings = (*budget, "preset", "precision")
+    training_flags = ("resume", *settings)
     idle = {
         "--sample": (*training_flags, *colours, "quick", "data", "judge", "figs"),
         "--write": (*training_flags, "quick", "data", "judge", "figs"),
         "--evaluate": (*training_flags, *output, *colours, "quick"),
-        "--balance": (
-            *budget,
-            "preset",
-            "precision",
-            *output,
-            *colours,
-            "method",
-            "unconditional",
-            "weights",
-        ),
+        "--balance": (*settings, *output, *colours, "method", "unconditional", "weights"),
         "--compare": (*training_flags, *output, *colours, "method", "unconditional", "quick"),
         "training": (*output, *colours, "weights"),
     }

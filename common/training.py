@@ -209,6 +209,11 @@ def winner(history: list[dict[str, Any]], phase: str, rows: int = 20) -> str:
     return ""
 
 
+def checkpoint(folder: Path) -> Path:
+    """Where a run in `folder` keeps what it goes on from."""
+    return folder / "checkpoint.pt"
+
+
 class Run:
     """One training run in one folder: phases one after the other, one file `checkpoint.pt`.
 
@@ -241,7 +246,7 @@ class Run:
         Raises:
             runs.Refused: on resume, no checkpoint, a damaged one, or one of other settings.
         """
-        self.path = folder / "checkpoint.pt"
+        self.path = checkpoint(folder)
         self.settings = json.loads(json.dumps(settings, default=str))
         self.device, self.precision, self.checkpoint_every = device, precision, checkpoint_every
         self.history: list[dict[str, Any]] = []

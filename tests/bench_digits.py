@@ -105,9 +105,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         config = gan_mnist.Config(minutes=arguments.minutes, runs=Path(place), precision="float32")
         reader = gan_mnist.find_judge(config, data, device)
+        watcher = gan_mnist.watch(data, reader)
         torch.manual_seed(0)
         begun = time.process_time()
-        sampler, run, _ = gan_mnist.train(config, gan_mnist.PRESETS["cpu"], data, reader, device)
+        sampler, run, _ = gan_mnist.train(config, gan_mnist.PRESETS["cpu"], data, watcher, device)
         taken = time.process_time() - begun
     torch.manual_seed(0)
     usual, steps = train_dcgan(data.train, taken)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from test_digits import put
 from torch import Tensor, nn
 
 import gan_mnist
@@ -73,12 +74,13 @@ def test_a_model_that_learned_nothing_is_called_so(
 def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
-    data, judge = digits.find("builtin"), Reader(2, 4, 10)
+    data = digits.find("builtin")
+    watcher = gan_mnist.watch(data, Reader(2, 4, 10))
     preset = replace(gan_mnist.PRESETS["quick"], channels=4, critic=4, batch=8)
 
     def weights(name: str, resume: bool = False) -> dict[str, Tensor]:
         config = replace(trained, steps=8, method=method, runs=tmp_path / name, resume=resume)
-        return gan_mnist.train(config, preset, data, judge, CPU)[0].generator.state_dict()
+        return gan_mnist.train(config, preset, data, watcher, CPU)[0].generator.state_dict()
 
     one = weights("whole")
     real_batches = gan_mnist.batches
@@ -370,7 +372,6 @@ def test_the_three_methods_are_compared_and_kept_in_one_file(trained: Config, tm
 def letters(tmp_path: Path) -> Path:
     """EMNIST's split of 26 letters, in its own format, small: letters of a font, at places that differ."""
     rng, font, folder = np.random.default_rng(0), ImageFont.load_default(24), tmp_path / "letters"
-    folder.mkdir()
     for part, each in (("train", 30), ("test", 8)):
         labels = np.repeat(np.arange(26, dtype=np.uint8), each)
         rng.shuffle(labels)
@@ -380,12 +381,8 @@ def letters(tmp_path: Path) -> Path:
             place = 14 + rng.integers(-1, 2), 13 + rng.integers(-1, 2)
             ImageDraw.Draw(page).text(place, chr(97 + label), 255, font, anchor="mm")
             picture[:] = np.asarray(page).T  # EMNIST's pictures lie on their side
-        for kind, head, array in (
-            ("images-idx3", (0x803, len(labels), 28, 28), pictures),
-            ("labels-idx1", (0x801, len(labels)), labels + 1),
-        ):
-            content = np.array(head, ">i4").tobytes() + array.tobytes()
-            (folder / f"emnist-letters-{part}-{kind}-ubyte").write_bytes(content)
+        files = {"images-idx3": pictures, "labels-idx1": labels + 1}
+        put(folder, {f"emnist-letters-{part}-{kind}-ubyte": array for kind, array in files.items()})
     return folder
 
 
