@@ -37,6 +37,16 @@ def test_it_knows_spam_when_it_sees_it(path: Path, kind: str, build: type[nn.Mod
     assert ask(["ok see you at the station at 7, i'll bring the book", "sorry, can't talk now"]).max() < 0.1
 
 
+@each
+def test_odd_bytes_are_no_spam(
+    path: Path, kind: str, build: type[nn.Module], tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    (tmp_path / "in.txt").write_bytes(b"caf\xe9 \xff\nnul\0byte \x1b[31m\n")
+    assert spam.predict(spam.load(path, kind, build), str(tmp_path / "in.txt"), False) == 0
+    latin, control = capfdbinary.readouterr().out.decode().splitlines()
+    assert latin.endswith("ham\tcaf\ufffd \ufffd") and control.endswith("ham\tnul\ufffdbyte \ufffd[31m")
+
+
 @pytest.mark.skipif(not REAL.exists(), reason="the collection is not at hand")
 @each
 def test_its_score_on_messages_that_it_has_not_seen(path: Path, kind: str, build: type[nn.Module]) -> None:
