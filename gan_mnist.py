@@ -26,15 +26,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import digit_figures, digit_studies, digit_uses, figures, runs, samplers, training
-from common.datasets import digits
-from common.evaluation import drawing, table
-from common.models.digits import Discriminator, Generator, Reader
-from common.samplers import Sampler
+from common import cli, results
+from common.cli import UserError
+from common.datasets import mnist
+from common.evaluation import mnist as evaluation
+from common.figures import mnist as figures
+from common.figures import training as training_figures
+from common.files import check_writable
+from common.inference import digit_uses
+from common.inference import mnist as inference
+from common.inference.mnist import Sampler
+from common.models.mnist import Discriminator, Generator, Reader
+from common.results import table
+from common.studies import mnist as studies
+from common.training import loop
+from common.training.run import Run, checkpoint
 
 
 @dataclass
-class Config:
+class Config(cli.Flags):
     """Draw digits with a GAN: train it, score it, write with it."""
 
     data: str = "auto"
@@ -152,7 +162,7 @@ def judged(discriminator: nn.Module, pictures: Tensor, label: Tensor | None) -> 
 
 def discriminator_losses(
     discriminator: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor, ...], step: int
-) -> tuple[training.Losses, Tensor, Tensor]:
+) -> tuple[loop.Losses, Tensor, Tensor]:
     """The critic; also returns its scores, centred, since only differences mean something."""
     label = given[1] if len(given) > 1 else None
     scores_real, match = judged(discriminator, real, label)
@@ -169,7 +179,7 @@ def discriminator_losses(
 
 def generator_losses(
     discriminator: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor, ...], step: int
-) -> training.Losses:
+) -> loop.Losses:
     """The painter: what it makes must score higher than what is real."""
     label = given[1] if len(given) > 1 else None
     with torch.no_grad():
@@ -183,7 +193,7 @@ def cosine(progress: float) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * progress)
 
 
-def batches(data: digits.Digits, method: str, preset: Preset, seed: int) -> training.Batches:
+def batches(data: mnist.Digits, method: str, preset: Preset, seed: int) -> loop.Batches:
     """Noise, with labels if the net is told them, and real pictures: ((noise, label), real).
 
     With Method 1 a real "picture" is one of each character, [N,characters,28,28].
@@ -191,7 +201,7 @@ def batches(data: digits.Digits, method: str, preset: Preset, seed: int) -> trai
     classes = [(data.train_labels == k).nonzero()[:, 0] for k in range(len(data.characters))]
     fewest = min(len(members) for members in classes)
     if fewest < 2:
-        raise runs.Refused(f"--data: a character has {fewest} pictures to learn from; take larger data")
+        raise UserError(f"--data: a character has {fewest} pictures to learn from; take larger data")
 
     def start(first: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         step, size = first, preset.batch
@@ -219,9 +229,7 @@ def batches(data: digits.Digits, method: str, preset: Preset, seed: int) -> trai
 # Reading, for the judge and for Method 2's picker.
 
 
-def train_reader(
-    run: training.Run, phase: str, reader: Reader, data: digits.Digits, epochs: int, seed: int
-) -> Reader:
+def train_reader(run: Run, phase: str, reader: Reader, data: mnist.Digits, epochs: int, seed: int) -> Reader:
     """Trains `reader` to name the characters of the training part."""
     size = min(100, len(data.train))
     per_epoch = len(data.train) // size
@@ -235,11 +243,11 @@ def train_reader(
                 yield data.train[index][:, None].float() / 255, data.train_labels[index]
                 step += 1
 
-    def loss(net: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> training.Losses:
+    def loss(net: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> loop.Losses:
         pictures, labels = batch
         return {"reading": F.cross_entropy(net(pictures), labels)}
 
-    trained = training.supervised(
+    trained = loop.supervised(
         run,
         phase,
         reader,
@@ -258,10 +266,10 @@ def train_reader(
 
 def judge_stopped(config: Config) -> bool:
     """Whether the run to go on with was stopped while its judge learned."""
-    return config.resume and training.checkpoint(config.runs / "gan_mnist-judge").exists()
+    return config.resume and checkpoint(config.runs / "gan_mnist-judge").exists()
 
 
-def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Reader:
+def find_judge(config: Config, data: mnist.Digits, device: torch.device) -> Reader:
     """The judge that has learned from these characters: one trained before, the one that comes along, or a
     new one."""
     place = config.runs / "gan_mnist-judge"
@@ -271,7 +279,7 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
     if not config.judge or (config.resume and not stopped):
         for path in (kept, JUDGE):
             if path.exists():
-                reader, about = samplers.load_reader(path)
+                reader, about = inference.load_reader(path)
                 if about.get("fingerprint") == learned:
                     print(f"Judge: {path}, trained on {about['data']}, reads {about['accuracy']:.2%} rightly")
                     return reader.to(device)
@@ -279,15 +287,15 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
     learn, _ = set_aside(data)
     epochs = 5 if len(learn.train) > 10_000 else 10
     settings = {"fingerprint": learned, "epochs": epochs}
-    run = training.Run(place, settings=settings, device=device, resume=stopped, precision="float32")
+    run = Run(place, settings=settings, device=device, resume=stopped, precision="float32")
     torch.manual_seed(1)  # the same judge whatever the seed of what it judges
     reader = Reader(16, 64, len(data.characters)).to(device)
     train_reader(run, "judge", reader, learn, epochs, seed=1)
     reader.normalise(learn.train[:5_000])
-    accuracy = drawing.Judge(reader.read, data.test, data.test_labels).accuracy
+    accuracy = evaluation.Judge(reader.read, data.test, data.test_labels).accuracy
     about = {"fingerprint": learned, "data": data.name, "accuracy": accuracy, "epochs": epochs}
-    source = {"command": runs.command(), "commit": runs.commit()}
-    samplers.save_reader(kept, reader, about | source)
+    source = {"command": cli.command(), "commit": cli.commit()}
+    inference.save_reader(kept, reader, about | source)
     run.path.unlink()  # a checkpoint is there only while its training was stopped
     print(f"Judge: reads {accuracy:.2%} of {len(data.test):,} test characters rightly")
     return reader
@@ -297,8 +305,8 @@ def find_judge(config: Config, data: digits.Digits, device: torch.device) -> Rea
 
 
 def train(
-    config: Config, preset: Preset, data: digits.Digits, watcher: drawing.Judge, device: torch.device
-) -> tuple[Sampler, training.Run, digit_figures.Film]:
+    config: Config, preset: Preset, data: mnist.Digits, watcher: evaluation.Judge, device: torch.device
+) -> tuple[Sampler, Run, figures.Film]:
     """Trains what --method names; returns the sampler, the run, and what was drawn on the way.
 
     Args:
@@ -306,7 +314,7 @@ def train(
     """
     asked = {name: getattr(config, name) for name in ("method", "seed", "minutes", "steps", "precision")}
     place = digit_uses.folder(config, config.method)
-    run = training.Run(
+    run = Run(
         place,
         settings={"data": data.name, "digits": data.fingerprint()[:16]} | asdict(preset) | asked,
         device=device,
@@ -314,7 +322,7 @@ def train(
         precision="float32" if config.quick and config.precision == "auto" else config.precision,
     )
     learn, _ = set_aside(data)
-    film = digit_figures.Film(place / "film", resume=config.resume)
+    film = figures.Film(place / "film", resume=config.resume)
     labels = torch.arange(len(watcher.labels)) % len(data.characters)
 
     # Model
@@ -329,7 +337,7 @@ def train(
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Generator)
         sampler, rng = Sampler(config.method, model, data.characters), torch.Generator().manual_seed(1)
-        film.add(run, digit_figures.sheet(sampler, rows=10, seed=2))
+        film.add(run, figures.sheet(sampler, rows=10, seed=2))
         if config.method == "2":
             return watcher.score(sampler.anything(len(labels), rng))
         return watcher.score(sampler.draw(labels, rng)[0], labels)
@@ -343,7 +351,7 @@ def train(
         return torch.optim.Adam(net.parameters(), preset.learning_rate, betas=(0.0, 0.99), fused=True)
 
     # Train
-    trained = training.adversarial(
+    trained = loop.adversarial(
         run,
         "gan",
         generator,
@@ -370,31 +378,31 @@ def train(
     about = {
         "data": data.name,
         "phases": run.record,
-        "command": runs.command(),
-        "commit": runs.commit(),
-        "device": runs.device_name(device),
+        "command": cli.command(),
+        "commit": cli.commit(),
+        "device": cli.device_name(device),
     }
     return Sampler(config.method, trained, data.characters, picker, about), run, film
 
 
-def set_aside(data: digits.Digits) -> tuple[digits.Digits, digits.Digits]:
+def set_aside(data: mnist.Digits) -> tuple[mnist.Digits, mnist.Digits]:
     """The training part without its last characters, and these, for the curves during training."""
     kept = min(KEPT, len(data.train) // 5)
     learn = replace(data, train=data.train[:-kept], train_labels=data.train_labels[:-kept])
     return learn, replace(data, train=data.train[-kept:], train_labels=data.train_labels[-kept:])
 
 
-def watch(data: digits.Digits, reader: Reader) -> drawing.Judge:
+def watch(data: mnist.Digits, reader: Reader) -> evaluation.Judge:
     """The judge of the curves: it compares with characters that were set aside."""
     _, kept = set_aside(data)
-    return drawing.Judge(reader.read, kept.train, kept.train_labels)
+    return evaluation.Judge(reader.read, kept.train, kept.train_labels)
 
 
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
-    runs.seed_everything(config.seed)
-    device = runs.pick_device(config.device)
+    cli.seed_everything(config.seed)
+    device = cli.pick_device(config.device)
     digit_uses.refuse_bad_flags(config)
     if config.unconditional:
         config = replace(config, method="2")
@@ -404,35 +412,35 @@ def main(config: Config) -> int:
     if figs == Config.figs and (config.quick or config.evaluate):  # keep those of the last real run
         figs = figs / ("quick" if config.quick else "evaluate")
     for place in (figs, config.runs):
-        runs.check_writable(place)
+        check_writable(place)
     size = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)["quick" if config.quick else size]
 
     # Data, and who judges
-    data = digits.find(config.data, download=not config.quick)
+    data = mnist.find(config.data, download=not config.quick)
     if config.quick:
         data = replace(data, test=data.test[:1_000], test_labels=data.test_labels[:1_000])
-    print(f"Data: {data.name}; {len(data.train):,} characters to train on, on {runs.device_name(device)}")
+    print(f"Data: {data.name}; {len(data.train):,} characters to train on, on {cli.device_name(device)}")
     if data.note:
         print(data.note)
     stopped = judge_stopped(config)
     reader = find_judge(config, data, device)
     if stopped and not judge_stopped(config):  # it was stopped before the GAN began
         config = replace(config, resume=False)
-    judge = drawing.Judge(reader.read, data.test, data.test_labels)
+    judge = evaluation.Judge(reader.read, data.test, data.test_labels)
     if config.balance:
         watcher = watch(data, reader)
 
-        def player(config: Config, preset: Preset) -> tuple[Sampler, training.Run]:
+        def player(config: Config, preset: Preset) -> tuple[Sampler, Run]:
             return train(config, preset, data, watcher, device)[:2]
 
-        return digit_studies.balance(config, preset, data, judge, player, figs)
+        return studies.balance(config, preset, data, judge, player, figs)
 
     def load(method: str) -> Sampler:
         return digit_uses.load(config, SHIPPED, method, device, data)
 
     if config.compare:
-        return digit_studies.compare(config, data, judge, load, figs)
+        return studies.compare(config, data, judge, load, figs)
 
     # Train, or take what was trained
     if config.evaluate:
@@ -441,7 +449,7 @@ def main(config: Config) -> int:
         watcher = watch(data, reader)
         sampler, run, film = train(config, preset, data, watcher, device)
         history = run.history
-        samplers.save(digit_uses.folder(config, config.method) / "weights.safetensors", [sampler])
+        inference.save(digit_uses.folder(config, config.method) / "weights.safetensors", [sampler])
         # a resumed run counts from its first start on
         begun = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())
 
@@ -454,9 +462,9 @@ def main(config: Config) -> int:
     scores = {"GAN": judge.score(made, labels)}
     if config.method == "2":
         scores = {"GAN, picked": scores["GAN"], "GAN": judge.score(sampler.anything(len(labels), rng))}
-    baselines = drawing.baselines(judge, data.train, data.train_labels, data.test, data.test_labels)
-    print(table(drawing.named(scores | baselines, data.name, gaps=True)))
-    ratio = drawing.copying(made[:1_000], data.test[:1_000], data.train)
+    baselines = evaluation.baselines(judge, data.train, data.train_labels, data.test, data.test_labels)
+    print(table(evaluation.named(scores | baselines, data.name, gaps=True)))
+    ratio = evaluation.copying(made[:1_000], data.test[:1_000], data.train)
     print(
         f"Nearest-neighbour ratio {ratio:.2f} (1: as new as real ones; near 0: copies); "
         f"{rate:,.0f} drawn a second"
@@ -465,36 +473,37 @@ def main(config: Config) -> int:
         print("Samples that one character cost: " + ", ".join(f"{of} {n:.0f}" for of, n in cost.items()))
     if not config.evaluate:
         sampler.about |= {"scores": scores, "test accuracy of the judge": judge.accuracy}
-        samplers.save(digit_uses.folder(config, config.method) / "weights.safetensors", [sampler])
+        inference.save(digit_uses.folder(config, config.method) / "weights.safetensors", [sampler])
         run.finish()
 
     # Figures
     name = "GAN_mnist" if config.method == "conditional" else f"GAN_mnist_method_{config.method}"
     caption = f"Trained on {sampler.about['data']}. {data.note.partition(chr(10))[0]}".strip()
-    digit_figures.samples(figs / f"{name}.png", sampler, caption, config.seed)
-    digit_figures.styles(figs / f"{name}_styles.png", sampler, caption, config.seed)
-    digit_figures.neighbours(figs / f"{name}_neighbours.png", made, labels, data, caption)
+    figures.samples(figs / f"{name}.png", sampler, caption, config.seed)
+    figures.styles(figs / f"{name}_styles.png", sampler, caption, config.seed)
+    figures.neighbours(figs / f"{name}_neighbours.png", made, labels, data, caption)
     if history:
         steps = [row["step"] for row in history if "distance" in row]
         # a distance hangs on how many are compared: as many real ones, of those that it does not compare with
         known = {"real": watcher.score(data.train[: len(watcher.labels)])}
         history = [row for row in history if row["phase"] == "gan"]  # not the picker's
-        digit_figures.animation(figs / f"{name}_training.gif", film, steps, len(data.characters))
-        figures.balance(
+        figures.animation(figs / f"{name}_training.gif", film, steps, len(data.characters))
+        training_figures.balance(
             figs / f"{name}_training.png",
             history,
             title="The balance of the two players",
             caption=f"{caption} Scored on characters kept out of training, by the judge.",
             references=known,
-            watched=digit_figures.WATCHED,
+            watched=figures.WATCHED,
         )
-    runs.save_results(
+    results.save(
         figs,
         "gan_mnist" if config.method == "conditional" else f"gan_mnist_method_{config.method}",
         config,
-        data={"name": data.name, "count": len(data.test), "builtin": data.builtin, "note": data.note},
-        metrics=drawing.named(scores, data.name),
-        baselines=drawing.named(baselines, data.name),
+        data=data,
+        count=len(data.test),
+        metrics=evaluation.named(scores, data.name),
+        baselines=evaluation.named(baselines, data.name),
         seconds=time.monotonic() - begun,
         device=device,
         trained=sampler.about,
@@ -503,7 +512,6 @@ def main(config: Config) -> int:
         drawn_per_second=rate,
         samples_per_character=cost,
     )
-    figures.publish(figs)
     best, real, noise = (rows["distance"] for rows in (scores["GAN"], baselines["real"], baselines["noise"]))
     if best > noise / 2:
         print("The GAN draws hardly better than noise: it has learned nothing.")
@@ -515,4 +523,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    runs.launch(main, Config)
+    cli.launch(main, cli.read_flags(Config))

@@ -28,14 +28,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import figures, pictures, runs, training
+from common import cli, results, weights
+from common.cli import UserError
 from common.datasets import photos
-from common.evaluation import table, upscaling
-from common.models.upscaler import LinearFilter, PatchDiscriminator, Upscaler
+from common.evaluation import upscale as evaluation
+from common.figures import page
+from common.figures import training as training_figures
+from common.figures import upscale as figures
+from common.files import check_writable
+from common.inference import upscale as inference
+from common.models.upscale import LinearFilter, PatchDiscriminator, Upscaler
+from common.results import table
+from common.training import loop
+from common.training.run import Run
 
 
 @dataclass
-class Config:
+class Config(cli.Flags):
     """Upscale photos by 3.5 with a GAN: train it, score it, use it."""
 
     data: str = "auto"
@@ -138,7 +147,7 @@ def lattice_loss(made: Tensor) -> Tensor:
     Our own: the variance of the log energies. PixelShuffle makes each place by other weights, and a lattice
     looks sharp to every measure of sharpness.
     """
-    return (upscaling.fine_by_phase(made.float()) + 1e-8).log().var()  # flat pictures have none at all
+    return (evaluation.fine_by_phase(made.float()) + 1e-8).log().var()  # flat pictures have none at all
 
 
 def hinge_discriminator_loss(scores_real: Tensor, scores_made: Tensor) -> Tensor:
@@ -154,7 +163,7 @@ def hinge_generator_loss(scores_made: Tensor) -> Tensor:
 # The two phases: which losses, with which weights.
 
 
-def fidelity_losses(generator: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> training.Losses:
+def fidelity_losses(generator: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> loop.Losses:
     """Phase 1: pixels; towards the end amplitudes too, so that the GAN starts from sharper pictures."""
     small, real = batch
     made = generator(small)
@@ -166,7 +175,7 @@ def fidelity_losses(generator: nn.Module, batch: tuple[Tensor, Tensor], progress
 
 def discriminator_losses(
     discriminator: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor], step: int
-) -> tuple[training.Losses, Tensor, Tensor]:
+) -> tuple[loop.Losses, Tensor, Tensor]:
     """Phase 2, the judge; also returns its scores."""
     scores_real, scores_made = discriminator(torch.cat([real, made]), torch.cat([*given, *given])).chunk(2)
     return {"judge": hinge_discriminator_loss(scores_real, scores_made)}, scores_real, scores_made
@@ -174,7 +183,7 @@ def discriminator_losses(
 
 def generator_losses(
     discriminator: nn.Module, real: Tensor, made: Tensor, given: tuple[Tensor], step: int
-) -> training.Losses:
+) -> loop.Losses:
     """Phase 2, the painter."""
     (small,) = given
     return {
@@ -191,7 +200,7 @@ def cosine(progress: float) -> float:
     return min(1.0, progress / 0.01 + 0.01) * (0.505 + 0.495 * math.cos(math.pi * progress))
 
 
-def pairs(crops: Callable[[int], Iterator[Tensor]]) -> training.Batches:
+def pairs(crops: Callable[[int], Iterator[Tensor]]) -> loop.Batches:
     """Turns batches of uint8 pictures into (small, real), float in 0..1."""
 
     def start(first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -206,7 +215,7 @@ def pairs(crops: Callable[[int], Iterator[Tensor]]) -> training.Batches:
 
 def train(
     config: Config, preset: Preset, data: photos.Photos, watched: Tensor, device: torch.device
-) -> tuple[dict[str, nn.Module], dict[str, Any], training.Run]:
+) -> tuple[dict[str, nn.Module], dict[str, Any], Run]:
     """The linear filter is fitted, then the generator is trained on fidelity, then as a GAN.
 
     Returns the three nets, what is known of them, and the run.
@@ -218,7 +227,7 @@ def train(
         "share": FIDELITY_SHARE,
     }
     asked = {name: getattr(config, name) for name in ("minutes", "steps", "precision")}
-    run = training.Run(
+    run = Run(
         folder(config),
         settings=settings | asdict(preset) | asked,
         device=device,
@@ -237,7 +246,7 @@ def train(
         net.to(device).to(memory_format=torch.channels_last)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return upscaling.score(upscaling.upscale(model, photos.shrink(watched)), watched)
+        return evaluation.score(evaluation.upscale(model, photos.shrink(watched)), watched)
 
     steps, minutes = config.steps, config.minutes
     if steps is None and minutes is None:
@@ -262,7 +271,7 @@ def train(
 
     # Phase 1: fidelity
     fidelity = copy.deepcopy(
-        training.supervised(
+        loop.supervised(
             run,
             "fidelity",
             generator,
@@ -281,7 +290,7 @@ def train(
     # Phase 2: adversarial, from the fidelity weights and the next pictures on
     seen = run.record["fidelity"]["steps"]
     judges = torch.optim.Adam(discriminator.parameters(), GAN_LEARNING_RATE, betas=(0.5, 0.99))
-    gan = training.adversarial(
+    gan = loop.adversarial(
         run,
         "gan",
         generator,
@@ -302,9 +311,9 @@ def train(
         "data": data.name,
         "pictures": len(data.train),
         "phases": run.record,
-        "command": runs.command(),
-        "commit": runs.commit(),
-        "device": runs.device_name(device),
+        "command": cli.command(),
+        "commit": cli.commit(),
+        "device": cli.device_name(device),
     }
     return {"linear": linear, "fidelity": fidelity, "gan": gan}, about, run
 
@@ -320,13 +329,13 @@ def refuse_bad_flags(config: Config) -> None:
     mode = "--input" if config.input or config.output else "--evaluate" if config.evaluate else "training"
     for name in idle[mode]:
         if getattr(config, name) != getattr(Config, name):
-            raise runs.Refused(f"--{name} means nothing with {mode}; leave it out")
+            raise UserError(f"--{name} means nothing with {mode}; leave it out")
     if config.steps is not None and config.minutes is not None:
-        raise runs.Refused("--steps and --minutes are two budgets for one run; give one of them")
+        raise UserError("--steps and --minutes are two budgets for one run; give one of them")
     if config.steps is not None and config.steps < 2:
-        raise runs.Refused(f"--steps {config.steps}: two phases need at least 2 steps")
+        raise UserError(f"--steps {config.steps}: two phases need at least 2 steps")
     if config.minutes is not None and not 0 < config.minutes < math.inf:
-        raise runs.Refused(f"--minutes {config.minutes}: give a time above 0")
+        raise UserError(f"--minutes {config.minutes}: give a time above 0")
 
 
 def folder(config: Config) -> Path:
@@ -339,7 +348,7 @@ def load(config: Config, device: torch.device) -> tuple[dict[str, nn.Module], di
     newest = folder(config) / "weights.safetensors"
     usual = {"shipped": SHIPPED, "auto": newest if newest.exists() else SHIPPED}
     path = usual.get(config.weights, Path(config.weights))
-    states, about = runs.load_weights(path)
+    states, about = weights.load(path)
     try:
         size = int(about["channels"]), int(about["blocks"])
         nets = {"linear": LinearFilter(), "fidelity": Upscaler(*size), "gan": Upscaler(*size)}
@@ -347,7 +356,7 @@ def load(config: Config, device: torch.device) -> tuple[dict[str, nn.Module], di
             net.load_state_dict(states[name])
         print(f"Weights: {path}, trained on {about['data']}")
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):
-        raise runs.Refused(f"--weights: {path} holds no weights of this script; name another file") from None
+        raise UserError(f"--weights: {path} holds no weights of this script; name another file") from None
     for net in nets.values():
         net.to(device).to(memory_format=torch.channels_last).eval()
     return nets, about
@@ -365,12 +374,12 @@ def blend(fidelity: nn.Module, gan: nn.Module, share: float) -> nn.Module:
 def use(config: Config, device: torch.device) -> int:
     """Upscales the user's own pictures; returns the exit code."""
     if config.input is None or config.output is None:
-        raise runs.Refused("--input and --output go together; give both")
+        raise UserError("--input and --output go together; give both")
     if not 0 <= config.blend <= 1:
-        raise runs.Refused(f"--blend {config.blend}: give a number from 0, fidelity, to 1, GAN")
+        raise UserError(f"--blend {config.blend}: give a number from 0, fidelity, to 1, GAN")
     nets, _ = load(config, device)
     net = blend(nets["fidelity"], nets["gan"], config.blend)
-    return pictures.enlarge_files(net, config.input, config.output, overwrite=config.overwrite)
+    return inference.enlarge_files(net, config.input, config.output, overwrite=config.overwrite)
 
 
 def shown(data: photos.Photos, real: Tensor, trained_on: str) -> tuple[Tensor, str]:
@@ -401,7 +410,7 @@ def draw(
             headings=("64×64 input", f"{method} 224×224", "original 224×224"),
         )
     if data.builtin:
-        figures.grid(
+        page.grid(
             figs / "GAN_upscaling_standin.png",
             data.train.first(24).standard_pictures()[0],
             columns=8,
@@ -425,7 +434,7 @@ def draw_methods(
 ) -> None:
     """The middle of one picture by every method: of those shown, the one with the most detail."""
     which, caption = shown(data, real, trained_on)
-    detail = [upscaling.fine_by_phase(real[i : i + 1] / 255).sum() for i in which]
+    detail = [evaluation.fine_by_phase(real[i : i + 1] / 255).sum() for i in which]
     i = which[int(torch.stack(detail).argmax())]
     crops = {"input": small[i, :, 16:48, 16:48]}
     crops |= {name: pictures[i, :, 56:168, 56:168] for name, pictures in made.items()}
@@ -436,7 +445,7 @@ def draw_methods(
         scores,
         milliseconds,
         title=f"Every method: means over {len(real)} pictures, and the middle of one",
-        caption=f"{caption} Shown: the one with the most detail.\nTimes: nets on {runs.device_name(device)}; "
+        caption=f"{caption} Shown: the one with the most detail.\nTimes: nets on {cli.device_name(device)}; "
         "nearest to Lanczos by Pillow, on one thread.",
     )
 
@@ -444,8 +453,8 @@ def draw_methods(
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
-    runs.seed_everything(config.seed)
-    device = runs.pick_device(config.device)
+    cli.seed_everything(config.seed)
+    device = cli.pick_device(config.device)
     refuse_bad_flags(config)
     if config.input or config.output:
         return use(config, device)
@@ -456,13 +465,13 @@ def main(config: Config) -> int:
     if figs == Config.figs and (config.quick or config.evaluate):  # keep those of the last real run
         figs = figs / ("quick" if config.quick else "evaluate")
     for place in (figs, config.runs):
-        runs.check_writable(place)
+        check_writable(place)
 
     # Data
     data = photos.find(config.data, limit=12 if config.quick else 100, download=not config.quick)
     if config.quick:
         data = replace(data, train=data.train.first(64), watch=data.watch.first(8))
-    print(f"Data: {data.name}; {len(data.train):,} pictures to train on, on {runs.device_name(device)}")
+    print(f"Data: {data.name}; {len(data.train):,} pictures to train on, on {cli.device_name(device)}")
     if data.note:
         print(data.note)
     real, _ = data.test.standard_pictures()  # uint8 [N,3,224,224]
@@ -481,19 +490,19 @@ def main(config: Config) -> int:
 
     # Evaluate beside the classical methods
     methods: dict[str, Callable[[Tensor], Tensor]] = {
-        method: partial(upscaling.upscale_classical, method) for method in upscaling.CLASSICAL
+        method: partial(evaluation.upscale_classical, method) for method in evaluation.CLASSICAL
     }
     for method, net in (("linear filter", "linear"), ("fidelity", "fidelity"), ("GAN", "gan")):
-        methods[method] = partial(upscaling.upscale, nets[net])
+        methods[method] = partial(evaluation.upscale, nets[net])
     made = {name: method(small) for name, method in methods.items()}
-    scores = {name: upscaling.score(made[name], real) for name in methods}
-    milliseconds = {name: upscaling.milliseconds(method, small[:1]) for name, method in methods.items()}
+    scores = {name: evaluation.score(made[name], real) for name in methods}
+    milliseconds = {name: evaluation.milliseconds(method, small[:1]) for name, method in methods.items()}
     print(table(scores))
     if scores["fidelity"]["psnr"] <= scores["linear filter"]["psnr"]:
         print("The net is no better than the linear filter that it began as: it has learned nothing.")
     if not config.evaluate:
         about["scores"] = {"pictures": len(real), "fidelity": scores["fidelity"], "GAN": scores["GAN"]}
-        runs.save_weights(folder(config) / "weights.safetensors", nets, about)
+        weights.save(folder(config) / "weights.safetensors", nets, about)
         run.finish()
 
     # Figures
@@ -501,10 +510,10 @@ def main(config: Config) -> int:
     draw_methods(figs, data, small, real, made, scores, milliseconds, about["data"], device)
     if history:
         references = {
-            name: upscaling.score(methods[name](photos.shrink(watched)), watched)
+            name: evaluation.score(methods[name](photos.shrink(watched)), watched)
             for name in ("bicubic", "linear filter")
         }
-        figures.balance(
+        training_figures.balance(
             figs / "GAN_upscaling_training.png",
             history,
             title="The balance of the two players",
@@ -514,11 +523,12 @@ def main(config: Config) -> int:
     parts = (data.train, data.watch, data.test)
     timed = {name: scores[name] | {"ms": milliseconds[name]} for name in methods}
     trained = {name: timed.pop(name) for name in ("fidelity", "GAN")}
-    runs.save_results(
+    results.save(
         figs,
         "gan_upscale",
         config,
-        data={"name": data.name, "count": len(real), "builtin": data.builtin, "note": data.note},
+        data=data,
+        count=len(real),
         metrics=trained,
         baselines=timed,
         seconds=time.monotonic() - begun,
@@ -526,7 +536,6 @@ def main(config: Config) -> int:
         trained=about,
         skipped=sorted(Path(name).name for part in parts for name in part.skipped),
     )
-    figures.publish(figs)
     gan, cubic = scores["GAN"], scores["bicubic"]
     print(
         f"GAN: {gan['psnr']:.2f} dB PSNR, detail {gan['detail_db']:.1f} dB of the originals' (bicubic: "
@@ -536,4 +545,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    runs.launch(main, Config)
+    cli.launch(main, cli.read_flags(Config))

@@ -22,18 +22,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import figures, runs, spam, studies, training
+from common import cli, results
 from common.datasets import sms_spam
 from common.datasets.vocabulary import Vocabulary, tokenize
-from common.evaluation import classification, table
-from common.models.recurrent import Committee, SpamRNN
+from common.evaluation import spam as evaluation
+from common.inference import spam
+from common.models.spam import Committee, SpamRNN
+from common.results import table
+from common.studies import spam as studies
+from common.training import loop
+from common.training.run import Run
 
 SCRIPT = "multi_layer_rnn"
 KIND = "RNN"
 
 
 @dataclass
-class Config:
+class Config(cli.Flags):
     """Tell spam from ham with a vanilla RNN: train it, score it, ask it."""
 
     data: str = "auto"
@@ -103,7 +108,7 @@ def fit(
     config: Config,
     build: Callable[..., nn.Module],
     messages: sms_spam.Messages,
-    run: training.Run,
+    run: Run,
     phase: str,
 ) -> spam.SpamFilter:
     """Trains a committee on messages, none of which is of the test part.
@@ -129,7 +134,7 @@ def fit(
         return spam.watch(averaged, vocabulary, tokens, labels, parts)
 
     # Train
-    trained = training.supervised(
+    trained = loop.supervised(
         run,
         phase,
         committee,
@@ -147,15 +152,15 @@ def fit(
 
     # Choose what makes a probability of a logit, so also the threshold, by the validation messages
     answers, truth = spam.out_of_fold(trained, vocabulary, tokens, labels, parts)
-    scale, shift = classification.calibrate(truth, answers)
+    scale, shift = evaluation.calibrate(truth, answers)
     about = {"kind": KIND, **sizes, "data": messages.name, "messages": len(messages)}
     return spam.SpamFilter(trained, vocabulary, scale, shift, about)
 
 
 def main(config: Config) -> int:
     # Set up
-    runs.seed_everything(config.seed)
-    device = runs.pick_device("cpu" if config.device == "auto" else config.device)
+    cli.seed_everything(config.seed)
+    device = cli.pick_device("cpu" if config.device == "auto" else config.device)
     spam.refuse_bad_flags(config)
     figs, folder = spam.places(config, SCRIPT)
     if config.predict is not None:
@@ -192,7 +197,7 @@ def main(config: Config) -> int:
     if scores[KIND]["accuracy"] <= scores["majority class"]["accuracy"]:
         print("The net is no better than answering ham to everything: it has learned nothing.")
     if not config.folds:
-        source = {"command": runs.command(), "commit": runs.commit()}
+        source = {"command": cli.command(), "commit": cli.commit()}
         spam_filter.about |= source | {"scores": scores[KIND], "test messages": len(unknown)}
         spam_filter.save(folder / "weights.safetensors")
     run.finish()
@@ -209,11 +214,12 @@ def main(config: Config) -> int:
         caption=f"{data.name}, {len(data):,} messages, {repeats}. {data.note.partition(chr(10))[0]}".strip(),
     )
     net = {name: scores.pop(name) for name in list(scores) if name.startswith(KIND)}
-    runs.save_results(
+    results.save(
         figs,
         SCRIPT,
         config,
-        data={"name": data.name, "count": len(data), "builtin": data.builtin, "note": data.note},
+        data=data,
+        count=len(data),
         metrics=net,
         baselines=scores,
         seconds=sum(phase["seconds"] for phase in run.record.values()),
@@ -221,7 +227,6 @@ def main(config: Config) -> int:
         trained=run.record,
         wrong=spam.mistakes(tests),
     )
-    figures.publish(figs)
     best, simple = net[KIND], scores["SVM on characters"]
     print(
         f"{KIND}: accuracy {best['accuracy']:.2%}, F1 {best['f1']:.3f} (majority "
@@ -232,4 +237,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    runs.launch(main, Config)
+    cli.launch(main, cli.read_flags(Config))

@@ -27,14 +27,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from common import figures, forecast_charts, runs, training
+from common import cli, results, weights
+from common.cli import UserError
 from common.datasets import sine
-from common.evaluation import forecasting
-from common.models.recurrent import Forecaster, least_squares
+from common.evaluation import sine as evaluation
+from common.figures import sine as figures
+from common.files import check_writable
+from common.models.sine import Forecaster, least_squares
+from common.results import DataDescription, Scores
+from common.training import loop
+from common.training.run import Run
 
 
 @dataclass
-class Config:
+class Config(cli.Flags):
     """Train a vanilla RNN to forecast sine waves, clean and noisy, and score it beside linear methods."""
 
     data: str = "auto"
@@ -81,7 +87,7 @@ def states_and_targets(model: Any, values: Tensor, warm_up: int) -> tuple[Tensor
     return states.to("cpu", torch.float64), targets.to("cpu", torch.float64)
 
 
-def loss(model: nn.Module, values: Tensor, progress: float, warm_up: int) -> training.Losses:
+def loss(model: nn.Module, values: Tensor, progress: float, warm_up: int) -> loop.Losses:
     """Mean squared error of the best read-out of these states; its logarithm, since it falls by powers of 10.
 
     The read-out counts as constant in the gradient, which is right where it is the best one (variable
@@ -107,7 +113,7 @@ def cosine(progress: float) -> float:
     return min(1.0, progress / 0.1 + 0.02) * (0.505 + 0.495 * math.cos(math.pi * progress))
 
 
-def train(run: training.Run, phase: str, config: Config, draw: Draw, steps: int, warm_up: int) -> Forecaster:
+def train(run: Run, phase: str, config: Config, draw: Draw, steps: int, warm_up: int) -> Forecaster:
     """Trains one net on fresh windows in every step, and solves its read-out for many more of them."""
 
     def batches(first: int) -> Iterator[Tensor]:
@@ -119,12 +125,12 @@ def train(run: training.Run, phase: str, config: Config, draw: Draw, steps: int,
     def evaluate(model: nn.Module) -> dict[str, float]:
         values = draw("validation", 100, 0).double()
         predicted = finished(model)(values[:, :-1])  # [100,T]
-        return {"validation_mse": forecasting.mse(predicted[:, warm_up:], values[:, warm_up + 1 :])}
+        return {"validation_mse": evaluation.mse(predicted[:, warm_up:], values[:, warm_up + 1 :])}
 
     model = Forecaster(config.hidden_size, fastest=FASTEST).to(run.device)
     # eps: the default is as large as some of these gradients
     optimizer = torch.optim.Adam(model.rnn.parameters(), LEARNING_RATE, betas=(0.9, 0.99), eps=1e-12)
-    trained = training.supervised(
+    trained = loop.supervised(
         run,
         phase,
         model,
@@ -154,7 +160,7 @@ def draw_copies(part: str, count: int, step: int) -> Tensor:
     return sine.copies(count).float()
 
 
-def predict(net: Forecaster, values: Tensor) -> forecasting.Made:
+def predict(net: Forecaster, values: Tensor) -> evaluation.Made:
     """One step ahead, and a forecast from the prefix, for values [N,PREFIX + HORIZON]: both [N,HORIZON]."""
     return net(values[:, :-1])[:, PREFIX - 1 :], net.forecast(values[:, :PREFIX], HORIZON)
 
@@ -162,29 +168,29 @@ def predict(net: Forecaster, values: Tensor) -> forecasting.Made:
 def refuse_bad_flags(config: Config) -> None:
     """Before any work is done."""
     if config.data not in ("auto", "builtin"):
-        raise runs.Refused(f"--data {config.data}: this experiment makes its own waves; leave --data out")
+        raise UserError(f"--data {config.data}: this experiment makes its own waves; leave --data out")
     if not 0 <= config.noise <= 10:
-        raise runs.Refused(f"--noise {config.noise}: give a standard deviation from 0 to 10")
+        raise UserError(f"--noise {config.noise}: give a standard deviation from 0 to 10")
     if config.hidden_size not in range(2, 1001, 2):
-        raise runs.Refused(f"--hidden-size {config.hidden_size}: give an even number from 2 to 1000")
+        raise UserError(f"--hidden-size {config.hidden_size}: give an even number from 2 to 1000")
     if config.steps is not None and config.steps < 1:
-        raise runs.Refused(f"--steps {config.steps}: give a number above 0")
+        raise UserError(f"--steps {config.steps}: give a number above 0")
 
 
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
     refuse_bad_flags(config)
-    runs.seed_everything(config.seed)
+    cli.seed_everything(config.seed)
     torch.set_num_threads(1)  # the net is so small that more would only wait for one another
-    device = runs.pick_device("cpu" if config.device == "auto" else config.device)
+    device = cli.pick_device("cpu" if config.device == "auto" else config.device)
     figs = config.figs / "quick" if config.quick and config.figs == Config.figs else config.figs
     folder = config.runs / ("single_layer_rnn-quick" if config.quick else "single_layer_rnn")
     for place in (figs, config.runs):
-        runs.check_writable(place)
+        check_writable(place)
     steps = config.steps or (40 if config.quick else 400)
     settings = {"seed": config.seed, "noise": config.noise, "hidden_size": config.hidden_size, "steps": steps}
-    run = training.Run(folder, settings=settings, device=device, resume=config.resume, precision="float32")
+    run = Run(folder, settings=settings, device=device, resume=config.resume, precision="float32")
 
     # Data
     noises = {"clean": 0.0, "noisy": config.noise} if config.noise else {"clean": 0.0}
@@ -209,12 +215,12 @@ def main(config: Config) -> int:
     begun = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())
 
     # Evaluate beside the linear methods
-    scores: figures.Scores = {}
-    made: dict[str, dict[str, forecasting.Made]] = {}
+    scores: Scores = {}
+    made: dict[str, dict[str, evaluation.Made]] = {}
     for kind, (values, clean) in tests.items():
-        made[kind] = {"RNN": predict(nets[kind], values)} | forecasting.linear_methods(values, PREFIX)
+        made[kind] = {"RNN": predict(nets[kind], values)} | evaluation.linear_methods(values, PREFIX)
         for method, of in made[kind].items():
-            numbers = forecasting.score(of, values[:, PREFIX:], clean[:, PREFIX:])
+            numbers = evaluation.score(of, values[:, PREFIX:], clean[:, PREFIX:])
             scores.setdefault(method, {}).update({f"{kind}: {name}": x for name, x in numbers.items()})
             print(f"{kind}, {method:21}" + "   ".join(f"{name} {x:<9.3g}" for name, x in numbers.items()))
         if scores["RNN"][f"{kind}: one-step MSE"] >= scores["persistence"][f"{kind}: one-step MSE"]:
@@ -227,23 +233,23 @@ def main(config: Config) -> int:
     own, others = sine.copies(1000), predict(copies_net, values)
     recalled = copies_net(own[:, :-1])  # [1000,40]
     on_copies, on_waves = (
-        forecasting.mse(recalled, own[:, 1:]),
-        forecasting.mse(others[0], values[:, PREFIX:]),
+        evaluation.mse(recalled, own[:, 1:]),
+        evaluation.mse(others[0], values[:, PREFIX:]),
     )
     print(f"RNN of the earlier set-up: one-step MSE {on_copies:.1e} on its copies, {on_waves:.1e} here")
 
-    weights: dict[str, nn.Module] = {**nets, "copies": copies_net}
+    modules: dict[str, nn.Module] = {**nets, "copies": copies_net}
     about = {
         "hidden_size": config.hidden_size,
         "fastest": FASTEST,
-        "command": runs.command(),
+        "command": cli.command(),
         "scores": scores,
     }
-    runs.save_weights(folder / "weights.safetensors", weights, about)
+    weights.save(folder / "weights.safetensors", modules, about)
     run.finish()
 
     # Figures
-    forecast_charts.report(
+    figures.report(
         figs / "single_layer_rnn.png",
         {kind: (values, clean, made[kind]) for kind, (values, clean) in tests.items()},
         {
@@ -257,27 +263,27 @@ def main(config: Config) -> int:
         "frequency exactly, so all lose the phase.",
         note="The earlier set-up: 1,000 copies of one period, to train and to test on: memory poses as skill",
     )
-    results = scores.pop("RNN")
-    runs.save_results(
+    rnn_scores = scores.pop("RNN")
+    results.save(
         figs,
         "single_layer_rnn",
         config,
-        data={"name": "sine waves", "count": len(values), "builtin": False, "note": note},
-        metrics={"RNN": results},
+        data=DataDescription("sine waves", note=note),
+        count=len(values),
+        metrics={"RNN": rnn_scores},
         baselines=scores,
         seconds=time.monotonic() - begun,
         device=device,
         trained=run.record,
         earlier={"one-step MSE on its copies": on_copies, "on the test": on_waves},
     )
-    figures.publish(figs)
-    closing = f"Clean: {HORIZON:,} steps forecast with an RMSE of {results['clean: forecast RMSE']:.3f}. "
+    closing = f"Clean: {HORIZON:,} steps forecast with an RMSE of {rnn_scores['clean: forecast RMSE']:.3f}. "
     if config.noise:
-        ratio = results["noisy: one-step MSE"] / config.noise**2
+        ratio = rnn_scores["noisy: one-step MSE"] / config.noise**2
         closing += f"Noisy: one-step MSE {ratio:.3f} times the noise floor. "
     print(f"{closing}Pictures: {figs}/single_layer_rnn.png")
     return 0
 
 
 if __name__ == "__main__":
-    runs.launch(main, Config)
+    cli.launch(main, cli.read_flags(Config))

@@ -34,7 +34,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
-from common.datasets import archives, imagenet, photos
+from common.datasets import imagenet, imagenet_archive, photos
 from common.datasets.dead_leaves import dead_leaves
 from gan_upscale import pairs
 
@@ -184,7 +184,7 @@ def made_index(place: Path, split: str, count: int) -> Path:
     """An archive of holes with an index of `count` photos."""
     tar = place / f"ILSVRC2012_img_{split}.tar"
     wnids = [f"n{k:08}" for k in range(min(1000, count // 10))]
-    rows = np.zeros(count, archives.ROW)
+    rows = np.zeros(count, imagenet_archive.ROW)
     rows["class"] = np.arange(count) * len(wnids) // count
     rows["number"] = np.arange(count) % 150_000 + 1 if split == "train" else np.arange(count) + 1
     rows["size"] = 100_000
@@ -194,7 +194,7 @@ def made_index(place: Path, split: str, count: int) -> Path:
         file.truncate(count * 100_000)
     state = tar.stat()
     about = {"archive_bytes": state.st_size, "archive_mtime_ns": state.st_mtime_ns, "md5": None}
-    archives.write_index(tar, rows, about | {"split": split, "wnids": wnids, "part": None})
+    imagenet_archive.write_index(tar, rows, about | {"split": split, "wnids": wnids, "part": None})
     return tar
 
 

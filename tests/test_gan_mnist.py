@@ -15,11 +15,14 @@ from test_digits import put
 from torch import Tensor, nn
 
 import gan_mnist
-from common import digit_studies, digit_uses, handwriting, runs, samplers
-from common.datasets import digits
-from common.evaluation import drawing
-from common.models.digits import Discriminator, Generator, Reader
-from common.samplers import Sampler
+from common.cli import UserError
+from common.datasets import mnist
+from common.evaluation import mnist as evaluation
+from common.inference import digit_uses, handwriting
+from common.inference import mnist as inference
+from common.inference.mnist import Sampler
+from common.models.mnist import Discriminator, Generator, Reader
+from common.studies import mnist as studies
 from gan_mnist import Config, main
 
 CPU = torch.device("cpu")
@@ -74,7 +77,7 @@ def test_a_model_that_learned_nothing_is_called_so(
 def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
-    data = digits.find("builtin")
+    data = mnist.find("builtin")
     watcher = gan_mnist.watch(data, Reader(2, 4, 10))
     preset = replace(gan_mnist.PRESETS["quick"], channels=4, critic=4, batch=8)
 
@@ -106,9 +109,9 @@ def test_a_stopped_run_goes_on_exactly(
 def test_a_run_stopped_while_its_judge_learned_goes_on(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = digits.find("builtin")
+    data = mnist.find("builtin")
     small = replace(data, train=data.train[:300], train_labels=data.train_labels[:300])
-    monkeypatch.setattr(digits, "find", lambda *words, **more: small)
+    monkeypatch.setattr(mnist, "find", lambda *words, **more: small)
     config = replace(trained, steps=2, runs=tmp_path / "runs", figs=tmp_path / "figs")
     forward, calls = Reader.forward, []
 
@@ -124,14 +127,14 @@ def test_a_run_stopped_while_its_judge_learned_goes_on(
     assert stop.value.code == 130
     assert main(replace(config, resume=True)) == 0
     assert calls == 20 * [100]  # ten epochs of two steps, none taken twice
-    with pytest.raises(runs.Refused, match="--resume"):  # that run had two steps
+    with pytest.raises(UserError, match="--resume"):  # that run had two steps
         main(replace(config, resume=True, steps=3))
 
 
 def test_a_damaged_judge_is_named(tmp_path: Path) -> None:
     (tmp_path / "judge.safetensors").write_bytes(b"no weights")
-    with pytest.raises(runs.Refused, match=r"judge.safetensors .*remove it"):
-        samplers.load_reader(tmp_path / "judge.safetensors")
+    with pytest.raises(UserError, match=r"judge.safetensors .*remove it"):
+        inference.load_reader(tmp_path / "judge.safetensors")
 
 
 # ------------------------------------------------------------------------------------ drawing and writing
@@ -209,7 +212,7 @@ def test_bad_flags_are_one_line_and_nothing_is_written(
     monkeypatch.chdir(tmp_path)
     draws = "sample" in given or "write" in given
     usual = {"output": Path("out.png"), "weights": weights} if draws else {}
-    with pytest.raises(runs.Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         main(Config(device="cpu", **(usual | given)))  # type: ignore[arg-type]
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
@@ -218,13 +221,13 @@ def test_bad_flags_are_one_line_and_nothing_is_written(
 def test_an_output_that_exists_is_kept(weights: str, tmp_path: Path) -> None:
     (tmp_path / "out.png").write_text("mine")
     config = Config(sample=5, output=tmp_path / "out.png", weights=weights, device="cpu")
-    with pytest.raises(runs.Refused, match="--overwrite"):
+    with pytest.raises(UserError, match="--overwrite"):
         main(config)
     assert (tmp_path / "out.png").read_text() == "mine"
     main(replace(config, overwrite=True))
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(runs.Refused, match=r"folder\.png is a folder"):
+    with pytest.raises(UserError, match=r"folder\.png is a folder"):
         main(replace(config, output=tmp_path / "folder.png", overwrite=True))
 
 
@@ -236,7 +239,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(runs.Refused, match=r"out.png: No space left on device"):
+    with pytest.raises(UserError, match=r"out.png: No space left on device"):
         main(Config(output=tmp_path / "out.png", weights=weights, device="cpu", **given))
     assert not list(tmp_path.iterdir())
 
@@ -318,25 +321,25 @@ def test_method_2_takes_only_what_its_picker_is_sure_of(monkeypatch: pytest.Monk
     assert (level[labels == 0] < 0.3).all() and (level[labels == 1] > 0.7).all()
     assert 3 < cost["0"] < 5 and 3 < cost["1"] < 5  # a quarter of all samples are surely one of them
     assert len(made.flatten(1).unique(dim=0)) > 20  # not the same picture again and again
-    monkeypatch.setattr(samplers, "MOST", 1_000)
-    with pytest.raises(runs.Refused, match="no more of 2"):
+    monkeypatch.setattr(inference, "MOST", 1_000)
+    with pytest.raises(UserError, match="no more of 2"):
         sampler.draw(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", inference.METHODS)
 def test_weights_of_each_method_are_kept_and_read(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1)
     picker = Reader(2, 8, 10) if method == "2" else None
     kept = Sampler(method, generator.eval(), "0123456789", picker, {"data": "none"})
-    samplers.save(tmp_path / "w.safetensors", [kept])
-    read = samplers.load(tmp_path / "w.safetensors", method, CPU)
+    inference.save(tmp_path / "w.safetensors", [kept])
+    read = inference.load(tmp_path / "w.safetensors", method, CPU)
     noise = torch.randn(5, 4)
     assert torch.equal(kept.along(noise, 3), read.along(noise, 3))
     assert read.parameters() == kept.parameters() and read.about["data"] == "none"
-    other = next(name for name in samplers.METHODS if name != method)
-    with pytest.raises(runs.Refused, match=f"--method {other}"):
-        samplers.load(tmp_path / "w.safetensors", other, CPU)
+    other = next(name for name in inference.METHODS if name != method)
+    with pytest.raises(UserError, match=f"--method {other}"):
+        inference.load(tmp_path / "w.safetensors", other, CPU)
 
 
 def test_the_three_methods_are_compared_and_kept_in_one_file(trained: Config, tmp_path: Path) -> None:
@@ -352,17 +355,17 @@ def test_the_three_methods_are_compared_and_kept_in_one_file(trained: Config, tm
         picker = Picks(2, 4, 10) if method == "2" else None
         return Sampler(method, generator, "0123456789", picker, {"data": "none", "phases": phases})
 
-    reader, _ = samplers.load_reader(trained.runs / "gan_mnist-judge" / "judge.safetensors")
-    data = digits.find("builtin")
-    judge = drawing.Judge(reader.read, data.test, data.test_labels)
+    reader, _ = inference.load_reader(trained.runs / "gan_mnist-judge" / "judge.safetensors")
+    data = mnist.find("builtin")
+    judge = evaluation.Judge(reader.read, data.test, data.test_labels)
     config = replace(trained, quick=False, runs=tmp_path)
-    assert digit_studies.compare(config, data, judge, load, tmp_path / "figs") == 0
+    assert studies.compare(config, data, judge, load, tmp_path / "figs") == 0
     found = json.loads((tmp_path / "figs" / "gan_mnist_methods.json").read_text())["metrics"]
     minutes = {name: of["training, minutes"] for name, of in found.items()}
     assert minutes == {"conditional": 1.0, "Method 1": 1.0, "Method 2": 1.5}
-    for method in samplers.METHODS:
-        kept = samplers.load(tmp_path / "gan_mnist-all" / "digits.safetensors", method, CPU)
-        assert kept.about["written"]["training, minutes"] == minutes[digit_studies.NAMES[method]]
+    for method in inference.METHODS:
+        kept = inference.load(tmp_path / "gan_mnist-all" / "digits.safetensors", method, CPU)
+        assert kept.about["written"]["training, minutes"] == minutes[studies.NAMES[method]]
 
 
 # ------------------------------------------------------------------------------------------------ letters
@@ -388,8 +391,8 @@ def letters(tmp_path: Path) -> Path:
 
 def test_weights_of_digits_are_not_scored_on_letters(letters: Path, weights: str) -> None:
     config = Config(evaluate=True, weights=weights)
-    with pytest.raises(runs.Refused, match=r"--data: .*abcdefghijklmnopqrstuvwxyz.*0123456789"):
-        digit_uses.load(config, gan_mnist.SHIPPED, "conditional", CPU, digits.find(str(letters)))
+    with pytest.raises(UserError, match=r"--data: .*abcdefghijklmnopqrstuvwxyz.*0123456789"):
+        digit_uses.load(config, gan_mnist.SHIPPED, "conditional", CPU, mnist.find(str(letters)))
 
 
 def test_letters_are_learned_upright_and_written(
@@ -400,7 +403,7 @@ def test_letters_are_learned_upright_and_written(
     )
     assert main(replace(config, steps=150)) == 0
     kept = str(tmp_path / "runs" / "gan_mnist-quick" / "weights.safetensors")
-    data, sampler = digits.find(str(letters)), samplers.load(Path(kept), "conditional", CPU)
+    data, sampler = mnist.find(str(letters)), inference.load(Path(kept), "conditional", CPU)
     assert sampler.characters == "abcdefghijklmnopqrstuvwxyz"
     labels = torch.arange(260) % 26
     drawn = sampler.draw(labels, torch.Generator().manual_seed(0))[0].float()
@@ -419,7 +422,7 @@ def test_letters_are_learned_upright_and_written(
         rows = np.flatnonzero(np.asarray(page.getchannel("A")).max(1))
     # a small g reaches below the line, an i above small letters
     assert rows[-1] - rows[0] > 1.1 * handwriting.HEIGHT
-    with pytest.raises(runs.Refused, match=r"'G', '1'.*abcdefghijklmnopqrstuvwxyz"):
+    with pytest.raises(UserError, match=r"'G', '1'.*abcdefghijklmnopqrstuvwxyz"):
         main(Config(write="Gap 1", output=tmp_path / "other.png", weights=kept, device="cpu"))
 
 
@@ -470,9 +473,9 @@ def test_losses_are_as_published() -> None:
     assert penalty.item() == pytest.approx(9 * 784 / 2)
 
 
-@pytest.mark.parametrize("method", samplers.METHODS)
+@pytest.mark.parametrize("method", inference.METHODS)
 def test_batches_begin_anywhere_and_labels_fit(method: str) -> None:
-    data = digits.find("builtin")
+    data = mnist.find("builtin")
     start = gan_mnist.batches(data, method, gan_mnist.PRESETS["quick"], seed=3)
     stream = start(0)
     for _ in range(60):  # past the end of an epoch

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as TF
 
 import gan_upscale
-from common import figures, runs
+from common import results, weights
+from common.cli import UserError
 from common.datasets import photos
 from common.datasets.dead_leaves import dead_leaves
-from common.evaluation import upscaling
+from common.evaluation import upscale as evaluation
 from gan_upscale import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -52,12 +53,12 @@ def trained(imagenet: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     return config
 
 
-def results(config: Config) -> dict:
+def read_results(config: Config) -> dict:
     return json.loads((config.figs / "gan_upscale.json").read_text())
 
 
 def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
-    found = results(trained)
+    found = read_results(trained)
     scores = found["metrics"] | found["baselines"]
     assert set(found["baselines"]) == {"nearest", "bilinear", "bicubic", "Lanczos", "linear filter"}
     assert scores["linear filter"]["psnr"] > scores["Lanczos"]["psnr"] > scores["bicubic"]["psnr"]
@@ -97,7 +98,7 @@ def test_a_machine_with_nothing_trains_on_dead_leaves_and_says_so(
 def test_what_a_killed_run_left_beside_the_figures_is_passed_over(trained: Config) -> None:
     (trained.figs / ".GAN_upscaling_final.x.png").write_bytes(b"half")
     (trained.figs / ".gan_upscale.x.json").write_text("{")
-    figures.publish(trained.figs)
+    results.publish(trained.figs)
     assert "final.x" not in (trained.figs / "index.html").read_text()
 
 
@@ -117,12 +118,12 @@ def test_the_history_shows_both_players(trained: Config) -> None:
 def test_evaluate_scores_the_same_weights_again(
     trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = results(trained)
+    before = read_results(trained)
     weights = trained.runs / "gan_upscale-quick" / "weights.safetensors"
     stamp = weights.stat().st_mtime_ns
     again = replace(trained, evaluate=True, weights=str(weights), figs=tmp_path)
     assert main(again) == 0
-    for method, scores in results(again)["metrics"].items():
+    for method, scores in read_results(again)["metrics"].items():
         for name in ("psnr", "ssim", "detail_db", "grid", "low_db"):
             assert scores[name] == pytest.approx(before["metrics"][method][name], rel=1e-4)
     assert weights.stat().st_mtime_ns == stamp
@@ -146,9 +147,9 @@ def test_input_upscales_with_the_weights_and_blends(trained: Config, tmp_path: P
 
     nets, _ = gan_upscale.load(replace(trained, weights=weights), torch.device("cpu"))
     for blend, name in ((0.0, "fidelity"), (1.0, "gan")):
-        difference = made(blend).int() - upscaling.upscale(nets[name], small).int()
+        difference = made(blend).int() - evaluation.upscale(nets[name], small).int()
         assert difference.abs().max() <= 1
-    details = [upscaling.score(made(blend), real)["detail_db"] for blend in (0.0, 0.5, 1.0)]
+    details = [evaluation.score(made(blend), real)["detail_db"] for blend in (0.0, 0.5, 1.0)]
     assert details == sorted(details), "blend is a dial of detail"
 
 
@@ -158,7 +159,7 @@ def test_quick_weights_never_stand_in_for_real_ones(trained: Config) -> None:
     if not gan_upscale.SHIPPED.exists():
         pytest.skip("no weights are shipped yet")
     nets, about = gan_upscale.load(Config(runs=trained.runs), torch.device("cpu"))
-    _, shipped = runs.load_weights(gan_upscale.SHIPPED)
+    _, shipped = weights.load(gan_upscale.SHIPPED)
     assert about == shipped and set(nets) == {"linear", "fidelity", "gan"}
 
 
@@ -187,7 +188,7 @@ def test_bad_input_is_one_clear_line(
     imagenet: Path, tmp_path: Path, change: dict, words: tuple[str, ...]
 ) -> None:
     config = Config(data=str(imagenet), figs=tmp_path / "figs", runs=tmp_path / "runs")
-    with pytest.raises(runs.Refused) as refused:
+    with pytest.raises(UserError) as refused:
         main(replace(config, **change))
     assert "\n" not in str(refused.value)
     for word in words:
@@ -196,10 +197,10 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
-    runs.save_weights(tmp_path / "other.safetensors", {"net": torch.nn.Linear(2, 2)}, {"channels": 3})
+    weights.save(tmp_path / "other.safetensors", {"net": torch.nn.Linear(2, 2)}, {"channels": 3})
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
     for name in ("other", "broken"):
-        with pytest.raises(runs.Refused, match=name):
+        with pytest.raises(UserError, match=name):
             gan_upscale.load(Config(weights=str(tmp_path / f"{name}.safetensors")), torch.device("cpu"))
 
 

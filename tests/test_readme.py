@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from common import figures
+from common import results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -135,4 +135,4 @@ def test_scripts_are_all_listed() -> None:
 
 def test_results_are_those_of_the_results_files() -> None:
     shown = README.split("<!-- results -->\n")[1].split("<!-- /results -->")[0]
-    assert shown == figures.results_table(ROOT / "figs")
+    assert shown == results.results_table(ROOT / "figs")

@@ -8,11 +8,12 @@ from torch import nn
 
 import lstm
 import multi_layer_rnn
-from common import runs, spam
+from common import weights
 from common.datasets import sms_spam
 from common.datasets.sms_spam import Messages
-from common.evaluation import classification
-from common.models.recurrent import SpamLSTM, SpamRNN
+from common.evaluation import spam as evaluation
+from common.inference import spam
+from common.models.spam import SpamLSTM, SpamRNN
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "sms" / "SMSSpamCollection"
 FILTERS = [(lstm.SHIPPED, "LSTM", SpamLSTM), (multi_layer_rnn.SHIPPED, "RNN", SpamRNN)]
@@ -23,7 +24,7 @@ each = pytest.mark.parametrize(("path", "kind", "build"), FILTERS, ids=["LSTM", 
 @each
 def test_it_is_small_and_the_card_says_what_it_holds(path: Path, kind: str, build: type[nn.Module]) -> None:
     assert path.stat().st_size <= 8e6
-    _, about = runs.load_weights(path)
+    _, about = weights.load(path)
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     for fact in (about["command"], about["commit"], f"{about['test messages']:,} messages"):
         assert fact in card
@@ -54,7 +55,7 @@ def test_its_score_on_messages_that_it_has_not_seen(path: Path, kind: str, build
     _, test = sms_spam.folds(data.labels, 5, seed=0)[0]
     unknown = data.part(test)
     shipped = spam.load(path, kind, build)
-    score = classification.score(unknown.labels, shipped.probabilities(unknown.texts))
+    score = evaluation.score(unknown.labels, shipped.probabilities(unknown.texts))
     said = shipped.about["scores"]
     # the weights are kept in half precision: one message may fall on the other side
     assert score["accuracy"] == pytest.approx(said["accuracy"], abs=1.5 / len(test))

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from common import runs
+from common.cli import UserError
 from common.datasets import sine
-from common.evaluation import forecasting
-from common.models.recurrent import Forecaster, least_squares
+from common.evaluation import sine as evaluation
+from common.models.sine import Forecaster, least_squares
 from single_layer_rnn import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -71,12 +71,12 @@ def test_copies_are_one_period() -> None:
 
 def test_ar2_is_exact_on_a_clean_sine() -> None:
     values, clean, frequencies = sine.waves("test", 50, 1100, 0.0, (0,))
-    found = forecasting.fit_ar2(values[:, :100])
+    found = evaluation.fit_ar2(values[:, :100])
     true = torch.stack([2 * torch.cos(2 * math.pi * frequencies), -torch.ones(50)], dim=1)
     assert torch.allclose(found, true, atol=1e-9)
     scores = {
-        name: forecasting.score(made, values[:, 100:], clean[:, 100:])
-        for name, made in forecasting.linear_methods(values, 100).items()
+        name: evaluation.score(made, values[:, 100:], clean[:, 100:])
+        for name, made in evaluation.linear_methods(values, 100).items()
     }
     assert scores["AR(2)"]["one-step MSE"] < 1e-20
     assert scores["AR(2)"]["forecast RMSE"] < 1e-8
@@ -87,24 +87,24 @@ def test_ar2_is_exact_on_a_clean_sine() -> None:
 
 def test_linear_methods_on_a_line_and_on_a_constant() -> None:
     line = torch.arange(10, dtype=torch.float64).repeat(2, 1)
-    made = forecasting.linear_methods(line, 5)
+    made = evaluation.linear_methods(line, 5)
     for part in made["linear extrapolation"]:
         assert torch.equal(part, line[:, 5:])
     assert torch.equal(made["persistence"][0], line[:, 4:9])
     assert torch.equal(made["persistence"][1], torch.full((2, 5), 4.0, dtype=torch.float64))
     constant = torch.ones(2, 10, dtype=torch.float64)
-    for part in forecasting.linear_methods(constant, 5)["AR(2)"]:
+    for part in evaluation.linear_methods(constant, 5)["AR(2)"]:
         assert torch.allclose(part, constant[:, 5:])
 
 
 def test_errors_are_those_of_the_definitions() -> None:
     values, clean, _ = sine.waves("test", 200, 1000, 0.3, (0,))
-    found = forecasting.score((clean, 0.9 * clean), values, clean)
+    found = evaluation.score((clean, 0.9 * clean), values, clean)
     assert found["one-step MSE"] == pytest.approx(0.3**2, rel=0.01), "to know the wave is to be at the floor"
     assert found["forecast RMSE"] == pytest.approx(0.1 * clean.square().mean().sqrt().item())
     assert found["amplitude drift, %"] == pytest.approx(10)
     half = torch.cat([0.9 * clean[:100], 1.1 * clean[100:]])
-    assert forecasting.drift(half, clean) == pytest.approx(10), "too large and too small do not cancel"
+    assert evaluation.drift(half, clean) == pytest.approx(10), "too large and too small do not cancel"
 
 
 # The net.
@@ -229,7 +229,7 @@ def test_a_net_that_learned_nothing_is_announced(
 )
 def test_bad_flags_are_refused(tmp_path: Path, flag: str, value: object) -> None:
     config = replace(Config(figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True), **{flag: value})
-    with pytest.raises(runs.Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         main(config)
     assert f"--{flag.replace('_', '-')} {value}" in str(refusal.value) and "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())

@@ -19,8 +19,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from common import runs, training
-from common.training import Run, adversarial, supervised, winner
+from common.cli import UserError
+from common.training import loop
+from common.training.loop import adversarial, supervised, winner
+from common.training.run import Run
 
 CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).parents[1]
@@ -211,7 +213,7 @@ def test_bad_numbers_stop_and_the_last_good_checkpoint_stays(tmp_path: Path, poi
             terms["poisoned"] = zero * math.nan if poison == "loss" else zero.sqrt()
         return terms
 
-    with pytest.raises(runs.Refused, match=r"fit, step 9: .*(poisoned|grad).*--resume.*learning rate"):
+    with pytest.raises(UserError, match=r"fit, step 9: .*(poisoned|grad).*--resume.*learning rate"):
         fit(open_run(tmp_path, checkpoint_every=0.0), net(), loss)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert saved["phase"]["step"] == 8
@@ -234,7 +236,7 @@ def test_the_share_of_time_that_waited_for_data_is_told_and_survives_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
 
     def slow(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in batches(first):
@@ -268,7 +270,7 @@ def test_minutes_become_steps_and_the_probe_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         clock.now += 5
@@ -301,7 +303,7 @@ def test_precision_probe_decides_by_speed_and_exactness(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(training, "time", clock)
+    monkeypatch.setattr(loop, "time", clock)
 
     def bfloat16() -> bool:
         return torch.is_autocast_enabled("cpu")
@@ -346,7 +348,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoint(
 
     run = open_run(tmp_path, resume=True)
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(runs.Refused, match=r"checkpoint.pt.*No space left"):
+    with pytest.raises(UserError, match=r"checkpoint.pt.*No space left"):
         run.finish()
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
@@ -354,22 +356,22 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoint(
 
 def test_settings_must_be_the_same_to_resume(tmp_path: Path) -> None:
     fit(open_run(tmp_path, {"seed": 1, "folder": Path("photos")}), net())
-    with pytest.raises(runs.Refused, match=r"seed = 1.*2"):
+    with pytest.raises(UserError, match=r"seed = 1.*2"):
         open_run(tmp_path, {"seed": 2, "folder": Path("photos")}, resume=True)
     open_run(tmp_path, {"seed": 1, "folder": Path("photos")}, resume=True)
 
 
 def test_resume_refuses_what_is_missing_damaged_or_of_another_model(tmp_path: Path) -> None:
-    with pytest.raises(runs.Refused, match="there is no"):
+    with pytest.raises(UserError, match="there is no"):
         open_run(tmp_path, resume=True)
     fit(open_run(tmp_path), net())
     file = tmp_path / "checkpoint.pt"
     whole = file.read_bytes()
-    with pytest.raises(runs.Refused, match="does not fit"):
+    with pytest.raises(UserError, match="does not fit"):
         fit(open_run(tmp_path, resume=True), nn.Sequential(nn.Linear(4, 1)))
     for damaged in (b"", whole[: len(whole) // 2], b"not a checkpoint"):
         file.write_bytes(damaged)
-        with pytest.raises(runs.Refused, match=re.escape(str(file))):
+        with pytest.raises(UserError, match=re.escape(str(file))):
             open_run(tmp_path, resume=True)
     assert file.read_bytes() == damaged, "a refusal must not touch the file"
 

@@ -21,8 +21,9 @@ import pytest
 from imagenet_archives import class_pictures, fingerprint, photo, tar, train_tar, tree, wnid
 from PIL import Image
 
-from common.datasets import archives, jobs, labels, shrinking, sources, tars, unpacking
-from common.files import Refused, command_line
+from common.cli import UserError, command_line
+from common.datasets import imagenet_archive
+from util.imagenet import jobs, labels, shrinking, sources, tars, unpacking
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "util" / "unzip_imagenet"
@@ -69,7 +70,7 @@ def test_extract_gives_every_picture_once(
     files = train_tar(source, 4, 5)
     assert call(source, "--out", out, "--verify", "md5") == 0
     assert tree(out) == files
-    about = archives.check_complete(out / "train")
+    about = imagenet_archive.check_complete(out / "train")
     assert about and (about["classes"], about["pictures"], about["mode"]) == (4, 20, "extract")
     assert about["bytes"] == sum(map(len, files.values())) and about["part"] is None
     assert about["md5"] == hashlib.md5(source.read_bytes()).hexdigest()
@@ -98,8 +99,8 @@ def test_a_download_that_broke_off_is_finished_from_a_file(tmp_path: Path, out: 
     assert set(tree(out)) - {"train/.journal"} == {
         name for name in files if wnid(0) in name or wnid(1) in name
     }
-    with pytest.raises(Refused, match=r"not complete.*unzip_imagenet - --out"):
-        archives.check_complete(out / "train")
+    with pytest.raises(UserError, match=r"not complete.*unzip_imagenet - --out"):
+        imagenet_archive.check_complete(out / "train")
     assert call(tmp_path / "t.tar", "--out", out) == 0
     assert tree(out) == files
 
@@ -121,7 +122,7 @@ def test_a_part_is_called_a_part(tmp_path: Path, out: Path, capsys: pytest.Captu
     assert call(source, "--out", out, "--classes", 2, "--per-class", 3) == 0
     first = [name for k in range(2) for name in sorted(n for n in files if wnid(k) in n)]
     assert len(tree(out)) == 6 and set(tree(out)) <= set(first)
-    about = archives.check_complete(out / "train")
+    about = imagenet_archive.check_complete(out / "train")
     assert about and about["part"] == "2 classes, at most 3 pictures a class"
     (tmp_path / "wanted.txt").write_text(f"{wnid(3)} a dog\n{wnid(1)}\n")
     assert call(source, "--out", tmp_path / "named", "--classes", tmp_path / "wanted.txt") == 0
@@ -141,7 +142,7 @@ def test_a_foreign_folder_is_left_alone(
     assert call(tmp_path / "t.tar", "--out", out) == 2
     assert "name another --out" in capsys.readouterr().err
     assert tree(out) == {f"train/{wnid(0)}/mine.JPEG": b"mine"}
-    assert archives.check_complete(out / "train") is None
+    assert imagenet_archive.check_complete(out / "train") is None
 
 
 # ----------------------------------------------------------------------------------- broken, hostile
@@ -247,8 +248,8 @@ def refused(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> No
     found = tree(out)
     assert found.pop("train/.journal") and found == files
     assert {path for path in tmp_path.rglob("*") if out not in (path, *path.parents)} == before
-    with pytest.raises(Refused, match="not complete"):
-        archives.check_complete(out / "train")
+    with pytest.raises(UserError, match="not complete"):
+        imagenet_archive.check_complete(out / "train")
 
 
 def test_damage_anywhere_is_refused_or_lies_in_a_picture(tmp_path: Path) -> None:
@@ -563,11 +564,11 @@ def test_validation_pictures_are_sorted_by_their_number(kind: str, tmp_path: Pat
     assert call(tmp_path / "v.tar", "--out", out) == 0
     assert tree(out) == files
     assert call(tmp_path / "v.tar", "--mode", "index") == 0
-    rows, about = archives.open_index(tmp_path / "v.tar")
+    rows, about = imagenet_archive.open_index(tmp_path / "v.tar")
     data = (tmp_path / "v.tar").read_bytes()
     for row in rows:
         own = about["wnids"][row["class"]]
-        name = f"val/{own}/{archives.picture_name('val', own, int(row['number']))}"
+        name = f"val/{own}/{imagenet_archive.picture_name('val', own, int(row['number']))}"
         assert data[int(row["offset"]) :][: int(row["size"])] == files[name]
     assert len(rows) == 10
 
@@ -593,7 +594,7 @@ def test_labels_that_are_none_are_refused(tmp_path: Path) -> None:
         ("e.tar", tar(None, [("meta.mat", bytes(300)), (labels.TRUTH, b"1\n")])),
     ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(Refused, match="--labels"):
+        with pytest.raises(UserError, match="--labels"):
             labels.read_labels(tmp_path / name)
 
 
@@ -711,7 +712,7 @@ def test_shrink(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -
     want = Image.open(io.BytesIO(pictures["1"])).resize((48, 32), Image.Resampling.BICUBIC)
     pixels = [np.asarray(image.convert("L"), float) for image in (want, Image.open(io.BytesIO(found["1"])))]
     assert np.abs(pixels[0] - pixels[1]).mean() < 6
-    about = archives.check_complete(out / "train")
+    about = imagenet_archive.check_complete(out / "train")
     assert about and (about["mode"], about["size"], about["quality"], about["kept"]) == ("shrink", 32, 90, 2)
     assert call(*words[:-4], "--quality", 80) == 2
 
@@ -742,17 +743,17 @@ def test_index_says_where_every_picture_lies(tmp_path: Path) -> None:
         [(f"{wnid(k)}.tar", tar(None, class_pictures(k, 3, photo)[::-1])) for k in (2, 0, 1)],
     )
     assert call(source, "--mode", "index") == 0
-    rows, about = archives.open_index(source)
+    rows, about = imagenet_archive.open_index(source)
     assert isinstance(rows, np.memmap) and not rows.flags.writeable
     assert about["wnids"] == [wnid(0), wnid(1), wnid(2)] and about["part"] is None
     data, found = source.read_bytes(), {}
     for row in rows:
-        name = archives.picture_name("train", about["wnids"][row["class"]], int(row["number"]))
+        name = imagenet_archive.picture_name("train", about["wnids"][row["class"]], int(row["number"]))
         found[name] = data[int(row["offset"]) :][: int(row["size"])]
     assert list(found.items()) == [picture for k in range(3) for picture in class_pictures(k, 3, photo)]
     assert call(source, "--check") == 0
     assert call(source, "--mode", "index", "--classes", 1, "--per-class", 2) == 0
-    rows, about = archives.open_index(source)
+    rows, about = imagenet_archive.open_index(source)
     assert len(rows) == 2 and about["wnids"] == [wnid(2)] and "2 pictures" in about["part"]
 
 
@@ -760,16 +761,16 @@ def test_an_index_that_does_not_fit_is_refused_with_the_command_that_makes_it(tm
     source = tmp_path / "t.tar"
     train_tar(source, 2, 2)
     remedy = f"python util/unzip_imagenet {source} --mode index"
-    with pytest.raises(Refused, match=f"no index.*{remedy}"):
-        archives.open_index(source)
-    npy, description = archives.index_files(source)
+    with pytest.raises(UserError, match=f"no index.*{remedy}"):
+        imagenet_archive.open_index(source)
+    npy, description = imagenet_archive.index_files(source)
     for damage in (
         lambda: os.utime(source),
         lambda: source.open("ab").write(b"x"),
         lambda: npy.write_bytes(npy.read_bytes()[:-5]),
         lambda: npy.write_bytes(b""),
         lambda: np.save(npy, np.zeros(4)),
-        lambda: np.save(npy, np.zeros(3, archives.ROW)),
+        lambda: np.save(npy, np.zeros(3, imagenet_archive.ROW)),
         lambda: np.save(npy, np.array([object()])),
         lambda: description.write_text("{"),
         lambda: description.write_text("[]"),
@@ -778,10 +779,10 @@ def test_an_index_that_does_not_fit_is_refused_with_the_command_that_makes_it(tm
     ):
         train_tar(source, 2, 2)
         assert call(source, "--mode", "index") == 0
-        archives.open_index(source)
+        imagenet_archive.open_index(source)
         damage()
-        with pytest.raises(Refused, match=remedy):
-            archives.open_index(source)
+        with pytest.raises(UserError, match=remedy):
+            imagenet_archive.open_index(source)
 
 
 def test_index_takes_a_tar_on_disk_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -849,8 +850,8 @@ def test_a_wrong_md5_leaves_it_incomplete(
     monkeypatch.setitem(sources.KNOWN, sources.TRAIN, known)
     assert call(source, "--out", out) == 2
     assert f"md5 {right} instead of" in capsys.readouterr().err
-    with pytest.raises(Refused, match="not complete"):
-        archives.check_complete(out / "train")
+    with pytest.raises(UserError, match="not complete"):
+        imagenet_archive.check_complete(out / "train")
     assert call(source, "--out", out, "--verify", "none") == 0
     assert tree(out) == files
     monkeypatch.setitem(sources.KNOWN, sources.TRAIN, sources.Official(known.bytes, right, 5))
@@ -891,7 +892,7 @@ def test_it_starts_without_torch() -> None:
 def test_the_stream_says_where_it_ends() -> None:
     stream = tars.Stream("x", io.BytesIO(b"abcdef"), seekable=False, chunk=4)
     assert (stream.peek(2), stream.take(3), stream.position) == (b"ab", b"abc", 3)
-    with pytest.raises(Refused, match="byte 6"):
+    with pytest.raises(UserError, match="byte 6"):
         stream.take(4)
 
 
@@ -1092,7 +1093,7 @@ def test_check_decodes_pictures_in_an_archive_and_knows_names_with_their_wnid(
     val_tar(tmp_path / "v.tar", 10, "ILSVRC2012_val_{number:08d}_{wnid}.JPEG")
     assert call(tmp_path / "v.tar", "--mode", "index") == 0
     assert call(tmp_path / "v.tar", "--check", "--decode", "--workers", 1) == 0
-    rows, _ = archives.open_index(tmp_path / "v.tar")
+    rows, _ = imagenet_archive.open_index(tmp_path / "v.tar")
     damaged = bytearray((tmp_path / "v.tar").read_bytes())
     at, size = int(rows[3]["offset"]), int(rows[3]["size"])
     damaged[at : at + size] = bytes(size)
@@ -1118,7 +1119,7 @@ def test_the_screen_takes_any_path(ascii_only: bool, tmp_path: Path) -> None:
     words = [sys.executable, str(SCRIPT), str(tmp_path / "t.tar"), "--out", str(out)]
     more = {"PYTHONIOENCODING": "ascii"} if ascii_only else {}
     assert subprocess.run(words, capture_output=True, env=os.environ | more).returncode == 0
-    assert archives.check_complete(out / "train")
+    assert imagenet_archive.check_complete(out / "train")
 
 
 def test_pictures_across_the_chunks_of_a_stream_come_whole() -> None:
@@ -1151,7 +1152,7 @@ def test_a_wrong_md5_is_not_forgotten_by_the_same_command_again(
     train, val = (hashlib.md5((tmp_path / name).read_bytes()).hexdigest() for name in ("t.tar", "v.tar"))
     assert call(tmp_path / "t.tar", "--out", out, "--md5", train) == 0  # it was the number that was wrong
     assert call(tmp_path / "v.tar", "--out", out, "--verify", "none") == 0
-    about = archives.check_complete(out / "val")
+    about = imagenet_archive.check_complete(out / "val")
     assert val and about and about["verified"] == "none"
 
 
@@ -1185,7 +1186,7 @@ def test_a_link_to_an_archive_may_have_the_index(tmp_path: Path) -> None:
         (tmp_path / place / "t.tar").symlink_to(tmp_path / "theirs" / "t.tar")
     assert call(tmp_path / "ours" / "t.tar", "--mode", "index") == 0
     assert len(imagenet.archived(tmp_path / "ours" / "t.tar")) == 4
-    with pytest.raises(Refused, match="no index"):
+    with pytest.raises(UserError, match="no index"):
         imagenet.archived(tmp_path / "more" / "t.tar")
     assert call(tmp_path / "theirs" / "t.tar", "--mode", "index") == 0
     assert len(imagenet.archived(tmp_path / "more" / "t.tar")) == 4

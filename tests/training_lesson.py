@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import runs, training
-from common.training import Run, adversarial, supervised
+from common import cli
+from common.training import loop
+from common.training.loop import adversarial, supervised
+from common.training.run import Run
 
 
 def batches(first: int) -> Iterator[Any]:
@@ -45,8 +47,8 @@ def fooled(d: nn.Module, real: Tensor, made: Tensor, given: Any, step: int) -> d
 
 def main() -> None:
     folder, resume = Path(sys.argv[1]), "--resume" in sys.argv
-    training.ROWS = 15  # so that some steps lie between two rows
-    runs.seed_everything(0)
+    loop.ROWS = 15  # so that some steps lie between two rows
+    cli.seed_everything(0)
     run = Run(
         folder,
         settings={},

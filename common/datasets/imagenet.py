@@ -21,8 +21,9 @@ import numpy as np
 import pooch
 from torchvision.datasets import Imagenette
 
-from common import runs
-from common.datasets import archives
+from common.cli import UserError
+from common.datasets import imagenet_archive
+from common.files import atomic_write
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 WORTH_CACHING = 10_000
@@ -116,7 +117,7 @@ class Archived(Sequence["Member"]):
             return self.take(np.arange(len(self))[place])
         offset, size, which, number = self.rows[self.chosen[place]].tolist()
         wnid = self.about["wnids"][which]
-        name = f"{wnid}/{archives.picture_name(self.about['split'], wnid, number)}"
+        name = f"{wnid}/{imagenet_archive.picture_name(self.about['split'], wnid, number)}"
         return Member(self.handle, name, offset, size)
 
     def take(self, places: np.ndarray) -> "Archived":
@@ -185,7 +186,7 @@ def archived(tar: Path) -> Archived:
         Refused: no such archive, or no index that fits it; the message has the command that makes it.
     """
     tar = tar.absolute()  # a link in a folder of one's own may have the index
-    rows, about = archives.open_index(tar)
+    rows, about = imagenet_archive.open_index(tar)
     chosen = np.arange(len(rows), dtype=np.uint32)
     if about["split"] == "train":  # the numbers have no leading zeros: as names 10 comes before 9
         number = rows["number"].astype(np.int64)
@@ -196,7 +197,7 @@ def archived(tar: Path) -> Archived:
 
 
 def _reopened(tar: Path, chosen: np.ndarray) -> Archived:
-    return Archived(tar, *archives.open_index(tar), chosen, Handle(tar))
+    return Archived(tar, *imagenet_archive.open_index(tar), chosen, Handle(tar))
 
 
 def listing(root: Path) -> Listing:
@@ -247,9 +248,7 @@ def _scan(root: Path) -> tuple[Listing, np.ndarray]:
                     elif entry.is_dir():
                         below.append(f"{folder}/{entry.name}" if folder else entry.name)
         except OSError as error:
-            raise runs.Refused(
-                f"cannot list {root / folder}: {error.strerror}; name another folder"
-            ) from None
+            raise UserError(f"cannot list {root / folder}: {error.strerror}; name another folder") from None
         waiting += sorted(below, reverse=True)
         folders.append(folder)
         changed.append(state.st_mtime_ns)
@@ -281,7 +280,7 @@ def _from_cache(root: Path, cache: Path) -> Listing | None:
 def _to_cache(found: Listing, changed: np.ndarray, cache: Path) -> None:
     folders = os.fsencode("\0".join(found.folders))
     try:
-        with runs.whole(cache) as beside:
+        with atomic_write(cache) as beside:
             np.savez(
                 beside,
                 folders=np.frombuffer(folders, np.uint8),
@@ -290,7 +289,7 @@ def _to_cache(found: Listing, changed: np.ndarray, cache: Path) -> None:
                 names=np.frombuffer(found.names, np.uint8),
                 bounds=found.bounds,
             )
-    except (OSError, runs.Refused) as error:
+    except (OSError, UserError) as error:
         print(
             f"the list of photos could not be kept, the next run lists them again: {error}", file=sys.stderr
         )
@@ -314,7 +313,7 @@ def imagenette(root: Path) -> Path:
     by_hand = f"fetch {url} (md5 {md5}) by hand and put it at {archive}"
     if folder.is_dir():
         if (count := _count(folder)) != IMAGENETTE:
-            raise runs.Refused(
+            raise UserError(
                 f"{folder} holds {count} pictures instead of {IMAGENETTE}; remove it, or {by_hand}"
             )
         return folder
@@ -334,7 +333,7 @@ def imagenette(root: Path) -> Path:
     # urllib raises OSError or HTTPException, torchvision RuntimeError where the checksum is wrong
     except (OSError, http.client.HTTPException, RuntimeError) as error:
         why = " ".join(str(error).split())  # what a server answers may have lines
-        raise runs.Refused(f"Imagenette could not be had ({why}); {by_hand}") from None
+        raise UserError(f"Imagenette could not be had ({why}); {by_hand}") from None
     finally:
         socket.setdefaulttimeout(patience)
     return folder

@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from common import runs
-from common.datasets import archives, imagenet
+from common.cli import UserError
+from common.datasets import imagenet, imagenet_archive
 from common.datasets.dead_leaves import dead_leaves
 
 LOW, HIGH = 64, 224
@@ -213,10 +213,10 @@ class Source:
             raise self.refusal()
         return torch.stack(pictures), names
 
-    def refusal(self) -> runs.Refused:
+    def refusal(self) -> UserError:
         """For a source of which nothing can be used."""
         name, why = next(iter(self.skipped.items()), ("nothing", "the list is empty"))
-        return runs.Refused(
+        return UserError(
             f"none of {len(self)} pictures can be used, such as {name}: {why}; name other photos by --data"
         )
 
@@ -275,7 +275,7 @@ def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
         return _builtin(f"{nothing} A trial downloads none.")
     try:
         return _named(imagenet.imagenette(downloads), limit)
-    except runs.Refused as refusal:
+    except UserError as refusal:
         return _builtin(f"{nothing} {refusal}.")
 
 
@@ -334,18 +334,14 @@ def _named(place: Path, limit: int) -> Photos:
     if place.is_file() and place.suffix == ".tar":
         train = imagenet.archived(place)
         if train.about["split"] != "train":
-            raise runs.Refused(
-                f"--data {place} holds ImageNet's validation photos; name the training archive"
-            )
+            raise UserError(f"--data {place} holds ImageNet's validation photos; name the training archive")
         return _split_photos(place.name, Part(train, train.about), _part(place.parent, "val"), limit)
     if not place.is_dir():
-        raise runs.Refused(
-            f"--data {place} {'is no archive' if place.exists() else 'does not exist'}; {REMEDY}"
-        )
+        raise UserError(f"--data {place} {'is no archive' if place.exists() else 'does not exist'}; {REMEDY}")
     found = _folder(place, limit)
     if found is None:
         kinds = " ".join(sorted(imagenet.PHOTO_SUFFIXES))
-        raise runs.Refused(f"--data {place} holds no photos ({kinds}); {REMEDY}")
+        raise UserError(f"--data {place} holds no photos ({kinds}); {REMEDY}")
     return found
 
 
@@ -355,11 +351,11 @@ def _folder(root: Path, limit: int) -> Photos | None:
         train, test = _part(place, "train"), _part(place, "val")
         if train and len(train.photos) > 1 and (test or train.about):
             return _split_photos(place.resolve().name, train, test, limit)
-    found = Part(imagenet.listing(root), archives.check_complete(root))
+    found = Part(imagenet.listing(root), imagenet_archive.check_complete(root))
     if not found.photos:
         return None
     if len(found.photos) < 3:
-        raise runs.Refused(f"--data {root} holds {len(found.photos)} photos, it takes 3; {REMEDY}")
+        raise UserError(f"--data {root} holds {len(found.photos)} photos, it takes 3; {REMEDY}")
     return _split_photos(f"photos in {root.resolve().name}", found, None, limit)
 
 
@@ -367,7 +363,7 @@ def _part(place: Path, split: str) -> Part | None:
     """ImageNet's `train` or `val`: a folder with photos, else the archive."""
     folder, tar = place / split, place / f"ILSVRC2012_img_{split}.tar"
     if folder.is_dir():
-        about = archives.check_complete(folder)
+        about = imagenet_archive.check_complete(folder)
         if len(listed := imagenet.listing(folder)):
             return Part(listed, about)
     if tar.exists():

@@ -19,8 +19,9 @@ import numpy as np
 import pooch
 from sklearn.model_selection import StratifiedKFold
 
-from common import runs
-from common.datasets.made_up_sms import made_up_sms
+from common.cli import UserError
+from common.datasets.sms_standin import made_up_sms
+from common.files import atomic_write
 
 URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
 MEMBER = "SMSSpamCollection"
@@ -103,11 +104,11 @@ def _auto(folder: Path, download: bool, keep_duplicates: bool) -> Messages:
 
     try:
         if not download:
-            raise runs.Refused(f"A trial downloads none; {_by_hand(fetched)}")
+            raise UserError(f"A trial downloads none; {_by_hand(fetched)}")
         archive, content = _fetch(fetched)
-    except runs.Refused as refusal:
+    except UserError as refusal:
         if damaged:  # who had the real messages must not go on with made-up ones unawares
-            raise runs.Refused(f"{damaged}; {refusal}") from None
+            raise UserError(f"{damaged}; {refusal}") from None
         return _stand_in(f"{missing}. {refusal}.")
     kept = _keep(archive, content, fetched, record)
     messages = _finish(_parse(content, fetched), fetched, keep_duplicates)
@@ -134,7 +135,7 @@ def _place(path: Path) -> Path:
         if file.is_file():
             return file
     wrong = f"holds no {MEMBER}" if path.is_dir() else "is no file" if path.exists() else "does not exist"
-    raise runs.Refused(
+    raise UserError(
         f"--data {path} {wrong}; name a file of messages, a folder with {MEMBER}, or `auto`, `builtin`"
     )
 
@@ -144,14 +145,14 @@ def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise runs.Refused(f"cannot read {path}: {error.strerror}; name another file by --data") from None
+        raise UserError(f"cannot read {path}: {error.strerror}; name another file by --data") from None
     if not content.startswith(b"PK\x03\x04"):
         return content
     try:
         return _unpack(content)
     # zipfile raises RuntimeError for a password, its subclass NotImplementedError for a rare compression
     except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError) as error:
-        raise runs.Refused(
+        raise UserError(
             f"{path} is a zip that cannot be used ({_in_one_line(error)}); name its {MEMBER}, unzipped"
         ) from None
 
@@ -191,13 +192,13 @@ def _parse(content: bytes, path: Path) -> Messages:
         lines.append(line)
 
     if not texts and not malformed:
-        raise runs.Refused(f"{path} is empty; {EXPECTED}")
+        raise UserError(f"{path} is empty; {EXPECTED}")
     if malformed:
         first, more = ", ".join(map(str, malformed[:5])), len(malformed) - 5
         counted = f"{len(malformed):,} malformed line{'s' if malformed[1:] else ''}"
         named = f"{counted} ({first}{f' and {more:,} more' if more > 0 else ''})"
         if len(malformed) > len(texts):
-            raise runs.Refused(f"{path} has {named} and only {len(texts):,} messages; {EXPECTED}")
+            raise UserError(f"{path} has {named} and only {len(texts):,} messages; {EXPECTED}")
         notes.append(f"{path} has {named}, skipped.")
     return Messages(path.name, texts, np.array(labels), np.array(lines), False, "\n".join(notes))
 
@@ -224,7 +225,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
                 yield line, label, ",".join(message).rstrip(",") if message[1:] else message[0]
             line = reader.line_num + 1
     except csv.Error as error:
-        raise runs.Refused(
+        raise UserError(
             f"{path}: the record that begins on line {line} is no CSV ({error}); correct its quotes"
         ) from None
 
@@ -253,7 +254,7 @@ def _finish(messages: Messages, path: Path, keep_duplicates: bool) -> Messages:
             messages = messages.part(np.array(list(first.values())))
     if messages.labels.all() or not messages.labels.any():
         there, missing = ("spam", "ham") if messages.labels[0] else ("ham", "spam")
-        raise runs.Refused(f"{path} holds {there} but no {missing}; both are needed, name another file")
+        raise UserError(f"{path} holds {there} but no {missing}; both are needed, name another file")
     messages.note = _joined(*notes)
     return messages
 
@@ -290,11 +291,11 @@ def _fetch(fetched: Path) -> tuple[bytes, bytes]:
         cause: BaseException = error
         while cause.__context__:  # the first one says it shortest
             cause = cause.__context__
-        raise runs.Refused(
+        raise UserError(
             f"The SMS Spam Collection could not be had ({_in_one_line(cause)}); {_by_hand(fetched)}"
         ) from None
     if why := _fault(content):
-        raise runs.Refused(f"{URL} has another content than expected: {why}; {_by_hand(fetched)}")
+        raise UserError(f"{URL} has another content than expected: {why}; {_by_hand(fetched)}")
     return received.getvalue(), content
 
 
@@ -314,14 +315,14 @@ def _keep(archive: bytes, content: bytes, fetched: Path, record: Path) -> Path |
         old = record.read_text(errors="replace").strip()
         if new != old:
             both = f"{record} and {fetched}" if fetched.exists() else record
-            raise runs.Refused(
+            raise UserError(
                 f"{URL} has changed: its sha256 is {new}, {record} says {old}; "
                 f"remove {both} to accept the new one"
             )
-    with runs.whole(record) as beside:
+    with atomic_write(record) as beside:
         beside.write_text(new + "\n")
     kept = fetched.replace(fetched.with_name(f"{MEMBER}.damaged")) if fetched.exists() else None
-    with runs.whole(fetched) as beside:
+    with atomic_write(fetched) as beside:
         beside.write_bytes(content)
     return kept
 
@@ -330,7 +331,7 @@ def _fault(content: bytes) -> str:
     """What shows that this is not the whole collection; "" if it is."""
     try:
         messages = _parse(content, Path(MEMBER))
-    except runs.Refused as refusal:
+    except UserError as refusal:
         return str(refusal)
     spam = int(messages.labels.sum())
     right = (len(messages) - spam, spam) == (HAM, SPAM)
@@ -359,10 +360,10 @@ def folds(labels: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, n
         Refused: fewer than 2 folds, or a class has fewer messages than there are folds.
     """
     if count < 2:
-        raise runs.Refused(f"--folds {count}: cross-validation takes 2 or more")
+        raise UserError(f"--folds {count}: cross-validation takes 2 or more")
     fewest = int(min(labels.sum(), (~labels).sum()))
     if fewest < count:
-        raise runs.Refused(
+        raise UserError(
             f"one class has only {fewest} messages, too few for {count} folds (--folds); name a larger file"
         )
     return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels))

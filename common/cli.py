@@ -1,0 +1,274 @@
+"""How every script starts: shared flags and their checks, the seed, the device, one line for a mistake.
+
+Imports nothing but Python itself: `--help` and a wrong flag are answered before torch is imported, which
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used. The message is one line: what is wrong, where, what to do."""
+
+
+# ------------------------------------------------------------------------------------------------- flags
+
+
+@dataclass
+class Flags:
+    """The flags that mean the same in every script; a script's Config inherits them and adds its own."""
+
+    data: str = "auto"
+    """The data to use: a path, or auto for the first place that has some."""
+    figs: Path = Path("figs")
+    """Folder for figures and for the results file."""
+    runs: Path = Path("runs")
+    """Folder for checkpoints and trained weights."""
+    seed: int = 0
+    """Random seed of weights, of the order of the data and of noise."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Device to compute on; auto takes the fastest one that helps."""
+    resume: bool = False
+    """Continue the run that was stopped, exactly where it was."""
+    quick: bool = False
+    """Take the same path at its smallest, in under half a minute; figures go to figs/quick, weights apart."""
+
+    def check(self) -> None:
+        """Checks the flags before any work is done.
+
+        Raises:
+            UserError: a value that cannot be used, or a flag that would be ignored.
+        """
+        if not 0 <= self.seed < 2**32:  # NumPy takes no others
+            raise UserError(f"--seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
+
+    def figs_dir(self) -> Path:
+        """The folder for figures; trials stay apart from real runs, unless --figs is given."""
+        if self.figs == Flags.figs:
+            for trial in ("quick", "evaluate"):
+                if getattr(self, trial, False):
+                    return self.figs / trial
+        return self.figs
+
+    def run_dir(self, name: str) -> Path:
+        """The folder of a run: quick ones stay apart, so that they never stand in for a real one."""
+        return self.runs / (f"{name}-quick" if self.quick else name)
+
+
+@dataclass
+class TrainingFlags(Flags):
+    """The flags of the scripts whose training is long enough to need a budget."""
+
+    preset: Literal["auto", "cpu", "gpu"] = "auto"
+    """Sizes of models and batches; auto follows the device."""
+    minutes: float | None = None
+    """Training time in minutes; it becomes a fixed number of steps that is recorded."""
+    steps: int | None = None
+    """Training steps, in place of minutes."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the training; auto takes bfloat16 where the processor has instructions for it."""
+    evaluate: bool = False
+    """Score weights that exist, without training; figures go to figs/evaluate."""
+    weights: str = "auto"
+    """Weights to use where nothing is trained: a .safetensors file, shipped, or auto for the newest trained,
+    else shipped."""
+    overwrite: bool = False
+    """Replace output files that exist."""
+
+    def budget(self, steps: int | None, minutes: float | None) -> dict[str, Any]:
+        """The budget that was given, else the preset's: {"steps": ...} or {"minutes": ...}."""
+        if self.steps is None and self.minutes is None:
+            return {"steps": steps} if steps is not None else {"minutes": minutes}
+        return {"steps": self.steps} if self.steps is not None else {"minutes": self.minutes}
+
+    def check_budget(self, least: int = 1) -> None:
+        """Refuses two budgets, and budgets that are none.
+
+        Raises:
+            UserError: as said.
+        """
+        if self.steps is not None and self.minutes is not None:
+            raise UserError("--steps and --minutes are two budgets for one run; give one of them")
+        if self.steps is not None and self.steps < least:
+            raise UserError(f"--steps {self.steps}: give a whole number of at least {least}")
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise UserError(f"--minutes {self.minutes}: give a time above 0")
+
+
+def flag(name: str) -> str:
+    """The flag of a field: `batch_size` is `--batch-size`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def is_given(config: Flags, name: str) -> bool:
+    """Whether a flag differs from its default."""
+    return bool(getattr(config, name) != getattr(type(config), name))
+
+
+def chosen_mode(config: Flags, *names: str) -> str:
+    """Which of the flags that each ask for a task of its own was given: its name, or "" for none.
+
+    Raises:
+        UserError: two were given.
+    """
+    modes = [
+        name for name in names if getattr(config, name) is not None and getattr(config, name) is not False
+    ]
+    if len(modes) > 1:
+        raise UserError(f"{flag(modes[0])} and {flag(modes[1])} are two things to do; give one of them")
+    return modes[0] if modes else ""
+
+
+def check_unused(config: Flags, mode: str, *names: str) -> None:
+    """Refuses flags that `mode`, "" for training, would ignore.
+
+    Raises:
+        UserError: one of `names` was given.
+    """
+    for name in names:
+        if is_given(config, name):
+            raise UserError(
+                f"{flag(name)} means nothing with {flag(mode) if mode else 'training'}; leave it out"
+            )
+
+
+def check_positive(config: Flags, *names: str) -> None:
+    """Refuses numbers below 1.
+
+    Raises:
+        UserError: one of the fields is below 1.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{flag(name)} {getattr(config, name)}: give a whole number above 0")
+
+
+# ------------------------------------------------------------------------------------------------- start
+
+Config = TypeVar("Config", bound=Flags)
+
+
+def read_flags(config_class: type[Config]) -> Config:
+    """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
+    import tyro  # not for the tools that only need UserError
+
+    config = tyro.cli(config_class)
+    _one_line(config.check)
+    return config
+
+
+def launch(main: Callable[[Config], int | None], config: Config) -> NoReturn:
+    """Runs `main` and exits: 0, or what `main` returned.
+
+    A UserError is one line on stderr and exit code 2; Ctrl-C outside of training is exit code 130.
+    """
+    commit()  # of the code that runs: another may be there when the run ends
+    sys.exit(_one_line(main, config) or 0)
+
+
+def _one_line(function: Callable[..., int | None], *arguments: Any) -> int | None:
+    script = Path(sys.argv[0]).name
+    try:
+        return function(*arguments)
+    except UserError as error:
+        print(f"{script}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{script}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's, NumPy's and torch's generators."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there.get(name, False):
+        have = ", ".join(kind for kind, is_there in there.items() if is_there)
+        raise UserError(f"--device {name}: this machine has none; it has {have}")
+    return torch.device(name)
+
+
+# ------------------------------------------------------------------------------ what a results file records
+
+
+def device_name(device: torch.device) -> str:
+    """The device as a person knows it, for example `cpu, 2 threads` or `NVIDIA H200`."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "torchmetrics", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+@cache
+def commit() -> str:
+    """The commit of this checkout when it is first asked for, with `+` after it where files differ from it;
+    `unknown` outside of git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def command_line(*words: str) -> str:
+    """The words as one would type them here: Windows' cmd takes single quotes for a part of a name."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def command() -> str:
+    """The command that started this run, as it would be typed again from the repository's folder.
+
+    Without `--resume`: a run that was stopped and resumed ends as one left alone.
+    """
+    return command_line("python", Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--resume"))

@@ -1,0 +1,124 @@
+"""ImageNet's archives used in place: an index of where every picture lies, and whether a folder is whole.
+
+Beside `X.tar` lie `X.tar.index.npy`, a row for every picture sorted by (class, number), and
+`X.tar.index.json`, which says what the archive is. `util/unzip_imagenet` writes both.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.cli import UserError, command_line
+from common.files import atomic_write, save_json
+
+ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("class", "<u2"), ("number", "<u4")])
+"""Where a JPEG begins in the outer archive, its bytes, the place of its class in `wnids`, its number."""
+FORMAT = 1
+NOTED = {"mode", "size", "quality", "part", "classes", "pictures", "bytes"}
+"""What `.complete` has at least."""
+COMPLETE, JOURNAL, MANIFEST = ".complete", ".journal", "manifest.json"
+
+
+def picture_name(split: str, wnid: str, number: int) -> str:
+    """As ImageNet calls it: `n01440764_18.JPEG` in `train`, `ILSVRC2012_val_00000293.JPEG` in `val`."""
+    return f"{wnid}_{number}.JPEG" if split == "train" else f"ILSVRC2012_val_{number:08d}.JPEG"
+
+
+def index_files(tar: Path) -> tuple[Path, Path]:
+    """The rows and the description."""
+    return tar.with_name(tar.name + ".index.npy"), tar.with_name(tar.name + ".index.json")
+
+
+def write_index(tar: Path, rows: np.ndarray, about: dict[str, Any]) -> None:
+    """Writes both files, the description last: without it the rows count for nothing.
+
+    Args:
+        rows: of dtype `ROW`, sorted by class and number.
+        about: `archive_bytes` and `archive_mtime_ns` as they were before it was read, `md5` or None, `split`,
+            `wnids`, and `part`: None, or what the index leaves out.
+    """
+    npy, description = index_files(tar)
+    description.unlink(missing_ok=True)
+    with atomic_write(npy) as beside:
+        np.save(beside, rows, allow_pickle=False)
+    about = {"format": FORMAT, "archive": tar.name} | about | {"pictures": len(rows), "complete": True}
+    save_json(description, about)
+
+
+def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """The rows [pictures] of dtype `ROW`, memory-mapped and read-only, and the description.
+
+    Picture i is `picture_name(about["split"], about["wnids"][rows[i]["class"]], rows[i]["number"])`.
+
+    Raises:
+        UserError: no such archive; the index is missing, damaged, or of an archive that has changed since.
+            The message has the command that makes it.
+    """
+    remedy = f"make it: {command_line('python', 'util/unzip_imagenet', str(tar), '--mode', 'index')}"
+    npy, description = index_files(tar)
+    if not description.exists():  # a link has an index of its own, or its archive's
+        npy, description = index_files(tar.resolve())
+    try:
+        state = tar.stat()
+    except OSError as error:
+        raise UserError(f"{tar}: {error.strerror}; name another archive") from None
+    try:
+        about = json.loads(description.read_text(encoding="utf-8"))
+        rows = np.load(npy, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{tar} has no index ({Path(error.filename).name}); {remedy}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"the index of {tar} is damaged ({error}); {remedy}") from None
+    try:
+        if about["format"] != FORMAT:
+            raise UserError(f"the index of {tar} is of another version; {remedy}")
+        if (about["archive_bytes"], about["archive_mtime_ns"]) != (state.st_size, state.st_mtime_ns):
+            raise UserError(f"{tar} has changed since its index was made; {remedy}")
+        whole_index = (
+            about["complete"] is True
+            and about["split"] in ("train", "val")
+            and rows.dtype == ROW
+            and rows.shape == (about["pictures"],)
+            and len(rows) > 0
+            and int(rows["class"].max()) < len(about["wnids"])
+            and int((rows["offset"] + rows["size"]).max()) <= state.st_size
+        )
+    except (KeyError, TypeError):
+        whole_index = False
+    if not whole_index:
+        raise UserError(f"the index of {tar} is damaged; {remedy}")
+    return rows, about
+
+
+def check_complete(folder: Path) -> dict[str, Any] | None:
+    """What `util/unzip_imagenet` says of a folder such as `ImageNet/train`.
+
+    Returns:
+        None where that tool has not been at work. Else what it noted at the end: `mode` (`extract` or
+        `shrink`), `size` and `quality` of a shrunk set, `part`, `classes`, `pictures`, `bytes`.
+
+    Raises:
+        UserError: the work was begun and not finished; the message has the command that finishes it.
+    """
+    try:
+        about = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        if not isinstance(about, dict) or not set(about) >= NOTED:
+            raise ValueError("something is missing")
+        return about
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder / COMPLETE} cannot be read ({error}); remove {folder} and extract again"
+        ) from None
+    try:
+        head = (folder / JOURNAL).read_text(encoding="utf-8").split("\n", 1)[0]
+    except FileNotFoundError:
+        return None
+    try:
+        command = json.loads(head)["command"]
+    except (ValueError, KeyError, TypeError):  # killed while the first line was written
+        command = "the same util/unzip_imagenet again"
+    raise UserError(f"{folder} is not complete: its extraction was interrupted; finish it: {command}")

@@ -1,0 +1,232 @@
+"""A page of handwriting from single drawn characters: one baseline, one height, even gaps."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageColor, ImageFilter
+from torch import Tensor
+
+from common.cli import UserError
+
+LONGEST, MOST_LINES = 1_000, 100  # of a text
+
+# Pixels of the page
+HEIGHT = 80  # of digits and capitals
+DESCENT = 28  # how deep a g goes
+LINE = 136  # from baseline to baseline
+GAP = 12  # between the inks of neighbours
+SPACE = 40  # what a space adds to it
+NEAR = 6  # ink counts as beside other ink from so many rows above to so many below
+BLANK = 44  # width left for a character that was drawn without ink
+WIDTH = 1_600  # longer lines wrap
+MARGIN = 40
+BLEED = 2  # rows above and below a line, for edges that are covered in part
+STRIP = BLEED + HEIGHT + DESCENT + BLEED  # rows of a line
+
+EXTENT = {  # top and bottom of lower-case letters, as shares of HEIGHT; all else reaches from 1 to 0
+    **dict.fromkeys("acemnorsuvwxz", (0.62, 0.0)),
+    **dict.fromkeys("gpqy", (0.62, -DESCENT / HEIGHT)),
+    **dict.fromkeys("it", (0.9, 0.0)),
+    "j": (0.9, -DESCENT / HEIGHT),
+}
+
+# Of what is drawn
+FAINT = 64  # of 255: where nothing is darker there is no ink
+EDGE = (0.36, 0.5)  # of the darkest: paper below, ink above
+SPECK = 0.05  # of the ink: what is smaller, and apart from the rest, is none
+SMOOTH = 0.6  # pixels: edges are blurred so far before they are cut, else they are bumpy
+FINE = 8  # pieces a side that a pixel is cut into, to find the edge
+FLATTEST = 12  # of 28 rows: what is flatter, such as a dash, is enlarged no more than this
+
+
+def colour(flag: str, value: str) -> tuple[int, int, int, int]:
+    """Reads a colour, by Pillow's name or as #rrggbb; for --paper also `transparent`, which has alpha 0.
+
+    Raises:
+        Refused: it is none.
+    """
+    name = value.lower()
+    if flag == "--paper" and name == "transparent":
+        return 0, 0, 0, 0
+    if name not in ImageColor.colormap and not re.fullmatch("#[0-9a-f]{6}", name):
+        also = ", or transparent" if flag == "--paper" else ""
+        raise UserError(f"{flag} {value!r}: give a colour's name, such as navy, or '#1a2b3c'{also}")
+    red, green, blue = ImageColor.getrgb(name)[:3]
+    return red, green, blue, 255
+
+
+def check_text(text: str, characters: str) -> None:
+    """Says before anything is drawn that a text cannot be written.
+
+    Raises:
+        Refused: it has other characters than `characters`, spaces and line breaks; or too many, or none.
+    """
+    lines = _lines(text)
+    if len(text) > LONGEST or len(lines) > MOST_LINES:
+        raise UserError(
+            f"--write: {len(text):,} characters in {len(lines):,} lines; write {LONGEST:,} in {MOST_LINES} "
+            "at most"
+        )
+    unknown = [repr(of) for of in dict.fromkeys("".join(lines)) if of not in characters + " "]
+    if unknown:
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise UserError(
+            f"--write: cannot write {', '.join(unknown[:10])}{more}; these weights know {characters}, spaces "
+            r"and line breaks (\n)"
+        )
+    if not lines:
+        raise UserError(f"--write: there is nothing to write; give some of {characters}")
+
+
+def compose(text: str, draw: Callable[[str], Tensor], *, ink: str, paper: str) -> Image.Image:
+    r"""Writes a text. A line ends at a line break, at the two characters `\n`, or when it is full.
+
+    Args:
+        text: one that `check_text` lets pass.
+        draw: draws a word, which has no spaces: uint8 [len(word),28,28], 255 for ink.
+        ink, paper: as `colour` takes them.
+
+    Returns:
+        RGB; on transparent paper RGBA, of the ink's colour everywhere, as opaque as ink covers a pixel.
+
+    Raises:
+        Refused: a colour is none, or both are the same.
+    """
+    pen, ground = colour("--ink", ink), colour("--paper", paper)
+    if pen == ground:
+        raise UserError(f"--ink {ink}: cannot be seen on --paper {paper}; give another colour")
+    rows = [row for line in _lines(text) for row in _set(line, draw)]
+    width, height = max(row.right for row in rows), LINE * len(rows) - LINE + STRIP
+    page = np.zeros((height + 2 * MARGIN, width + 2 * MARGIN), np.uint8)
+    for number, row in enumerate(rows):
+        for glyph, x in row.glyphs:
+            place = page[MARGIN + LINE * number :, MARGIN + x :][:STRIP, : glyph.coverage.shape[1]]
+            np.maximum(place, glyph.coverage, out=place)
+    # the lower margin begins at the last baseline, or below what descends from it
+    baseline = MARGIN + height - BLEED - DESCENT
+    end = np.max(np.flatnonzero(page.any(1)), initial=baseline)
+    coverage = Image.fromarray(page[: end + MARGIN])
+    if ground[3]:
+        picture = Image.new("RGB", coverage.size, ground[:3])
+        picture.paste(pen[:3], mask=coverage)
+    else:
+        picture = Image.new("RGBA", coverage.size, pen)
+        picture.putalpha(coverage)
+    return picture
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """A character in a strip as high as a line."""
+
+    coverage: np.ndarray  # uint8 [STRIP,width], 255 where ink covers all of a pixel
+    left: np.ndarray  # int [STRIP], column where ink begins in a row; far away where there is none
+    right: np.ndarray  # int [STRIP], column where it has ended; far away on the other side
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line as far as it is written."""
+
+    glyphs: tuple[tuple[Glyph, int], ...]  # each with the column of its left edge
+    edge: np.ndarray  # int [STRIP], where ink ends in each row
+    right: int  # where ink ends in any
+
+    def then(self, glyph: Glyph, gap: int) -> "Row":
+        """With one more character: ink beside ink leaves just `gap`, in the row where they are closest."""
+        around = np.lib.stride_tricks.sliding_window_view(np.pad(self.edge, NEAR, mode="edge"), 2 * NEAR + 1)
+        x = int((around.max(1) - glyph.left).max()) + gap
+        # a low one must not slip below its neighbour and out of its turn
+        x = max(x, self.right + gap - int(glyph.right.max()))
+        edge = np.maximum(self.edge, x + glyph.right)
+        return Row((*self.glyphs, (glyph, x)), edge, int(edge.max()))
+
+
+FAR = 1_000_000
+EMPTY = Row((), np.zeros(STRIP, int), 0)
+
+
+def _lines(text: str) -> list[str]:
+    """Without empty lines before and after."""
+    text = text.replace("\\n", "\n").replace("\r\n", "\n").replace("\t", " ")
+    lines = [line if line.strip(" ") else "" for line in text.split("\n")]
+    return re.sub(r"^\n+|\n+$", "", "\n".join(lines)).split("\n") if any(lines) else []
+
+
+def _set(line: str, draw: Callable[[str], Tensor]) -> list[Row]:
+    """Draws a line's words and places them, in as many rows as it takes."""
+    rows, row, gap = [], EMPTY, 0
+    for number, word in enumerate(line.split(" ")):
+        if number:
+            gap += SPACE
+        if not word:
+            continue
+        glyphs = [_glyph(*of) for of in zip(draw(word).numpy(), word, strict=True)]
+        longer = row.then(glyphs[0], gap)
+        for glyph in glyphs[1:]:
+            longer = longer.then(glyph, GAP)
+        whole = row.glyphs and longer.right > WIDTH  # goes to the next row
+        for glyph in glyphs:
+            longer = row.then(glyph, gap)
+            if row.glyphs and (whole or longer.right > WIDTH):  # within a word that no row could hold
+                rows.append(row)
+                longer, whole = EMPTY.then(glyph, 0), False
+            row, gap = longer, GAP
+    return [*rows, row]
+
+
+def _glyph(picture: np.ndarray, character: str) -> Glyph:
+    """Brings a character, uint8 [28,28], to its height, and its feet to where they belong.
+
+    It is first made so large that its edge can be cut sharply; what a pixel of the page then holds of it is
+    how far ink covers that pixel.
+    """
+    if picture.max() < FAINT:
+        return Glyph(np.zeros((STRIP, BLANK), np.uint8), np.zeros(STRIP, int), np.full(STRIP, BLANK))
+    around = np.pad(_without_specks(picture), 4)
+    large = Image.fromarray(around).resize((FINE * len(around),) * 2, Image.Resampling.BICUBIC)
+    smooth = np.asarray(large.filter(ImageFilter.GaussianBlur(SMOOTH * FINE)), np.float32)
+    low, high = (share * smooth.max() for share in EDGE)
+    fine = np.clip((smooth - low) / (high - low), 0, 1)  # [288,288]
+    rows, columns = (np.flatnonzero(fine.max(axis) > 0.5) for axis in (1, 0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+
+    reach, foot = (round(HEIGHT * share) for share in EXTENT.get(character, (1.0, 0.0)))
+    scale = (reach - foot) / max(bottom - top, FLATTEST * FINE)
+    width, height = (max(1, round(scale * side)) for side in (right - left, bottom - top))
+    edge = 1 / scale  # one pixel of the page, for what is covered in part
+    small = Image.fromarray(fine).resize(
+        (width + 2, height + 2),
+        Image.Resampling.BOX,
+        (left - edge, top - edge, left + (width + 1) * edge, top + (height + 1) * edge),
+    )
+    coverage = np.zeros((STRIP, width + 2), np.uint8)
+    bottom = BLEED + HEIGHT - foot + 1
+    coverage[bottom - height - 2 : bottom] = np.rint(255 * np.asarray(small))
+    inked = coverage > 127
+    some = inked.any(1)
+    return Glyph(
+        coverage,
+        np.where(some, inked.argmax(1), FAR),
+        np.where(some, inked.shape[1] - inked[:, ::-1].argmax(1), -FAR),
+    )
+
+
+def _without_specks(picture: np.ndarray) -> np.ndarray:
+    """Removes what stands alone and is too small for the dot of an i: it would count as ink beside ink."""
+    inked = torch.from_numpy(picture >= EDGE[0] * picture.max())[None]  # [1,28,28]
+    name = torch.arange(1.0, inked.numel() + 1).view_as(inked) * inked
+    while True:  # neighbours agree on the largest name among them, until each piece has one
+        spread = F.max_pool2d(name, 3, stride=1, padding=1) * inked
+        if torch.equal(spread, name):
+            break
+        name = spread
+    _, piece, size = name.unique(return_inverse=True, return_counts=True)
+    speck = inked & (size[piece] < SPECK * inked.sum())
+    near = F.max_pool2d(speck.float(), 3, stride=1, padding=1)[0].bool()  # its faint edge as well
+    keep = F.max_pool2d((inked & ~speck).float(), 3, stride=1, padding=1)[0].bool()
+    return np.where((near & ~keep).numpy(), 0, picture).astype(np.uint8)

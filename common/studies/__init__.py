@@ -1,0 +1,1 @@
+"""Studies: many small trainings that answer one question."""

@@ -1,0 +1,1 @@
+"""What keeps a training alive, and knows no experiment."""

@@ -1,0 +1,281 @@
+"""One training run in one folder: checkpoints, resume, interrupts, precision, history."""
+
+import copy
+import json
+import math
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from common.cli import UserError, command_line, device_name
+from common.files import atomic_write
+
+Losses = dict[str, Tensor]
+
+
+def checkpoint(folder: Path) -> Path:
+    """Where a run in `folder` keeps what it goes on from."""
+    return folder / "checkpoint.pt"
+
+
+class Run:
+    """One training run in one folder: phases one after the other, one file `checkpoint.pt`.
+
+    Attributes:
+        history: rows {"phase", "step", means since the row before, results of an evaluation}, at most about
+            200 a phase besides those of evaluations.
+        record: for the results file, by phase: steps, precision, seconds, what was measured first, and
+            `data_wait`, the share (0..1) of the steps' time until their batches were there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: dict[str, Any],
+        device: torch.device,
+        resume: bool = False,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        checkpoint_every: float = 30.0,
+    ) -> None:
+        """Opens the run; an older checkpoint in the folder stays until the first phase begins.
+
+        Args:
+            folder: of this script's run, for example runs/gan_upscale.
+            settings: all that changes the result; must be the same for a run to go on.
+            resume: go on from the folder's checkpoint.
+            precision: `auto` probes in each phase whether bfloat16 autocast is faster and exact enough.
+            checkpoint_every: seconds between checkpoints.
+
+        Raises:
+            UserError: on resume, no checkpoint, a damaged one, or one of other settings.
+        """
+        self.path = checkpoint(folder)
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.device, self.precision, self.checkpoint_every = device, precision, checkpoint_every
+        self.history: list[dict[str, Any]] = []
+        self.record: dict[str, dict[str, Any]] = {}
+        self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
+        self._pending: dict[str, Any] | None = None  # the phase that the checkpoint stands in
+        self._begun: set[str] = set()
+        self._using = "float32"  # precision of the phase at work
+        self._owns_file = resume  # False while the file, if any, is of an older run
+        self._asked = False  # to stop, by Ctrl-C or SIGTERM
+        self._saved = False  # nothing would be lost by stopping right now
+        for left in folder.glob(".checkpoint.*.pt"):  # of a run that was killed while it wrote
+            left.unlink(missing_ok=True)
+        if resume:
+            self._load()
+
+    def finish(self) -> None:
+        """Marks the run as done: a new one may replace it, and resuming it trains nothing."""
+        self._save(None, done=True)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the phase at work, for forward passes and losses; evaluations are float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._using == "bfloat16")
+
+    def _load(self) -> None:
+        if not self.path.exists():
+            raise UserError(f"--resume: there is no {self.path}; start without --resume")
+        content = _read(self.path)
+        if content is None:
+            raise UserError(f"--resume: {self.path} is damaged; remove it and start without --resume")
+        old, new = content["settings"], self.settings
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                raise UserError(
+                    f"--resume: the run in {self.path.parent} has {name} = {old.get(name)!r}, now it is "
+                    f"{new.get(name)!r}; give the same, or start without --resume"
+                )
+        if content["machine"] != device_name(self.device):
+            say(
+                f"The checkpoint is from {content['machine']}, this is {device_name(self.device)}: "
+                "the run goes on, but its last bits can differ."
+            )
+        self.history, self.record = content["history"], content["record"]
+        self._finished, self._pending = content["finished"], content["phase"]
+
+    def _save(self, phase: "Phase | None", done: bool = False) -> None:
+        if not self._owns_file and self.path.exists():
+            old = _read(self.path)
+            if old is None or not old["done"]:
+                kept = self.path.replace(self.path.with_name("checkpoint-previous.pt"))
+                say(f"{self.path} was of an unfinished run; it is kept as {kept.name}.")
+        content = {
+            "settings": self.settings,
+            "machine": device_name(self.device),
+            "done": done,
+            "record": self.record,
+            "history": self.history,
+            "finished": self._finished,
+            "phase": phase.pack() if phase else None,
+        }
+        try:
+            with atomic_write(self.path) as temporary:
+                torch.save(content, temporary)
+        except (OSError, RuntimeError) as error:  # torch's way to say that the disk is full
+            raise UserError(
+                f"cannot write {self.path}: {str(error).splitlines()[0]}; an older one is whole, "
+                "--resume goes on from it"
+            ) from None
+        self._owns_file = True
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Within it Ctrl-C and SIGTERM let the step end and be saved; a second one leaves at once."""
+        process = os.getpid()
+
+        def handle(number: int, frame: object) -> None:
+            if os.getpid() != process:  # forked loader workers inherit this; Ctrl-C is not theirs to answer
+                if number == signal.SIGTERM:
+                    signal.signal(number, signal.SIG_DFL)
+                    os.kill(os.getpid(), number)
+            elif self._asked or self._saved:
+                raise Interrupted
+            self._asked = True
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        except (Interrupted, RuntimeError) as error:
+            # Ctrl-C reaches loader workers too, and a step whose worker is gone fails
+            if isinstance(error, RuntimeError) and not self._asked:
+                raise
+            words = [sys.executable, *(word for word in sys.argv if word != "--resume"), "--resume"]
+            say(f"\nStopped. To go on: {command_line(*words)}")
+            raise SystemExit(130) from None
+        finally:
+            self._asked = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def _nothing_to_lose(self) -> Iterator[None]:
+        """Within it, the first Ctrl-C leaves at once: the state is saved, and only looked at or rewound."""
+        self._saved = True
+        try:
+            if self._asked:
+                raise Interrupted
+            yield
+        finally:
+            self._saved = False
+
+
+class Interrupted(BaseException):
+    """Leaves the training loop from wherever it is."""
+
+
+@dataclass
+class Phase:
+    """All that changes while a phase trains: what a checkpoint keeps and a rewind brings back."""
+
+    name: str
+    modules: list[nn.Module]  # the first is the one that is averaged and returned
+    optimizers: list[Optimizer]
+    device: torch.device
+    step: int = 0
+    steps: int = 0  # 0: not settled yet
+    precision: str = ""
+    evaluations: int = 0
+    evaluated: int = -1  # step of the last evaluation
+    sums: Losses = field(default_factory=dict)  # since the last row of the history
+    counts: dict[str, int] = field(default_factory=dict)
+    stepping: float = 0.0  # seconds in all steps,
+    waiting: float = 0.0  # and of these until the batch was there
+
+    PACKED = (
+        *("name", "step", "steps", "precision", "evaluations", "evaluated", "sums", "counts"),
+        *("stepping", "waiting"),
+    )
+
+    def __post_init__(self) -> None:
+        self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
+        for group in self.groups():
+            group.setdefault("initial_lr", group["lr"])  # torch's own name; saved with the optimizer
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def pack(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in self.PACKED},
+            "modules": [module.state_dict() for module in (*self.modules, self.average)],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rng": get_rng(self.device),
+        }
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        packed = copy.deepcopy(packed)  # an optimizer would go on writing into it
+        for module, weights in zip((*self.modules, self.average), packed["modules"], strict=True):
+            module.load_state_dict(weights)
+        for optimizer, state in zip(self.optimizers, packed["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        for name in self.PACKED:
+            setattr(self, name, packed[name])
+        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
+        set_rng(packed["rng"], self.device)
+
+    def add(self, values: Losses) -> None:
+        """Sums stay on the device, and a term may be missing in some steps."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        return {name: value.item() / self.counts[name] for name, value in self.sums.items()}
+
+    def check(self, kept: Path, weights: bool = False) -> None:
+        """Stops where a sum, so a loss or a gradient since the last row, or a weight is not finite."""
+        bad = [name for name, value in self.sums.items() if not math.isfinite(value)]
+        if weights:
+            tensors = [t for module in self.modules for t in module.state_dict().values()]
+            bad += [] if all(bool(torch.isfinite(t).all()) for t in tensors) else ["a weight"]
+        if bad:
+            raise UserError(
+                f"{self.name}, step {self.step}: not finite: {', '.join(bad)}. {kept} keeps the last good "
+                "state: --resume goes on from there; if it happens again, start anew at a lower learning rate"
+            )
+
+
+def get_rng(device: torch.device) -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
+
+
+def set_rng(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of a checkpoint, or None where it is damaged."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return content if {"settings", "machine", "done", "phase"} <= content.keys() else None
+    except Exception:  # damaged bytes fail in many ways; the caller says so and names the file
+        return None
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """The numbers of a row as they are shown."""
+    hidden = ("phase", "step", "grad")
+    return ", ".join(f"{name} {value:.4g}" for name, value in row.items() if not name.startswith(hidden))
+
+
+def say(text: str) -> None:
+    tqdm.write(text)  # above the bar
+    sys.stdout.flush()

@@ -1,0 +1,638 @@
+"""Picture files through an upscaler: tiles without seams, what survives, what is refused and how."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.cli import UserError
+from common.inference import upscale as inference
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+class Net(nn.Module):
+    """A small net of the kind that `common.pictures` expects, with random weights: a nearest-neighbour skip
+    and three convolutions, which see three 2x2 blocks, so six pixels, in each direction."""
+
+    reach = 6
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(
+            nn.PixelUnshuffle(2),  # [N, 12, h/2, w/2]
+            nn.Conv2d(12, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, 147, 3, padding=1),
+            nn.PixelShuffle(7),  # [N, 3, 7h/2, 7w/2]
+        )
+        for weight in self.parameters():  # every pixel within reach must count
+            nn.init.normal_(weight, std=0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+        high = F.interpolate(x, scale_factor=3.5) + 0.05 * self.body(x)
+        return high[..., : (7 * height + 1) // 2, : (7 * width + 1) // 2]
+
+
+class Nearest(nn.Module):
+    """Repeats pixels: what comes out is known exactly."""
+
+    reach = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+        return F.interpolate(x, scale_factor=3.5, mode="nearest-exact")[
+            ..., : (7 * height + 1) // 2, : (7 * width + 1) // 2
+        ]
+
+
+def noise(height: int, width: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.manual_seed(seed))
+
+
+def photo(mode: str = "RGB", size: tuple[int, int] = (12, 8)) -> Image.Image:
+    """A smooth colour picture, brighter to the right."""
+    across, down = np.meshgrid(np.linspace(30, 220, size[0]), np.linspace(0, 60, size[1]))
+    return Image.fromarray(np.stack([across, 250 - across, down], 2).astype(np.uint8)).convert(mode)
+
+
+def run(source: Path, target: Path, overwrite: bool = False, model: nn.Module | None = None) -> int:
+    return inference.enlarge_files(model or Nearest(), source, target, overwrite=overwrite)
+
+
+def files(folder: Path) -> list[str]:
+    """Everything below a folder, hidden files too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def refused(source: Path, target: Path, overwrite: bool = False) -> str:
+    """The one line of a refusal; the net must not have been asked."""
+
+    class Never(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("computed before it was refused")
+
+    with pytest.raises(UserError) as caught:
+        run(source, target, overwrite, Never())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- tiles
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([2, 6, 8, 14]), st.integers(0, 99))
+def test_tiles_leave_no_seam(height: int, width: int, tile: int, seed: int) -> None:
+    model, picture = Net(), noise(height, width, seed)
+    with torch.inference_mode():
+        whole = model(picture[None].float() / 255)[0].clamp(0, 1).mul(255).round()
+    tiled = inference.enlarge(model, picture, tile=tile)
+    assert tiled.dtype == torch.uint8
+    assert tiled.shape == (3, (7 * height + 1) // 2, (7 * width + 1) // 2)
+    assert (tiled.float() - whole).abs().max() <= 1
+
+
+def test_a_margin_smaller_than_reach_would_leave_seams() -> None:
+    """So the test above can fail: the stand-in net does look as far as it says."""
+    model, picture = Net(), noise(40, 40)
+    untiled = inference.enlarge(model, picture, tile=40).float()
+    model.reach = 4
+    assert (inference.enlarge(model, picture, tile=8).float() - untiled).abs().max() > 1
+
+
+@pytest.mark.parametrize("shift, becomes", [(0.0, 0), (-0.4, 0), (0.4, 0), (0.6, 1)])
+def test_levels_are_rounded_to_the_nearest(shift: float, becomes: int) -> None:
+    class Shifted(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + shift / 255
+
+    picture = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, 16, 16)
+    want = (picture[:, ::2, ::2].int() + becomes).clamp(0, 255)
+    assert torch.equal(inference.enlarge(Shifted(), picture)[:, ::7, ::7].int(), want)
+
+
+def test_odd_reach_and_odd_tile() -> None:
+    model, picture = Net(), noise(30, 30)
+    untiled = inference.enlarge(model, picture)
+    model.reach = 5  # rounded up
+    assert (inference.enlarge(model, picture, tile=8).float() - untiled.float()).abs().max() <= 1
+    with pytest.raises(ValueError, match="even"):
+        inference.enlarge(model, picture, tile=7)
+
+
+def test_files_are_tiled_like_tensors(tmp_path: Path) -> None:
+    """A picture of several tiles, odd on both sides, through files."""
+    model, picture = Net(), noise(259, 515)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "in.png")
+    assert run(tmp_path / "in.png", tmp_path / "out.png", model=model) == 0
+    out = torch.from_numpy(np.array(Image.open(tmp_path / "out.png"))).permute(2, 0, 1)
+    assert torch.equal(out, inference.enlarge(model, picture))
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [([9] * 16, "02:15"), ([1.5] + [0.6] * 15, "00:08"), ([0.1] * 16, "")]
+)
+def test_long_runs_say_how_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: list[float], said: str
+) -> None:
+    """16 tiles; the first also warms up, and counts only where it is slow beyond that."""
+    clock = iter([time for second in seconds for time in (0, second)])
+    monkeypatch.setattr(inference.time, "perf_counter", lambda: next(clock))
+    inference.enlarge(Nearest(), noise(8, 8), tile=2, progress=True)
+    out = capsys.readouterr().out
+    assert out == (f"enlarging will take about {said} (min:s), then saving\n" if said else "")
+
+
+# --- what survives
+
+
+def test_where_a_file_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo().save(tmp_path / "a.jpg")
+    (tmp_path / "folder").mkdir()
+    assert run(tmp_path / "a.jpg", tmp_path / "folder") == 0
+    assert run(tmp_path / "a.jpg", tmp_path / "new" / "b.PNG") == 0
+    assert capsys.readouterr().out.splitlines()[1] == f"{tmp_path / 'new' / 'b.PNG'}: 42x28"
+    assert files(tmp_path) == ["a.jpg", "folder/a.png", "new/b.PNG"]
+
+
+@pytest.mark.parametrize(
+    "suffix, kind", [(".png", "PNG"), (".jpg", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP")]
+)
+def test_suffix_chooses_the_format(tmp_path: Path, suffix: str, kind: str) -> None:
+    photo().save(tmp_path / "in.webp", lossless=True)
+    run(tmp_path / "in.webp", tmp_path / f"out{suffix}")
+    with Image.open(tmp_path / f"out{suffix}") as out:
+        assert (out.format, out.mode, out.size) == (kind, "RGB", (42, 28))
+        if kind == "JPEG":
+            assert {(layer[1], layer[2]) for layer in out.layer} == {(1, 1)}  # 4:4:4
+        want = np.asarray(photo().resize((42, 28), Image.Resampling.NEAREST), float)
+        assert np.abs(np.asarray(out, float) - want).mean() < 5  # WebP halves the resolution of colour
+
+
+def test_an_existing_file_is_replaced_when_asked(tmp_path: Path) -> None:
+    photo().save(tmp_path / "in.png")
+    (tmp_path / "out.png").write_text("old")
+    assert run(tmp_path / "in.png", tmp_path / "out.png", overwrite=True) == 0
+    assert Image.open(tmp_path / "out.png").size == (42, 28)
+
+
+@pytest.mark.parametrize(
+    "name", ["with space.png", "-i.png", "ünï 写真 🙂.png", "a.b.c.png", "100%.png", "'q\".png"]
+)
+def test_hostile_names(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    photo().save(tmp_path / "in" / name)
+    monkeypatch.chdir(tmp_path / "in")
+    assert run(Path(name), Path("..")) == 0
+    assert run(Path(), Path("../out")) == 0
+    assert files(tmp_path) == sorted([f"in/{name}", name, f"out/{name}"])
+
+
+def test_a_name_never_breaks_the_line(tmp_path: Path) -> None:
+    assert refused(tmp_path / "two\nlines.png", tmp_path / "out.png").count("\\n") == 1
+    refused(tmp_path / os.fsdecode(b"latin\xe9.png"), tmp_path / "out.png").encode()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_greyscale_stays_greyscale(tmp_path: Path, mode: str) -> None:
+    photo(mode).save(tmp_path / "in.png")
+    run(tmp_path / "in.png", tmp_path / "out.png")
+    out = Image.open(tmp_path / "out.png")
+    assert out.mode == {"1": "L"}.get(mode, mode)
+    low, high = np.asarray(photo(mode).convert("L")), np.asarray(out.convert("L"))
+    assert np.array_equal(high[::7, ::7], low[::2, ::2])
+    assert np.array_equal(high[6::7, 6::7], low[1::2, 1::2])
+
+
+def test_sixteen_bits_become_eight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = np.linspace(0, 65_535, 96).reshape(8, 12).astype(np.uint16)
+    for name in ("in.png", "in.tif", "in.pgm"):
+        Image.fromarray(values).save(tmp_path / name)
+        run(tmp_path / name, tmp_path / "out.png", overwrite=True)
+        out = np.asarray(Image.open(tmp_path / "out.png"))
+        assert out.min() == 0 and out.max() == 255
+        assert np.abs(out[::7, ::7] - values[::2, ::2] / 257).max() <= 0.5
+        assert "16 bits" in capsys.readouterr().err
+
+
+def test_palettes_are_resolved(tmp_path: Path) -> None:
+    photo().quantize(200).save(tmp_path / "plain.gif")
+    clear = photo("RGBA").quantize(200)
+    clear.save(tmp_path / "clear.png", transparency=int(np.asarray(clear)[0, 0]))
+    run(tmp_path / "plain.gif", tmp_path / "plain.png")
+    assert Image.open(tmp_path / "plain.png").mode == "RGB"
+    run(tmp_path / "clear.png", tmp_path / "out.png")
+    out = Image.open(tmp_path / "out.png")
+    assert out.mode == "RGBA"
+    assert out.getpixel((0, 0))[3] == 0 and out.getpixel((41, 27))[3] == 255
+
+
+@pytest.mark.parametrize("size", [(12, 8), (13, 9)])
+def test_alpha_is_kept_without_fringes(tmp_path: Path, size: tuple[int, int]) -> None:
+    """A light disc on a clear ground that is black underneath: nothing dark may show."""
+    down, across = np.mgrid[: size[1], : size[0]]
+    disc = (down - 4) ** 2 + (across - 5) ** 2 <= 9
+    pixels = np.zeros((size[1], size[0], 4), np.uint8)
+    pixels[disc] = (250, 240, 230, 255)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+
+    class Blur(Nearest):  # mixes neighbours, as a net does
+        def forward(self, x: Tensor) -> Tensor:
+            return F.avg_pool2d(super().forward(x), 7, 1, 3, count_include_pad=False)
+
+    for target in ("out.png", "out.webp"):
+        run(tmp_path / "in.png", tmp_path / target, model=Blur())
+        out = np.asarray(Image.open(tmp_path / target))
+        assert out.shape[2] == 4
+        assert out[0, 0, 3] == 0 and out[15, 19, 3] == 255
+        assert np.abs(out[..., :3][out[..., 3] > 30].astype(int) - (250, 240, 230)).max() < 8
+        assert abs(out[..., 3].mean() - pixels[..., 3].mean()) < 4  # as large as before, in its place
+
+
+def test_alpha_lies_on_the_colours_at_odd_sizes(tmp_path: Path) -> None:
+    """Alpha and a grey channel that equals it must still be equal after enlarging by the same filter."""
+
+    class Bicubic(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            height, width = x.shape[-2:]
+            x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+            high = F.interpolate(x, scale_factor=3.5, mode="bicubic", antialias=True)
+            return high[..., : (7 * height + 1) // 2, : (7 * width + 1) // 2]
+
+    ramp = photo("L", (31, 23))
+    Image.merge("LA", [ramp, ramp]).save(tmp_path / "in.png")
+    run(tmp_path / "in.png", tmp_path / "out.png", model=Bicubic())
+    out = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
+    assert out.shape == (81, 109, 2)
+    assert np.abs(out[..., 0] - out[..., 1]).max() <= 1
+
+
+def test_colour_profile_is_kept(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo().save(tmp_path / "in.jpg", icc_profile=profile)
+    for target in ("out.png", "out.jpg", "out.webp"):
+        run(tmp_path / "in.jpg", tmp_path / target)
+        assert Image.open(tmp_path / target).info["icc_profile"] == profile
+
+
+def test_greyscale_profile_is_kept_where_there_is_greyscale(tmp_path: Path) -> None:
+    profile = b"\0" * 16 + b"GRAY" + b"\0" * 200
+    photo("L").save(tmp_path / "in.png", icc_profile=profile)
+    for target, kept in (("out.png", profile), ("out.jpg", profile), ("out.webp", None)):
+        run(tmp_path / "in.png", tmp_path / target)
+        assert Image.open(tmp_path / target).info.get("icc_profile") == kept
+
+
+def test_cmyk_becomes_rgb_without_its_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo("CMYK").save(tmp_path / "in.jpg", quality=95, icc_profile=b"\0" * 16 + b"CMYK" + b"\0" * 200)
+    run(tmp_path / "in.jpg", tmp_path / "out.jpg")
+    out = Image.open(tmp_path / "out.jpg")
+    assert out.mode == "RGB" and "icc_profile" not in out.info
+    want = np.asarray(photo().resize((42, 28), Image.Resampling.NEAREST), float)
+    assert np.abs(np.asarray(out, float) - want).mean() < 6
+    said = capsys.readouterr().err
+    assert "CMYK becomes RGB" in said and "profile" in said
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = orientation, "A camera"
+    exif.get_ifd(0x8769).update({0xA002: 12, 0xA003: 8, 0x8827: 200})  # width, height, sensitivity
+    stored = photo()
+    stored.save(tmp_path / f"in{suffix}", exif=exif, quality=95)
+    run(tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270}[orientation]
+    with Image.open(tmp_path / f"out{suffix}") as out:
+        want = stored.transpose(turn).resize(
+            (28, 42) if orientation == 6 else (42, 28), Image.Resampling.NEAREST
+        )
+        assert out.size == want.size
+        assert np.abs(np.asarray(out, float) - np.asarray(want, float)).mean() < 5
+        kept = out.getexif()
+        assert kept.get(0x0112, 1) == 1 and kept[0x010F] == "A camera"
+        assert kept.get_ifd(0x8769) == {0xA002: out.width, 0xA003: out.height, 0x8827: 200}
+
+
+def test_damaged_exif_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo().save(tmp_path / "in.jpg", exif=b"Exif\0\0garbage, not a TIFF header at all")
+    assert run(tmp_path / "in.jpg", tmp_path / "out.jpg") == 0
+    assert "EXIF is damaged" in capsys.readouterr().err
+    assert "exif" not in Image.open(tmp_path / "out.jpg").info
+
+
+def test_only_the_first_of_an_animation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo().save(tmp_path / "in.gif", save_all=True, append_images=[Image.new("RGB", (12, 8))])
+    assert run(tmp_path / "in.gif", tmp_path / "out.png") == 0
+    assert "only the first" in capsys.readouterr().err
+    assert Image.open(tmp_path / "out.png").convert("RGB").getextrema()[0][1] > 200
+
+
+# --- what is refused
+
+
+def test_input_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "out.png"
+    assert "No such file" in refused(tmp_path / "none.png", target)
+    (tmp_path / "nothing.jpg").touch()
+    assert "empty" in refused(tmp_path / "nothing.jpg", target)
+    (tmp_path / "text.png").write_text("not a picture")
+    assert "not a picture" in refused(tmp_path / "text.png", target)
+    (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    assert "not a picture" in refused(tmp_path / "script.eps", target)  # Pillow would start Ghostscript
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    assert "floating-point" in refused(tmp_path / "float.tif", target)
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "neither a file" in refused(tmp_path / "pipe.png", target)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "gif", "bmp", "tif"])
+def test_truncated_pictures_are_refused(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(noise(64, 64).permute(1, 2, 0).numpy()).save(tmp_path / f"whole.{kind}")
+    content = (tmp_path / f"whole.{kind}").read_bytes()
+    for share in (0.1, 0.5, 0.9):
+        (tmp_path / f"cut.{kind}").write_bytes(content[: int(share * len(content))])
+        assert f"cut.{kind}" in refused(tmp_path / f"cut.{kind}", tmp_path / "out.png")
+    assert files(tmp_path) == [f"cut.{kind}", f"whole.{kind}"]
+
+
+def png_head(width: int, height: int) -> bytes:
+    """A PNG that says it is this large, and is not."""
+    stream = io.BytesIO()
+    Image.new("L", (1, 1)).save(stream, "PNG")
+    body = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + stream.getvalue()[24:29]
+
+    return stream.getvalue()[:12] + body + zlib.crc32(body).to_bytes(4, "big") + stream.getvalue()[33:]
+
+
+@pytest.mark.parametrize("side", [11_000, 14_000, 60_000])  # over our limit, and over Pillow's own
+def test_bombs_are_refused(tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    (tmp_path / "bomb.png").write_bytes(png_head(side, side))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "megapixels" in refused(tmp_path / "bomb.png", tmp_path / "out.png")
+    assert limit == Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert "megapixels" in refused(tmp_path / "bomb.png", tmp_path / "out.png")
+
+
+def test_large_pictures_below_the_limit_pass_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where Pillow only warns, our own limit decides."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    photo().save(tmp_path / "in.png")  # 96 pixels
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(tmp_path / "in.png", tmp_path / "out.png") == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_no_pixels(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(png_head(0, 5))
+    refused(tmp_path / "in.png", tmp_path / "out.png")
+
+
+def test_24_megapixels_pass_the_checks(tmp_path: Path) -> None:
+    (tmp_path / "in.png").write_bytes(png_head(6000, 4000))
+    assert inference._check(tmp_path / "in.png", tmp_path / "out.png", False) == 24_000_000
+
+
+def test_output_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "in.png"
+    photo().save(source)
+    before = source.read_bytes()
+    for name in ("out.xyz", "out", "out.tif"):
+        assert ".png, .jpg, .jpeg, .webp" in refused(source, tmp_path / name)
+    (tmp_path / "old.png").write_text("old")
+    assert "--overwrite" in refused(source, tmp_path / "old.png")
+    (tmp_path / "folder" / "in.png").mkdir(parents=True)
+    assert "is a folder" in refused(source, tmp_path / "folder", overwrite=True)
+    (tmp_path / "link.png").symlink_to(source)
+    for same in (source, tmp_path, tmp_path / "link.png", tmp_path / "folder" / ".." / "in.png"):
+        assert "is the picture" in refused(source, same, overwrite=True)
+    assert "cannot write" in refused(source, tmp_path / "old.png" / "out.png")
+    assert "too long" in refused(source, tmp_path / ("x" * 300 + ".png"))
+    assert "cannot write" in refused(source, Path("/proc/nowhere/out.png"))
+    assert (tmp_path / "old.png").read_text() == "old" and source.read_bytes() == before
+    assert files(tmp_path) == ["in.png", "link.png", "old.png"]
+
+
+def test_formats_that_cannot_hold_it(tmp_path: Path) -> None:
+    Image.new("L", (18_715, 1)).save(tmp_path / "long.png")
+    assert "JPEG holds at most 65,500" in refused(tmp_path / "long.png", tmp_path / "out.jpg")
+    assert "WEBP holds at most 16,383" in refused(tmp_path / "long.png", tmp_path / "out.webp")
+    photo("RGBA").save(tmp_path / "clear.png")
+    assert "transparency" in refused(tmp_path / "clear.png", tmp_path / "out.jpg")
+    Image.new("L", (18_714, 1)).save(tmp_path / "fits.png")
+    assert run(tmp_path / "fits.png", tmp_path / "fits.jpg") == 0  # 65,499
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_unwritable_folder(tmp_path: Path) -> None:
+    photo().save(tmp_path / "in.png")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "cannot write" in refused(tmp_path / "in.png", tmp_path / "closed" / "out.png")
+    assert "cannot write" in refused(tmp_path, tmp_path / "closed")
+
+
+# --- folders
+
+
+def test_a_folder_goes_on_past_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    (source / "deep" / "er").mkdir(parents=True)
+    (source / ".hidden").mkdir()
+    for name in ("a.jpg", "deep/b.PNG", "deep/er/c.webp", ".hidden/d.png", ".e.png"):
+        photo().save(source / name)
+    photo().save(source / "lies.png", "JPEG")  # suffixes lie
+    (source / "notes.txt").write_text("hello")
+    assert run(source, target) == 0
+    assert files(target) == ["a.png", "deep/b.png", "deep/er/c.png", "lies.png"]
+    assert capsys.readouterr().out == f"{target}: 4 of 4 pictures enlarged, 1 other files left alone\n"
+
+    (source / "cut.jpg").write_bytes((source / "a.jpg").read_bytes()[:400])
+    (source / "text.png").write_text("no picture")
+    photo().save(source / "new.png")
+    assert run(source, target) == 1  # the four of before exist
+    said = capsys.readouterr()
+    assert "1 of 7 pictures enlarged, 6 could not be (named above)" in said.out
+    assert len(said.err.splitlines()) == 6 and said.err.count("exists") == 4
+    assert "cut.jpg" in said.err and "text.png" in said.err
+    assert files(target) == ["a.png", "deep/b.png", "deep/er/c.png", "lies.png", "new.png"]
+
+    (source / "cut.jpg").unlink()
+    (source / "text.png").unlink()
+    assert run(source, target, overwrite=True) == 0
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "notes.txt").write_text("hello")
+    assert "no pictures" in refused(source, tmp_path / "out")
+    photo().save(source / "a.png")
+    assert "name another folder" in refused(source, source, overwrite=True)
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(source, tmp_path / "file")
+    assert "cannot write" in refused(source, tmp_path / "file" / "out")
+    assert files(tmp_path) == ["file", "in/a.png", "in/notes.txt"]
+
+
+def test_two_pictures_never_share_an_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    photo("L").save(source / "a.jpg")
+    photo().save(source / "a.png")
+    assert run(source, target, overwrite=True) == 1
+    assert "a.jpg becomes a.png too" in capsys.readouterr().err
+    assert Image.open(target / "a.png").mode == "L"
+
+
+def test_results_inside_the_input_are_not_inputs(tmp_path: Path) -> None:
+    photo().save(tmp_path / "a.png")
+    for _ in range(2):
+        assert run(tmp_path, tmp_path / "big", overwrite=True) == 0
+        assert files(tmp_path) == ["a.png", "big/a.png"]
+
+
+def test_an_input_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The input folder lies in the output folder, and one result would land on another input."""
+    (tmp_path / "in" / "in").mkdir(parents=True)
+    photo("L").save(tmp_path / "in" / "a.png")
+    photo().save(tmp_path / "in" / "in" / "a.png")
+    assert run(tmp_path / "in", tmp_path, overwrite=True) == 1
+    assert "would replace" in capsys.readouterr().err
+    assert Image.open(tmp_path / "in" / "a.png").size == (12, 8)
+    assert Image.open(tmp_path / "a.png").mode == "L"
+
+
+# --- nothing half-written
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    class Interrupted(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyboardInterrupt
+
+    photo().save(tmp_path / "in.png")
+    (tmp_path / "old.png").write_text("old")
+    for target in ("out.png", "old.png"):
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "in.png", tmp_path / target, overwrite=True, model=Interrupted())
+    assert files(tmp_path) == ["in.png", "old.png"] and (tmp_path / "old.png").read_text() == "old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on file sizes there")
+def test_a_failed_write_is_one_line(tmp_path: Path) -> None:
+    """Writing stops before the last bytes: the reason is named, and nothing is left."""
+    script = f"""
+        import resource, sys
+        from pathlib import Path
+        sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "tests")!r}]
+        import test_pictures
+        from common import runs
+        for name in ("out.png", "out.jpg", "out.webp"):
+            test_pictures.run(Path("in.png"), Path(name))
+            limit = Path(name).stat().st_size - 10
+            Path(name).unlink()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            try:
+                test_pictures.run(Path("in.png"), Path(name))
+            except UserError as refusal:
+                print(refusal)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    """
+    Image.fromarray(noise(100, 100).permute(1, 2, 0).numpy()).save(tmp_path / "in.png")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [f"out.{k}: 350x350\ncannot write out.{k}: File too large\n" for k in ("png", "jpg", "webp")]
+    assert done.stdout == "".join(lines)
+    assert done.stderr == "" and files(tmp_path) == ["in.png"]
+
+
+def test_a_full_disk_stops_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in "abc":
+        photo().save(source / f"{name}.png")
+    save, calls = Image.Image.save, []
+
+    def save_until_full(image: Image.Image, file: io.BufferedWriter, *rest: str, **options: object) -> None:
+        calls.append(file)
+        if len(calls) > 1:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, file, *rest, **options)
+
+    monkeypatch.setattr(Image.Image, "save", save_until_full)
+    with pytest.raises(UserError, match=r"b\.png: No space left on device; 1 of 3 pictures are done"):
+        run(source, target)
+    assert len(calls) == 2 and files(target) == ["a.png"]
+
+
+# --- size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
+def test_24_megapixels_in_3_gigabytes(tmp_path: Path) -> None:
+    """The whole process, with transparency, which takes the most."""
+    script = f"""
+        import resource, sys
+        from pathlib import Path
+        sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "tests")!r}]
+        import test_pictures
+        assert test_pictures.run(Path("in.png"), Path("out.png"), model=test_pictures.Net()) == 0
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+    """
+    photo("RGBA", (6000, 4000)).save(tmp_path / "in.png")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout.splitlines()[-1]) < 3.0
+    assert png_size(tmp_path / "out.png") == (21_000, 14_000)
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """From the head: Pillow refuses to open a picture of this size."""
+    with path.open("rb") as file:
+        head = file.read(24)
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")

@@ -1,0 +1,498 @@
+"""The two spam scripts, by their own main: what they learn, refuse, keep and answer."""
+
+import difflib
+import importlib
+import itertools
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.cli import UserError
+from common.datasets import vocabulary
+from common.datasets.sms_standin import made_up_sms
+from common.datasets.vocabulary import Vocabulary, collate, tokenize
+from common.inference import spam
+from common.models.spam import Committee, PaddedNet, SpamLSTM, SpamRNN, TokenEmbedding, read
+
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "data" / "sms" / "SMSSpamCollection"
+NETS = {"multi_layer_rnn": SpamRNN, "lstm": SpamLSTM}
+
+both = pytest.mark.parametrize("script", NETS)
+
+
+def script(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def run(name: str, folder: Path, **settings: Any) -> int:
+    module = script(name)
+    config = {"data": "builtin", "figs": folder / "figs", "runs": folder / "runs", **settings}
+    return module.main(module.Config(**config))
+
+
+def results(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "figs" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Both scripts once, at their smallest; by script the folder that holds figs/ and runs/."""
+    folders = {}
+    for name in NETS:
+        folders[name] = tmp_path_factory.mktemp(name)
+        assert run(name, folders[name], quick=True) == 0
+    return folders
+
+
+def weights(trained: dict[str, Path], name: str) -> Path:
+    return trained[name] / "runs" / f"{name}-quick" / "weights.safetensors"
+
+
+@pytest.fixture
+def answering(trained: dict[str, Path]) -> spam.SpamFilter:
+    return spam.load(weights(trained, "lstm"), "LSTM", SpamLSTM)
+
+
+# ------------------------------------------------------------------------------------------- learning
+
+
+@both
+def test_it_learns_far_more_than_the_majority_class(trained: dict[str, Path], script: str) -> None:
+    result = results(trained[script], script)
+    kind = "RNN" if script == "multi_layer_rnn" else "LSTM"
+    net, majority = result["metrics"][kind], result["baselines"]["majority class"]
+    assert majority["accuracy"] == pytest.approx(0.87) and majority["f1"] == 0
+    assert net["accuracy"] > majority["accuracy"] + 0.06 and net["f1"] > 0.7
+    assert set(result["baselines"]) == {
+        "majority class",
+        "naive Bayes",
+        "SVM on words",
+        "SVM on characters",
+    }
+    assert result["data"] == {**result["data"], "name": "built-in stand-in", "count": 1000, "builtin": True}
+
+
+@both
+def test_mistakes_are_named_by_line_and_never_by_text(trained: dict[str, Path], script: str) -> None:
+    result = results(trained[script], script)
+    kind = "RNN" if script == "multi_layer_rnn" else "LSTM"
+    texts = made_up_sms()
+    assert len(result["wrong"]) == round(200 * (1 - result["metrics"][kind]["accuracy"]))
+    for wrong in result["wrong"]:
+        assert wrong["is"] == ("spam" if texts[wrong["line"] - 1][1] else "ham")
+        assert (wrong["probability"] >= 0.5) == (wrong["is"] == "ham")
+    content = (trained[script] / "figs" / f"{script}.json").read_text()
+    assert not any(text in content for text, _ in texts if len(text) > 20)
+
+
+def test_the_scripts_differ_in_their_model_only() -> None:
+    lines = [(ROOT / f"{name}.py").read_text().splitlines() for name in NETS]
+    code = [text[next(i for i, line in enumerate(text) if line == '"""') + 1 :] for text in lines]
+    changed = [line for line in difflib.ndiff(*code) if line[0] in "+-"]
+    allowed = (
+        r"SpamRNN|SpamLSTM|SCRIPT = |KIND = |_rnn\.|lstm\.|with an? |on top of one another|_size: |_layers: "
+    )
+    assert changed and not [line for line in changed if not re.search(allowed, line)]
+
+
+@both
+def test_the_earlier_set_up_collapses_and_the_repaired_one_does_not(script: str, tmp_path: Path) -> None:
+    assert run(script, tmp_path, collapse=True, quick=True) == 0
+    result = results(tmp_path, f"{script}_collapse")
+    scores, majority = result["metrics"], result["baselines"]["majority class"]["accuracy"]
+    assert scores["earlier set-up"]["accuracy"] == majority and scores["earlier set-up"]["f1"] == 0
+    assert scores["repaired"]["accuracy"] > majority + 0.05
+    assert (tmp_path / "figs" / f"{script}_collapse.png").stat().st_size > 20_000
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = script("lstm")
+    fitted: list[str] = []
+    fit = module.fit
+
+    def stops(*arguments: Any) -> spam.SpamFilter:
+        if len(fitted) == 3:
+            raise KeyboardInterrupt
+        fitted.append(arguments[1].__name__)
+        return fit(*arguments)
+
+    monkeypatch.setattr("common.studies.SIZES", {"hidden_size": (4, 8), "num_layers": (1, 2)})
+    monkeypatch.setattr(module, "fit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run("lstm", tmp_path, sweep=True, quick=True, epochs=1)
+    assert fitted == ["SpamRNN"] * 3
+
+    fitted.clear()
+    monkeypatch.setattr(
+        module, "fit", lambda *arguments: (fitted.append(arguments[1].__name__), fit(*arguments))[1]
+    )
+    assert run("lstm", tmp_path, sweep=True, quick=True, epochs=1, resume=True) == 0
+    assert fitted == ["SpamRNN"] + ["SpamLSTM"] * 4
+    points = results(tmp_path, "rnn_scaling")["points"]
+    assert [(p["kind"], p["vary"], p["value"]) for p in points] == [
+        (kind, vary, value)
+        for kind in ("RNN", "LSTM")
+        for vary, value in [("hidden size", 4), ("hidden size", 8), ("depth", 1), ("depth", 2)]
+    ]
+    assert points[1]["parameters"] > points[0]["parameters"]
+    with pytest.raises(UserError, match="epochs"):
+        run("lstm", tmp_path, sweep=True, quick=True, epochs=2, resume=True)
+
+
+def test_validation_parts_do_not_overlap_and_no_net_learns_from_its_own() -> None:
+    labels = np.arange(103) % 8 == 0
+    parts = spam.parts(labels, 10, seed=0)
+    kept = np.concatenate([part for _, part in parts])
+    assert np.array_equal(np.sort(kept), np.arange(103)), "ten nets validate on all messages"
+    for learn, part in parts:
+        assert np.array_equal(np.sort(np.concatenate([learn, part])), np.arange(103))
+    fewer = spam.parts(labels, 3, seed=0)
+    assert [kept.tolist() for _, kept in fewer] == [kept.tolist() for _, kept in parts[:3]]
+    assert len(spam.parts(labels, 12, seed=0)) == 12
+    with pytest.raises(UserError, match="9 messages"):
+        spam.parts(np.arange(50) < 9, 2, seed=0)
+
+
+def test_few_nets_are_validated_on_their_own_parts_only() -> None:
+    """Fewer nets than parts: what calibrates is the messages that one of them has kept, and no others."""
+    labels = np.arange(100) % 4 == 0
+    texts = [[f"word{i}"] for i in range(100)]
+    words = Vocabulary.of([" ".join(text) for text in texts], least=1)
+    parts = spam.parts(labels, 3, seed=0)
+    committee = Committee([SpamLSTM(len(words), 4, 4, 1) for _ in parts]).eval()
+    answers, truth = spam.out_of_fold(committee, words, texts, labels, parts)
+    own = [
+        spam.logits(net, words, [texts[i] for i in kept])
+        for net, (_, kept) in zip(committee.nets, parts, strict=True)
+    ]
+    assert np.array_equal(answers, np.concatenate(own)) and len(answers) == len(truth) == 30
+
+
+def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels = np.arange(90) % 3 == 0
+    texts = [(np.array([i + 1]), np.array([1])) for i in range(90)]
+    learn = [np.arange(0, 80), np.arange(10, 90)]
+    monkeypatch.setattr(spam, "HIDE_FEATURES", 0.0)
+    start = spam.batches(texts, labels, learn, 16, seed=1)
+
+    def told(stream: Any, steps: int) -> list[list[list[int]]]:
+        return [[batch[0].tolist() for batch, _ in pair] for pair in itertools.islice(stream, steps)]
+
+    whole = told(start(0), 12)
+    assert told(start(7), 5) == whole[7:]
+    assert sorted(i for pair in whole[:5] for i in pair[1]) == list(range(11, 91))
+    assert whole[:5] != whole[5:10]
+    for batch, label in next(iter(start(3))):
+        assert label.tolist() == [float((i - 1) % 3 == 0) for i in batch[0].tolist()]
+
+
+def test_nets_know_nothing_of_words_they_did_not_learn_from() -> None:
+    texts = [(np.array([1, 2]), np.array([2])), (np.array([3]), np.array([1]))]
+    committee = Committee([SpamLSTM(3, 4, 4, 1)])
+    spam.know_only_learned(committee, texts, [np.array([0])])
+    embedding = committee.nets[0].get_submodule("embedding")
+    assert isinstance(embedding, TokenEmbedding)
+    known = embedding.vectors.weight.detach().abs().sum(1) > 0
+    assert known.tolist() == [False, True, True, False]
+
+
+@both
+def test_resuming_a_finished_run_trains_nothing_and_other_settings_are_refused(
+    trained: dict[str, Path], script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = results(trained[script], script)
+    assert run(script, trained[script], quick=True, resume=True) == 0
+    assert "fold 1, step" not in capsys.readouterr().out
+    after = results(trained[script], script)
+    assert after["metrics"] == before["metrics"] and after["wrong"] == before["wrong"]
+    with pytest.raises(UserError, match="hidden_size"):
+        run(script, trained[script], quick=True, resume=True, hidden_size=8)
+
+
+def test_folds_keep_no_weights_and_report_deviations(tmp_path: Path) -> None:
+    assert run("lstm", tmp_path, quick=True, folds=2, epochs=1, members=1) == 0
+    result = results(tmp_path, "lstm")
+    assert set(result["metrics"]) == {"LSTM"}, "one net votes alone, as was asked"
+    assert set(result["trained"]) == {"fold 1", "fold 2"}
+    assert result["baselines"]["naive Bayes"]["accuracy_sd"] > 0
+    assert not (tmp_path / "runs" / "lstm-quick" / "weights.safetensors").exists()
+
+
+# ------------------------------------------------------------------------------------------ the models
+
+
+@pytest.mark.parametrize("build", [SpamRNN, SpamLSTM])
+def test_neighbours_and_their_lengths_change_no_answer(build: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = build(50, 8, 8, 2).eval().double()
+    draw = random.Random(0)
+    texts = [
+        (np.array([draw.randint(1, 50) for _ in range(2 * length)]), np.full(length, 2))
+        for length in (1, 2, 3, 5, 40, 300)
+    ]
+    with torch.inference_mode():
+        alone = torch.cat([net(*collate([text])) for text in texts])
+        together = net(*collate(texts))
+    assert alone.std() > 0.001, "the texts differ, so an exchanged one would be seen"
+    assert torch.allclose(alone, together, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_the_state_is_read_from_real_tokens_only(kind: type[nn.RNN] | type[nn.LSTM]) -> None:
+    onwards, backwards = kind(2, 3), kind(2, 3)
+    tokens = torch.randn(6, 2)
+    found = read(onwards, backwards, tokens, torch.tensor([2, 3, 1]))
+    for row, own in zip(found, tokens.split([2, 3, 1]), strict=True):
+        both = [onwards(own)[0].amax(0), backwards(own.flip(0))[0].amax(0)]
+        assert torch.allclose(row, torch.cat(both), atol=1e-6)
+
+
+def test_a_token_is_the_sum_of_its_features_by_the_root_of_their_number() -> None:
+    embedding = TokenEmbedding(5, 4)
+    features, starts = torch.tensor([1, 2, 3, 4, 5]), torch.tensor([0, 4, 4])
+    found = embedding(features, starts, torch.tensor([0, 1, 2, 0]))
+    vectors = embedding.vectors.weight
+    assert torch.allclose(found[0], vectors[1:5].sum(0) / 2) and torch.equal(found[0], found[3])
+    assert torch.equal(found[1], torch.zeros(4)), "of this token nothing is known"
+    assert torch.allclose(found[2], vectors[5])
+
+
+def test_the_earlier_net_reads_padding_as_text() -> None:
+    torch.manual_seed(0)
+    net = PaddedNet("RNN", 10, 8)
+    short = torch.tensor([[3, 4]])
+    longer = torch.tensor([[3, 4, 0, 0, 0]])
+    assert not torch.allclose(net(short), net(longer))
+    far = torch.cat([torch.randint(1, 10, (20, 10)), torch.zeros(20, 200, dtype=torch.int64)], 1)
+    assert net(far).std() < 1e-3, "after so much padding all messages look alike"
+
+
+# ------------------------------------------------------------------------------------------ vocabulary
+
+
+def test_thinning_hides_whole_tokens_and_single_features() -> None:
+    text = (np.arange(1, 30_001), np.full(10_000, 3))
+    numbers, counts = vocabulary.thin(text, np.random.default_rng(0), 0.2, 0.5)
+    assert len(counts) == pytest.approx(8_000, rel=0.03)
+    assert len(numbers) == counts.sum() == pytest.approx(1.5 * len(counts), rel=0.03)
+    of = np.split((numbers - 1) // 3, np.cumsum(counts)[:-1])  # the token that each feature is of
+    assert all(len(set(features)) <= 1 for features in of) and np.all(np.diff(np.concatenate(of)) >= 0)
+    alone = (np.array([5]), np.array([1]))
+    assert len(vocabulary.thin(alone, np.random.default_rng(0), 1.0, 0.0)[1]) == 1, "a text is never empty"
+
+
+def test_features_of_a_token() -> None:
+    assert vocabulary.features("Win") == [
+        "word win", "<w", "wi", "in", "n>", "<wi", "win", "in>", "<win", "win>", "<win>", "shape Capital"
+    ]  # fmt: skip
+    assert vocabulary.features("80082")[0] == "word 00000"
+    assert vocabulary.features("80082")[-1] == "shape 5 digits"
+    assert [vocabulary.features(t)[-1] for t in ("FREE", "I", "150p", "!")] == [
+        "shape CAPITALS", "shape Capital", "shape mixed", "shape lower"
+    ]  # fmt: skip
+
+
+def test_the_vocabulary_is_of_its_texts_and_forgets_what_is_rare() -> None:
+    words = Vocabulary.of(["free cash", "free lunch", "cash cash"], least=2)
+    assert "word free" in words.names and "word lunch" not in words.names
+    numbers, counts = words.encode(["free", "ζζζζ", "1"])
+    assert [words.names[i - 1] for i in numbers[: counts[0]]] == vocabulary.features("free")
+    assert counts.tolist() == [counts[0], 1, 0], "of ζζζζ its shape is known, of 1 nothing"
+
+
+# ------------------------------------------------------------------------------------------- answering
+
+
+def answers(
+    path: Path, source: str, capfdbinary: Any, explain: bool = False, name: str = "lstm"
+) -> list[str]:
+    module = script(name)
+    assert module.main(module.Config(predict=source, weights=str(path), explain=explain)) == 0
+    return capfdbinary.readouterr().out.decode().split("\n")[:-1]
+
+
+def test_each_line_has_an_answer(trained: dict[str, Path], tmp_path: Path, capfdbinary: Any) -> None:
+    lines = [text for text, _ in made_up_sms()[:300]]
+    (tmp_path / "in.txt").write_text("\n".join(lines))  # without an end of line
+    found = [
+        line.split("\t") for line in answers(weights(trained, "lstm"), str(tmp_path / "in.txt"), capfdbinary)
+    ]
+    assert [line[2] for line in found] == lines
+    assert all((float(p) >= 0.5) == (answer == "spam") for p, answer, _ in found)
+    truth = [label for _, label in made_up_sms()[:300]]
+    assert (
+        np.mean([(answer == "spam") == spam for (_, answer, _), spam in zip(found, truth, strict=True)])
+        > 0.93
+    )
+
+
+def test_answers_depend_on_the_line_alone(trained: dict[str, Path], tmp_path: Path, capfdbinary: Any) -> None:
+    lines = [text for text, _ in made_up_sms()[:200]] + ["x", "win " * 900, "?"]
+    path, file = weights(trained, "lstm"), tmp_path / "in.txt"
+    file.write_text("\n".join(lines) + "\n")
+    whole = answers(path, str(file), capfdbinary)
+    order = random.Random(0).sample(range(len(lines)), len(lines))
+    file.write_text("\r\n".join(lines[i] for i in order) + "\r\n")
+    assert answers(path, str(file), capfdbinary) == [whole[i] for i in order]
+    for i in (0, 7, 200, 201, 202):
+        file.write_text(lines[i] + "\n")
+        assert answers(path, str(file), capfdbinary) == [whole[i]]
+
+
+def test_where_rounding_turns_the_neighbours_do_not_decide(
+    answering: spam.SpamFilter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the last bits were not the last: an error of 1e-6 that differs with the batch."""
+    texts = [text for text, _ in made_up_sms()[:400]]
+    exact = spam.logits
+
+    def unsteady(net: nn.Module, words: Any, texts: Any, size: int = 256, threads: int = 1) -> np.ndarray:
+        found = exact(net, words, texts, size, threads)
+        if next(net.parameters()).dtype == torch.float32:
+            found += 2e-6 * np.random.default_rng(len(texts)).uniform(-1, 1, len(texts))
+        return found
+
+    monkeypatch.setattr(spam, "logits", unsteady)
+    whole = answering.probabilities(texts)
+    parts = [answering.probabilities(texts[i : i + 37]) for i in range(0, 400, 37)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert np.array_equal(whole, answering.probabilities(texts, threads=3))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"", "-\tempty\t"),
+        (b" \t ", "-\tempty\t \t "),
+        (b"caf\xe9 \xff", "\tcaf� �"),
+        (b"nul\0byte \x1b[31m", "\tnul�byte �[31m"),
+        ("😀😀".encode(), "😀😀"),
+        (b"zzqx xqzz", "zzqx xqzz"),
+        (b"a" * 100_000, "a" * 100_000),
+        (b"win " * 25_000, "win " * 25_000),
+        ("one\u2028line\x85still".encode(), "one\u2028line�still"),
+    ],
+    ids=["empty", "blank", "latin-1", "control", "emoji", "unknown", "long word", "long line", "separators"],
+)
+def test_odd_lines(
+    trained: dict[str, Path], tmp_path: Path, capfdbinary: Any, line: bytes, expected: str
+) -> None:
+    (tmp_path / "in.txt").write_bytes(b"hello\n" + line + b"\nlast\n")
+    found = answers(weights(trained, "lstm"), str(tmp_path / "in.txt"), capfdbinary)
+    assert len(found) == 3 and found[1].endswith(expected)
+    assert found[0].endswith("\thello") and found[2].endswith("\tlast")
+
+
+@pytest.mark.parametrize("size", [400_000, 3_000_000])
+def test_a_huge_line_is_cut_and_said(
+    size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(spam, "LONGEST_LINE", 300_000)
+    (tmp_path / "in.txt").write_bytes(b"first\n" + b"b" * size + b"\r\nlast\n")
+    lines = list(itertools.chain(*spam._lines(str(tmp_path / "in.txt"))))
+    assert lines == [b"first", b"b" * 300_000, b"last"]
+    assert "line 2 is longer" in capsys.readouterr().err
+
+
+def test_a_pipe_is_answered_as_it_comes(trained: dict[str, Path]) -> None:
+    path = weights(trained, "lstm")
+    command = [sys.executable, "lstm.py", "--predict", "-", "--weights", str(path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write("are you free tonight\n")
+        process.stdin.flush()
+        assert process.stdout.readline().endswith("\tare you free tonight\n")  # before the input ends
+        process.stdin.close()
+        process.stdout.close()  # the reader goes
+        assert process.wait(60) == 0
+
+
+def test_explaining_shows_the_words_that_count(
+    answering: spam.SpamFilter, trained: dict[str, Path], tmp_path: Path, capfdbinary: Any
+) -> None:
+    message = next(text for text, label in made_up_sms() if label and len(text) > 40)
+    moved = spam.explain(answering, message)
+    assert [message[begin:end] for begin, end, _ in moved] == tokenize(message)
+    # leaving the strongest one out indeed lowers the probability
+    begin, end, change = max(moved, key=lambda span: span[2])
+    before, after = answering.probabilities([message, message[:begin] + " " + message[end:]])
+    assert change > 0.1 and after < before
+    (tmp_path / "in.txt").write_text(message + "\n")
+    line, reasons = answers(weights(trained, "lstm"), str(tmp_path / "in.txt"), capfdbinary, explain=True)
+    assert line.endswith(message) and "\033" not in line + reasons
+    assert f"+{change:.2f} {message[begin:end]}" in reasons
+    coloured = spam._in_colours(message, moved)
+    assert re.sub(r"\033\[[0-9;]*m", "", coloured) == message and coloured.count("\033[0m") >= 1
+
+
+def test_weights_of_another_kind_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:
+    module = script("lstm")
+    (tmp_path / "in.txt").write_text("hello\n")
+    for wrong in (weights(trained, "multi_layer_rnn"), tmp_path / "in.txt", tmp_path / "none.safetensors"):
+        with pytest.raises(UserError, match=re.escape(str(wrong))):
+            module.main(module.Config(predict=str(tmp_path / "in.txt"), weights=str(wrong)))
+
+
+def test_files_that_cannot_be_read_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:
+    module = script("lstm")
+    for wrong in (tmp_path / "none", tmp_path):
+        with pytest.raises(UserError, match="--predict"):
+            module.main(module.Config(predict=str(wrong), weights=str(weights(trained, "lstm"))))
+
+
+# -------------------------------------------------------------------------------------------- refusals
+
+
+@both
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"folds": 1}, "--folds"),
+        ({"folds": -2}, "--folds"),
+        ({"hidden_size": 0}, "--hidden-size"),
+        ({"members": 0}, "--members"),
+        ({"epochs": -1}, "--epochs"),
+        ({"explain": True}, "--explain"),
+        ({"weights": "shipped"}, "--weights"),
+        ({"collapse": True, "sweep": True}, "--collapse"),
+        ({"predict": "-", "data": "auto", "quick": True}, "--quick"),
+        ({"sweep": True, "hidden_size": 8}, "--hidden-size"),
+        ({"seed": -1}, "--seed"),
+        ({"data": "nowhere"}, "--data"),
+    ],
+)
+def test_bad_flags_are_refused_before_any_work(
+    script: str, settings: dict[str, Any], flag: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=flag):
+        run(script, tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_messages_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "few.tsv"
+    file.write_text("".join(f"{'spam' if i < 3 else 'ham'}\tmessage {i}\n" for i in range(30)))
+    with pytest.raises(UserError, match="3 messages"):
+        run("lstm", tmp_path / "out", data=str(file))
+
+
+def test_torchvision_is_not_needed() -> None:
+    code = "import sys, lstm, multi_layer_rnn; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
