@@ -319,7 +319,7 @@ def train(
         settings={"data": data.name, "digits": data.fingerprint()[:16]} | asdict(preset) | asked,
         device=device,
         resume=config.resume,
-        precision="float32" if config.quick and config.precision == "auto" else config.precision,
+        precision=config.precision if config.precision != "auto" or not config.quick else "float32",
     )
     learn, _ = set_aside(data)
     film = figures.Film(place / "film", resume=config.resume)
@@ -364,7 +364,8 @@ def train(
         minutes=minutes,
         schedule=cosine,
         ema=EMA,
-        every=preset.every,
+        d_every=preset.every[0],
+        g_every=preset.every[1],
         evaluate=evaluate,
         evaluations=4 if config.quick else 24,
     )
@@ -401,6 +402,7 @@ def watch(data: mnist.Digits, reader: Reader) -> evaluation.Judge:
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
+    config.check()
     cli.seed_everything(config.seed)
     device = cli.pick_device(config.device)
     digit_uses.refuse_bad_flags(config)

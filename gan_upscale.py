@@ -232,7 +232,7 @@ def train(
         settings=settings | asdict(preset) | asked,
         device=device,
         resume=config.resume,
-        precision=config.precision,
+        precision=config.precision if config.precision != "auto" or not config.quick else "float32",
     )
     batches = pairs(photos.batches(data.train, size=preset.crop, batch=preset.batch, seed=config.seed))
 
@@ -453,6 +453,7 @@ def draw_methods(
 def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
+    config.check()
     cli.seed_everything(config.seed)
     device = cli.pick_device(config.device)
     refuse_bad_flags(config)

@@ -159,6 +159,7 @@ def fit(
 
 def main(config: Config) -> int:
     # Set up
+    config.check()
     cli.seed_everything(config.seed)
     device = cli.pick_device("cpu" if config.device == "auto" else config.device)
     spam.refuse_bad_flags(config)

@@ -181,6 +181,7 @@ def main(config: Config) -> int:
     # Set up
     begun = time.monotonic()
     refuse_bad_flags(config)
+    config.check()
     cli.seed_everything(config.seed)
     torch.set_num_threads(1)  # the net is so small that more would only wait for one another
     device = cli.pick_device("cpu" if config.device == "auto" else config.device)

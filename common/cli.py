@@ -97,6 +97,10 @@ class TrainingFlags(Flags):
             return {"steps": steps} if steps is not None else {"minutes": minutes}
         return {"steps": self.steps} if self.steps is not None else {"minutes": self.minutes}
 
+    def run_precision(self) -> Literal["auto", "float32", "bfloat16"]:
+        """The precision that was given; trials are always in float32, so that they are the same anywhere."""
+        return "float32" if self.quick and self.precision == "auto" else self.precision
+
     def check_budget(self, least: int = 1) -> None:
         """Refuses two budgets, and budgets that are none.
 

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and one line where they cannot be written."""
 
+import errno
 import json
 import os
 import tempfile
@@ -11,6 +12,10 @@ from typing import Any
 from common.cli import UserError
 
 
+class DiskFull(UserError):
+    """No room for a file: every further one would meet it too."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path` to write to; renames it at the end, or removes it on an error.
@@ -18,7 +23,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     So a file appears whole or not at all. The name keeps its suffix, since writers choose a format by it.
 
     Raises:
-        UserError: the folder cannot be made or written to, or the disk is full.
+        UserError: the folder cannot be made or written to; DiskFull, which is one: there is no room.
     """
     temporary = None
     try:
@@ -32,7 +37,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)  # mkstemp's own mode would hide the file from everybody else
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; name another place") from None
+        cause = f"cannot write {path}: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(f"{cause}; make room, or name another place") from None
+        raise UserError(f"{cause}; name another place") from None
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)

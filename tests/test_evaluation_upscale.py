@@ -33,7 +33,9 @@ def test_scores_are_the_tools_own(real: torch.Tensor) -> None:
     spec.loader.exec_module(tool)
     for method in evaluation.CLASSICAL:
         made = evaluation.upscale_classical(method, photos.shrink(real))
-        assert evaluation.score(made, real) == pytest.approx(tool.score(made, real), rel=1e-5)
+        assert evaluation.score(made, real) == pytest.approx(
+            {k: v for k, v in tool.score(made, real).items() if k != "lpips"}, rel=1e-5
+        )
 
 
 @pytest.mark.skipif(not (TOOL.exists() and PHOTOS.exists()), reason="the tool is not at hand")

@@ -123,7 +123,10 @@ def history() -> list[dict[str, Any]]:
         "grad_generator": 1,
         "grad_discriminator": 2,
     }
-    rows += [{"phase": "gan", "step": s, "real": 0.7, "made": 0.6, **players} for s in range(5, 101, 5)]
+    rows += [
+        {"phase": "gan", "step": s, "accuracy_real": 0.7, "accuracy_fake": 0.6, **players}
+        for s in range(5, 101, 5)
+    ]
     rows[-1] |= {"psnr": 25.5, "detail_db": math.nan}
     return rows
 

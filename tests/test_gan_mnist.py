@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from test_digits import put
+from test_datasets_mnist import put
 from torch import Tensor, nn
 
 import gan_mnist

@@ -108,10 +108,10 @@ def test_a_flat_picture_has_a_finite_loss() -> None:
 
 def test_the_history_shows_both_players(trained: Config) -> None:
     checkpoint = torch.load(trained.runs / "gan_upscale-quick" / "checkpoint.pt", weights_only=True)
-    rows = [row for row in checkpoint["history"] if row["phase"] == "gan" and "real" in row]
+    rows = [row for row in checkpoint["history"] if row["phase"] == "gan" and "accuracy_real" in row]
     assert rows
     for row in rows:
-        assert 0 <= row["real"] <= 1 and 0 <= row["made"] <= 1
+        assert 0 <= row["accuracy_real"] <= 1 and 0 <= row["accuracy_fake"] <= 1
         assert row["grad_generator"] > 0 and row["grad_discriminator"] > 0
 
 

@@ -129,7 +129,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(
         fitted.append(arguments[1].__name__)
         return fit(*arguments)
 
-    monkeypatch.setattr("common.studies.SIZES", {"hidden_size": (4, 8), "num_layers": (1, 2)})
+    monkeypatch.setattr("common.studies.spam.SIZES", {"hidden_size": (4, 8), "num_layers": (1, 2)})
     monkeypatch.setattr(module, "fit", stops)
     with pytest.raises(KeyboardInterrupt):
         run("lstm", tmp_path, sweep=True, quick=True, epochs=1)

@@ -519,9 +519,18 @@ def test_adversarial_updates_each_player_by_its_own_loss(tmp_path: Path) -> None
     assert [p.requires_grad for p in discriminator.parameters()] == [True, True, False]
     assert not same(before[0], generator.state_dict())
     assert not same(before[1], discriminator.state_dict())
-    names = {"phase", "step", "hinge", "fooled", "loss_generator", "loss_discriminator", "real", "made"}
+    names = {
+        "phase",
+        "step",
+        "hinge",
+        "fooled",
+        "loss_generator",
+        "loss_discriminator",
+        "accuracy_real",
+        "accuracy_fake",
+    }
     assert set(run.history[-1]) == names | {"grad_generator", "grad_discriminator"}
-    assert all(0 <= row[side] <= 1 for row in run.history[1:] for side in ("real", "made"))
+    assert all(0 <= row[side] <= 1 for row in run.history[1:] for side in ("accuracy_real", "accuracy_fake"))
 
 
 def test_adversarial_counts_the_steps_of_each_player(tmp_path: Path) -> None:
@@ -547,7 +556,7 @@ def test_adversarial_counts_the_steps_of_each_player(tmp_path: Path) -> None:
     optimizers = [torch.optim.SGD(player.parameters(), 0.1) for player in players.values()]
     adversarial(
         open_run(tmp_path), "gan", generator, discriminator, (optimizers[0], optimizers[1]), loss_g, loss_d,
-        pairs, steps=12, schedule=lambda p: 1.0, ema=0.0, every=(4, 1),
+        pairs, steps=12, schedule=lambda p: 1.0, ema=0.0, d_every=4,
     )  # fmt: skip
     assert [step for step, _ in found["generator"]] == list(range(12))
     assert [step for step, _ in found["discriminator"]] == [k // 4 for k in range(12)]
@@ -558,7 +567,7 @@ def test_adversarial_counts_the_steps_of_each_player(tmp_path: Path) -> None:
 
 def rows(real: float, made: float, losses: list[float]) -> list[dict[str, Any]]:
     return [
-        {"phase": "gan", "step": i, "real": real, "made": made, "loss_discriminator": v}
+        {"phase": "gan", "step": i, "accuracy_real": real, "accuracy_fake": made, "loss_discriminator": v}
         for i, v in enumerate(losses)
     ]
 

@@ -215,7 +215,7 @@ def balance(
             page.text(MARGIN, y, row["name"], weight="bold")
             facts = (
                 f"distance {row['distance']:.1f}, recall {row['recall']:.2f}; discriminator right about "
-                f"{row['real']:.0%} of real, {row['made']:.0%} of made"
+                f"{row['real']:.0%} of real, {row['fake']:.0%} of made"
             )
             page.text(MARGIN + 470, y, facts, color="#444444")
             for k, picture in enumerate(_on_white(row["pictures"][:shown])):

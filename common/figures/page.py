@@ -137,6 +137,17 @@ class Page:
         pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)  # [scale*h,scale*w,3]
         self.figure.figimage(pixels, x, self.height - self.head - y - pixels.shape[0], origin="upper")
 
+    def charts(self, y: float = 0, height: float | None = None) -> Figure:
+        """The figure, whose own subplots find their places from `y` down (matplotlib's constrained layout).
+
+        Args:
+            y, height: of the part of the page for charts, in pixels; by default all below title and caption.
+        """
+        down = self.height - self.head - y if height is None else height
+        rect = (0, 1 - (self.head + y + down) / self.height, 1, down / self.height)
+        self.figure.set_layout_engine("constrained", rect=rect, w_pad=0.08, h_pad=0.08)
+        return self.figure
+
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         bottom = self.height - self.head - y - height
         place = (x / self.width, bottom / self.height, width / self.width, height / self.height)

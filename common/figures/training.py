@@ -85,7 +85,9 @@ def balance(
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="over 97 %: it has won")
         axes.axhline(0.5, color=BLUE, linestyle="--", label="50 %: it guesses")
-        lines(axes, {"real": ("real pictures", GREEN), "made": ("made pictures", "#CC79A7")})
+        lines(
+            axes, {"accuracy_real": ("real images", GREEN), "accuracy_fake": ("generated images", "#CC79A7")}
+        )
         legend(axes)
 
         axes = panel("Gradient norms")

@@ -7,7 +7,6 @@ Two low-resolution pixels become seven, so a side of n pixels becomes (7 n + 1) 
 and `model.reach` says how many low-resolution pixels away an output pixel can still see.
 """
 
-import errno
 import io
 import os
 import stat
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.files import atomic_write
+from common.files import DiskFull, atomic_write
 
 READS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # what the bytes say, whatever the suffix
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
@@ -132,7 +131,7 @@ def _enlarge_folder(model: nn.Module, source: Path, target: Path, overwrite: boo
             try:
                 _enlarge_file(model, file, goal, bar)
                 done += 1
-            except _DiskFull as refusal:  # would meet every further picture too
+            except DiskFull as refusal:  # would meet every further picture too
                 raise UserError(f"{refusal}; {done} of {len(files)} pictures are done") from None
             except UserError as refusal:
                 tqdm.write(str(refusal), file=sys.stderr)
@@ -159,13 +158,10 @@ def _enlarge_file(model: nn.Module, source: Path, target: Path, bar: "_Progress"
     if photo.alpha is not None and kind == "JPEG":
         raise UserError(f"{_name(source)} has transparency, and JPEG has not; write a .png or a .webp")
     try:
-        with atomic_write(target) as beside:  # from here on, so that an unwritable folder costs no waiting
+        with atomic_write(target) as temporary:  # from here on, so that an unwritable folder costs no waiting
             high = _enlarge_photo(model, photo, bar)
-            with _Stream(beside.open("wb", buffering=0)) as stream:
+            with _Stream(temporary.open("wb", buffering=0)) as stream:
                 high.save(stream, kind, **SAVE_OPTIONS[kind], **photo.extras)
-    except OSError as error:
-        refusal = _DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise refusal(f"cannot write {_name(target)}: {error.strerror or error}") from None
     except MemoryError:
         width, height = map(_high, photo.image.size)
         raise UserError(f"{_name(source)}: too little memory for {width}x{height} pixels") from None
@@ -415,10 +411,6 @@ def _enlarge_photo(model: nn.Module, photo: _Photo, bar: _Progress) -> Image.Ima
 
 
 # --- files -----------------------------------------------------------------------------------------------
-
-
-class _DiskFull(UserError):
-    """No room for a result."""
 
 
 class _Stream(io.BufferedWriter):

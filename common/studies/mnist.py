@@ -74,8 +74,10 @@ def balance(
             seconds += sum(phase["seconds"] for phase in run.record.values())  # those before a stop, too
             labels = torch.arange(len(data.test)) % len(data.characters)
             made, _ = sampler.draw(labels, torch.Generator().manual_seed(config.seed))
-            last = [row for row in run.history if "real" in row][-20:]
-            right = {side: sum(row[side] for row in last) / len(last) for side in ("real", "made")}
+            last = [row for row in run.history if "accuracy_real" in row][-20:]
+            right = {
+                side: sum(row[f"accuracy_{side}"] for row in last) / len(last) for side in ("real", "fake")
+            }
             score = judge.score(made, labels)
             rows.append(
                 {"way": way, "factor": factor, "name": name, **score, **right, "pictures": made[:200]}
@@ -105,7 +107,7 @@ def balance(
         baselines=evaluation.named(kept, data.name),
         seconds=seconds,
         device=cli.pick_device(config.device),
-        discriminator_right={row["name"]: {side: row[side] for side in ("real", "made")} for row in rows},
+        discriminator_right={row["name"]: {side: row[side] for side in ("real", "fake")} for row in rows},
     )
     best, worst = (pick(rows, key=lambda row: row["distance"]) for pick in (min, max))
     print(

@@ -32,11 +32,28 @@ Step = Callable[[Any, int, float], tuple[Losses, Losses]]  # of batch, number, p
 Schedule = Callable[[float], float]
 Evaluate = Callable[[nn.Module], dict[str, Any]]
 
-BFLOAT16_SPEEDUP = 1.15  # bfloat16 is used from this speed-up on,
-BFLOAT16_LOSS = 0.01  # where the losses are this near to those of float32
-BFLOAT16_COSINE = 0.98  # and the gradients point the same way
 ROWS = 200  # of the history, for each phase
-PROBE_SECONDS = 4.0  # at most, for each of the two measurements at the start
+PROBE_SECONDS = 4.0  # at most, to find the pace at the start
+
+
+def cosine_schedule(warm_up: float = 0.0, start: float = 0.01, floor: float = 0.01) -> Schedule:
+    """A schedule of the learning rate: up for a while, then down along half a cosine (Loshchilov and Hutter
+    2017, SGDR, section 3).
+
+    Args:
+        warm_up: share of the training, 0 to 1, in which the rate rises linearly to its full height.
+        start: share of the full rate that the first step has, if there is a warm-up.
+        floor: share of the full rate that is left at the end.
+
+    Returns:
+        from progress, 0..1, to a factor on the learning rate.
+    """
+
+    def factor(progress: float) -> float:
+        rise = min(1.0, progress / warm_up + start) if warm_up else 1.0
+        return rise * ((1 + floor) / 2 + (1 - floor) / 2 * math.cos(math.pi * progress))
+
+    return factor
 
 
 def supervised(
@@ -111,57 +128,58 @@ def adversarial(
     schedule: Schedule,
     ema: float,
     clip: float = math.inf,
-    every: tuple[int, int] = (1, 1),
+    d_every: int = 1,
+    g_every: int = 1,
     evaluate: Evaluate | None = None,
     evaluations: int = 10,
 ) -> nn.Module:
     """Trains the two in place; returns `generator`, holding its averaged (EMA) weights, in eval mode.
 
-    A batch is (given, real): `given` is the tuple of the generator's inputs, noise and label or a small
-    picture. Both losses are called with (discriminator, real, made, given, step), where `step` counts the
+    A batch is (condition, real): `condition` holds the inputs of the generator, noise and label or a small
+    picture. Both losses are called with (discriminator, real, fake, condition, step), where `step` counts the
     steps of their own player: what a loss does in each 8th is as frequent for one who steps seldom.
 
-    `discriminator_loss` also returns its scores of real and made. The discriminator counts as right where
-    real scores above 0 and made below 0. In a relativistic loss only differences mean something: return
-    scores that are centred, `real - made.mean()` and `made - real.mean()`.
+    `discriminator_loss` also returns its scores of real and fake. The discriminator counts as right where
+    real scores above 0 and fake below 0. In a relativistic loss only differences mean something: return
+    scores that are centred, `real - fake.mean()` and `fake - real.mean()`.
 
     The other arguments and what is raised: see `supervised`. `optimizers` are the generator's and the
-    discriminator's; the discriminator takes a step in each `every[0]`, the generator in each `every[1]`.
+    discriminator's; the discriminator takes a step in each `d_every`, the generator in each `g_every`.
     Each row of the history has, besides the terms of the losses: `loss_generator`, `loss_discriminator`,
-    `grad_generator`, `grad_discriminator`, and `real` and `made`, the shares (0..1) of the two that the
+    `grad_generator`, `grad_discriminator`, and
+    `accuracy_real` and `accuracy_fake`, the shares (0..1) of the two that the
     discriminator gets right. A line on screen says when one side has won.
     """
     generator_optimizer, discriminator_optimizer = optimizers
-    discriminator_every, generator_every = every
     judging = [p for p in discriminator.parameters() if p.requires_grad]
 
     def step(batch: Any, number: int, progress: float) -> tuple[Losses, Losses]:
-        given, real = batch
+        condition, real = batch
         with run.autocast():
-            made = generator(*given)
+            fake = generator(*condition)
 
-        # (1) Update D: tell real from made
+        # (1) Update D: tell real from fake
         with run.autocast():
-            losses_d, scores_real, scores_made = discriminator_loss(
-                discriminator, real, made.detach(), given, number // discriminator_every
+            losses_d, scores_real, scores_fake = discriminator_loss(
+                discriminator, real, fake.detach(), condition, number // d_every
             )
         total_d = _total(losses_d)
         discriminator_optimizer.zero_grad()
         total_d.backward()
         norm_d = nn.utils.clip_grad_norm_(judging, clip)
-        if number % discriminator_every == 0:
+        if number % d_every == 0:
             discriminator_optimizer.step()
 
         # (2) Update G: pass for real; D only judges, its parameters gather no gradients
         for parameter in judging:
             parameter.requires_grad_(False)
         with run.autocast():  # a region of its own: autocast remembers D's weights within one
-            losses_g = generator_loss(discriminator, real, made, given, number // generator_every)
+            losses_g = generator_loss(discriminator, real, fake, condition, number // g_every)
         total_g = _total(losses_g)
         generator_optimizer.zero_grad()
         total_g.backward()
         norm_g = nn.utils.clip_grad_norm_(generator.parameters(), clip)
-        if number % generator_every == 0:
+        if number % g_every == 0:
             generator_optimizer.step()
         for parameter in judging:
             parameter.requires_grad_(True)
@@ -169,8 +187,8 @@ def adversarial(
         return losses_d | losses_g, {
             "loss_discriminator": total_d,
             "loss_generator": total_g,
-            "real": (scores_real > 0).float().mean(),
-            "made": (scores_made < 0).float().mean(),
+            "accuracy_real": (scores_real > 0).float().mean(),
+            "accuracy_fake": (scores_fake < 0).float().mean(),
             "grad_discriminator": norm_d,
             "grad_generator": norm_g,
         }
@@ -182,21 +200,21 @@ def adversarial(
 def winner(history: list[dict[str, Any]], phase: str, rows: int = 20) -> str:
     """A sentence when one side has won over the last `rows` logged rows of `phase`; "" while in balance.
 
-    The discriminator has won when it is right about more than 97 % of real and of made. The generator has
+    The discriminator has won when it is right about more than 97 % of real and of fake. The generator has
     won when the discriminator is right no more often than a coin (one that answers the same to everything
     counts as 50 % or less) and its loss has not moved by more than 2 %. Right about 55 to 97 %, or at a
     coin's rate with a moving loss, is a match. 20 rows are a tenth of a phase.
     """
-    last = [row for row in history if row["phase"] == phase and "real" in row][-rows:]
+    last = [row for row in history if row["phase"] == phase and "accuracy_real" in row][-rows:]
     if len(last) < rows:
         return ""
-    real, made = (statistics.fmean(row[side] for row in last) for side in ("real", "made"))
+    real, fake = (statistics.fmean(row[side] for row in last) for side in ("accuracy_real", "accuracy_fake"))
     losses = [row["loss_discriminator"] for row in last]
     still = max(losses) - min(losses) <= 0.02 * abs(statistics.fmean(losses))
-    knows = f"it is right about {real:.0%} of the real and {made:.0%} of the made ones"
-    if min(real, made) > 0.97:
+    knows = f"it is right about {real:.0%} of the real and {fake:.0%} of the fake ones"
+    if min(real, fake) > 0.97:
         return f"the discriminator has won: {knows}, so the generator learns little from it"
-    if (real + made) / 2 < 0.55 and still:
+    if (real + fake) / 2 < 0.55 and still:
         return f"the generator has won, the discriminator only guesses: {knows} and its loss stands still"
     return ""
 
@@ -292,12 +310,9 @@ def _train(
         if not phase.steps:
             with run._nothing_to_lose():
                 start = copy.deepcopy(phase.pack())
-                probing = min(PROBE_SECONDS, 0.03 * 60 * minutes) if minutes else PROBE_SECONDS / 2
                 run._using = run.precision
-                if run.precision == "auto":
-                    record["bfloat16"] = _probe_precision(run, phase, step, batches, probing)
-                    phase.unpack(start)
                 if minutes is not None:
+                    probing = min(PROBE_SECONDS, 0.03 * 60 * minutes)
                     trial = partial(advance, batches(0), 0.0)
                     pace = _seconds_each(trial, probing, run.device, warm_up=3)
                     del trial  # and its loader's workers
@@ -366,48 +381,6 @@ def _result(run: Run, phase: Phase) -> nn.Module:
     model.load_state_dict(run._finished[phase.name]["weights"])
     set_rng(run._finished[phase.name]["rng"], run.device)
     return model.eval()
-
-
-def _probe_precision(
-    run: Run,
-    phase: Phase,
-    step: Step,
-    batches: Batches,
-    seconds: float,
-) -> dict[str, float]:
-    """Sets the precision: one step in each from the same state, compared; then timed steps in turn."""
-    start = copy.deepcopy(phase.pack())
-    batch = _to(next(batches(0)), run.device)
-    losses: dict[str, Tensor] = {}
-    gradients: dict[str, list[Tensor]] = {}
-    taken: dict[str, list[float]] = {"float32": [], "bfloat16": []}
-    for precision in taken:
-        phase.unpack(start)
-        run._using = precision
-        losses[precision] = torch.stack([loss.detach().float() for loss in step(batch, 0, 0.0)[0].values()])
-        parameters = [[p for g in o.param_groups for p in g["params"]] for o in phase.optimizers]
-        gradients[precision] = [
-            torch.cat([p.grad.float().flatten() for p in player if p.grad is not None])
-            for player in parameters
-        ]
-    a, b = losses["float32"], losses["bfloat16"]
-    difference = ((a - b).abs().sum() / a.abs().sum()).item()
-    pairs = zip(gradients["float32"], gradients["bfloat16"], strict=True)
-    cosine = min(torch.cosine_similarity(a, b, dim=0).item() for a, b in pairs)
-
-    end = time.monotonic() + seconds
-    while len(taken["bfloat16"]) < 3 or time.monotonic() < end:
-        for precision, times in taken.items():
-            run._using = precision
-            times.append(_seconds_each(partial(step, batch, len(times), 0.0), 0.0, run.device))
-    speedup = statistics.median(taken["float32"]) / statistics.median(taken["bfloat16"])
-    good = speedup >= BFLOAT16_SPEEDUP and difference <= BFLOAT16_LOSS and cosine >= BFLOAT16_COSINE
-    run._using = "bfloat16" if good else "float32"
-    say(
-        f"{phase.name}: {run._using}; bfloat16 takes steps {speedup:.2f} times as fast as float32, "
-        f"its losses differ by {difference:.2%}, the cosine of its gradients is {cosine:.4f}."
-    )
-    return {"speedup": speedup, "loss_difference": difference, "cosine": cosine}
 
 
 def _seconds_each(

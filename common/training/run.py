@@ -29,6 +29,17 @@ def checkpoint(folder: Path) -> Path:
     return folder / "checkpoint.pt"
 
 
+def pick_precision(device: torch.device) -> str:
+    """bfloat16 where the processor has instructions for it (AMX, AVX512-BF16, CUDA's own answer).
+
+    It follows from the machine alone, never from a measurement: the same seed gives the same numbers.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bfloat16" if has.get("amx_bf16") or has.get("avx512_bf16") else "float32"
+
+
 class Run:
     """One training run in one folder: phases one after the other, one file `checkpoint.pt`.
 
@@ -55,7 +66,7 @@ class Run:
             folder: of this script's run, for example runs/gan_upscale.
             settings: all that changes the result; must be the same for a run to go on.
             resume: go on from the folder's checkpoint.
-            precision: `auto` probes in each phase whether bfloat16 autocast is faster and exact enough.
+            precision: `auto` follows from the processor, see `pick_precision`.
             checkpoint_every: seconds between checkpoints.
 
         Raises:
@@ -63,7 +74,8 @@ class Run:
         """
         self.path = checkpoint(folder)
         self.settings = json.loads(json.dumps(settings, default=str))
-        self.device, self.precision, self.checkpoint_every = device, precision, checkpoint_every
+        self.device, self.checkpoint_every = device, checkpoint_every
+        self.precision = pick_precision(device) if precision == "auto" else precision
         self.history: list[dict[str, Any]] = []
         self.record: dict[str, dict[str, Any]] = {}
         self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
