@@ -5,19 +5,19 @@ and the middle of every piece is held out: a tenth of it for validation, a tenth
 """
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.results import DataDescription
-
 PERIODS = (30, 60)  # steps: one octave of frequencies
 AMPLITUDES = (0.5, 1.0)
 PIECES = 10
 PARTS = ("train", "validation", "test")
-DESCRIPTION = DataDescription(
-    "sine waves",
+DESCRIPTION = SimpleNamespace(  # as a results file describes a data set
+    name="sine waves",
+    builtin=False,
     note=f"Sine waves made by the program: periods of {PERIODS[0]} to {PERIODS[1]} steps, amplitudes of "
     f"{AMPLITUDES[0]} to {AMPLITUDES[1]}; no frequency of the test was trained on.",
 )
