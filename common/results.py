@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def save(
     Raises:
         UserError: the file cannot be written.
     """
-    results = {
+    result = {
         "script": script,
         "command": command(),
         "config": asdict(config),
@@ -85,7 +86,7 @@ def save(
         "versions": versions(),
         "commit": commit(),
     }
-    save_json(figs / f"{script}.json", results | more)
+    save_json(figs / f"{script}.json", result | more)
 
 
 def table(scores: Scores, digits: int = 3) -> str:
@@ -131,7 +132,7 @@ td:first-child, th:first-child { text-align: left; }
 <h1>Figures and results</h1>
 {% for run in runs %}
 <h2>{{ run.script }}</h2>
-<p>{{ run.facts }}<br>{{ run.note }}</p>
+<p>{{ run.facts }}<br>{{ run.data.note or "" }}</p>
 <p><code>{{ run.command }}</code></p>
 {{ run.table.to_html(index=False, border=0) | safe }}
 {% endfor %}
@@ -166,10 +167,8 @@ def pages(figs: Path) -> dict[Path, str]:
     texts = {figs / "RESULTS.md": RESULTS + tables, figs / "index.html": _gallery(figs)}
     readme = figs.resolve().parent / "README.md"
     if readme.is_file():
-        before, begin, rest = readme.read_text(encoding="utf-8").partition("<!-- results -->\n")
-        _, end, after = rest.partition("<!-- /results -->")
-        if begin and end:
-            texts[readme] = before + begin + tables + end + after
+        between = re.compile("(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
+        texts[readme] = between.sub(lambda _: tables, readme.read_text(encoding="utf-8"), count=1)
     return texts
 
 
@@ -206,27 +205,18 @@ def _runs(figs: Path) -> list[dict[str, Any]]:
     for path in sorted(figs.glob("[!.]*.json")):  # a name with a dot is left over from a killed run
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            runs.append(
-                {
-                    "script": result["script"],
-                    "command": result["command"],
-                    "facts": _facts(result),
-                    "note": result["data"].get("note") or "",
-                    "table": _table(result["metrics"], result["baselines"]),
-                }
-            )
+            shown = {key: result[key] for key in ("script", "command", "data")}
+            table = _table(result["metrics"], result["baselines"])
+            runs.append(shown | {"facts": _facts(**result), "table": table})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no results file ({error}); remove it") from None
     return runs
 
 
-def _facts(result: dict[str, Any]) -> str:
-    data = result["data"]
+def _facts(data: dict[str, Any], seconds: float, device: str, commit: str, **_: Any) -> str:
     stand_in = ", built-in stand-in" if data["builtin"] else ""
-    return (
-        f"{data['name']} ({data['count']:,}{stand_in}) · {result['seconds'] / 60:.1f} minutes · "
-        f"{result['device']} · commit {result['commit']}"
-    )
+    items = f"{data['name']} ({data['count']:,}{stand_in})"
+    return f"{items} · {seconds / 60:.1f} minutes · {device} · commit {commit}"
 
 
 def _table(metrics: dict[str, Any], baselines: Scores) -> pandas.DataFrame:

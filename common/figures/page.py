@@ -77,7 +77,7 @@ class Page:
         for paragraph in text.splitlines():
             line = ""
             for word in paragraph.split():
-                longer = f"{line} {word}" if line else word
+                longer = f"{line} {word}".lstrip()
                 if line and self.size(longer, **style)[0] > width:
                     lines.append(line)
                     longer = word
@@ -112,10 +112,9 @@ class Page:
         width = self.width - x if width is None else width
         above = self.head + y
         self.figure.set_layout_engine("constrained", w_pad=MARGIN / DPI, h_pad=MARGIN / DPI)
-        # a grid needs some size everywhere
-        rows = np.maximum((above, height, self.height - above - height), 1e-3)
-        columns = np.maximum((x, width, self.width - x - width), 1e-3)
-        cells = self.figure.add_gridspec(3, 3, height_ratios=rows.tolist(), width_ratios=columns.tolist())
+        rows = above, height, max(self.height - above - height, 1e-3)  # a grid needs some size everywhere
+        columns = max(x, 1e-3), width, max(self.width - x - width, 1e-3)
+        cells = self.figure.add_gridspec(3, 3, height_ratios=rows, width_ratios=columns)
         return self.figure.add_subfigure(cells[1, 1])
 
     def settle(self) -> None:
@@ -147,11 +146,10 @@ def new_page(path: Path, width: int, height: int, title: str, caption: str) -> I
         texts = PngImagePlugin.PngInfo()
         for key, text in {"Title": title, "Description": caption, "Source": command()}.items():
             texts.add_itxt(key, text)
+        # without the alpha channel, which matplotlib's own writer would add
+        image = Image.fromarray(np.asarray(page.canvas.buffer_rgba())[..., :3])
         with atomic_write(path) as temporary:
-            # without the alpha channel, which matplotlib's own writer would add
-            Image.fromarray(np.asarray(page.canvas.buffer_rgba())[..., :3]).save(
-                temporary, "PNG", pnginfo=texts, compress_level=6
-            )
+            image.save(temporary, "PNG", pnginfo=texts, compress_level=6)
 
 
 def grid(path: Path, images: Tensor, columns: int, *, title: str, caption: str) -> None:
@@ -180,8 +178,8 @@ def legend(axes: Axes, also: Axes | None = None) -> None:
     axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.07, 0.5), borderaxespad=0)
 
 
-AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-DISTANCES = (10, 18, 36, 54, 72, 90)  # pixels from a point to its name
+AROUND = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+PLACES = [(distance, np.array(side)) for distance in (10, 18, 36, 54, 72, 90) for side in AROUND]
 
 
 def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
@@ -193,14 +191,11 @@ def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[
     inside = axes.get_window_extent()
     at = [axes.transData.transform(point) for point in points]  # pixels
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in at]
-    for name, (x, y), point in zip(names, at, points, strict=True):
-        width, height = page.size(name)[0], TEXT + 3
+    for name, centre, point in zip(names, at, points, strict=True):
+        size = np.array([page.size(name)[0], TEXT + 3])
         boxes = [
-            Bbox.from_bounds(
-                x + (dx - 1) / 2 * width + dx * far, y + (dy - 1) / 2 * height + dy * far, width, height
-            )
-            for far in DISTANCES
-            for dx, dy in AROUND
+            Bbox.from_bounds(*(centre + (side - 1) / 2 * size + side * distance), *size)
+            for distance, side in PLACES
         ]
         fits = (
             i
@@ -208,13 +203,12 @@ def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[
             if Bbox.union([inside, box]).bounds == inside.bounds and not box.count_overlaps(taken)
         )
         chosen = next(fits, 0)
-        box = boxes[chosen]
-        taken.append(box)
+        taken.append(boxes[chosen])
         line = {"arrowstyle": "-", "color": GREY, "shrinkA": 0, "shrinkB": 3}
         label = axes.annotate(
             name,
             point,
-            (box.x0, box.y0),
+            boxes[chosen].p0,
             textcoords="figure pixels",
             va="bottom",
             arrowprops=line if chosen >= 2 * len(AROUND) else None,

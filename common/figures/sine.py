@@ -56,9 +56,9 @@ def report(
     caption += " " + EXPLAINED.format(count=len(next(iter(tests.values()))[0]))
     with new_page(path, WIDTH, 4 * ROW + 60, title, caption) as page:
         rows: Any = page.charts().subfigures(3, height_ratios=(2 * ROW, ROW + 30, ROW + 30))
-        forecasts, errors, memory = (
-            row.subplots(count, 2) for row, count in zip(rows, (2, 1, 1), strict=True)
-        )
+        forecasts = rows[0].subplots(2, len(tests), squeeze=False)
+        errors = rows[1].subplots(1, len(tests), squeeze=False)[0]
+        memory = rows[2].subplots(1, 2)
         _legend(rows[0], SERIES)
         _legend(rows[1], METHODS)
         rows[2].suptitle(EARLIER, x=MARGIN / WIDTH, ha="left", fontsize="medium", weight="bold")

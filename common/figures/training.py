@@ -18,6 +18,7 @@ from common.figures.page import (
     PINK,
     SHADE,
     WIDTH,
+    Page,
     few_ticks,
     legend,
     new_page,
@@ -29,6 +30,7 @@ UPSCALING = {
     "psnr": "PSNR on validation images, dB (higher is nearer)",
     "detail_db": "Detail on validation images, dB (0 is as sharp as real)",
 }
+FIDELITY, GENERATOR, DISCRIMINATOR = ("fidelity", GREEN), ("generator", BLUE), ("discriminator", ORANGE)
 
 
 def training_curves(
@@ -50,7 +52,7 @@ def training_curves(
     Raises:
         UserError: the figure cannot be written.
     """
-    metrics = metrics or UPSCALING
+    metrics, references = metrics or UPSCALING, references or {}
     rows = pd.DataFrame(history).replace([math.inf, -math.inf], math.nan)
     steps = rows.groupby("phase", sort=False)["step"].max()
     ends = steps.cumsum()  # of the phases, on one axis that all of them share
@@ -68,29 +70,23 @@ def training_curves(
         for axes, heading in zip(panels, headings, strict=True):
             axes.set_title(heading)
             _phases(axes, ends, adversarial)
-        axes.set_xlabel(
-            "step" + bool(both) * " (shaded: the adversarial phase; each phase has the same width)"
-        )
+        explained = " (shaded: the adversarial phase; each phase has the same width)" if both else ""
+        axes.set_xlabel(f"step{explained}")
         _losses(panels[0], rows)
         _accuracies(panels[1], rows)
         _gradients(panels[2], rows)
-        levels = pd.DataFrame(references or {}, index=list(metrics))  # [metric,method]
         for axes, metric in zip(panels[3:], metrics, strict=True):
-            _scores(axes, rows, metric, levels.loc[metric].dropna())
-        page.settle()  # the labels need the height of the panels
-        for axes, metric in zip(panels[3:], metrics, strict=True):
-            _label_levels(axes, metric, levels.loc[metric].dropna())
+            levels = {name: scores[metric] for name, scores in references.items() if metric in scores}
+            _scores(page, axes, rows, metric, levels)
 
 
 def _phases(axes: Axes, ends: pd.Series, adversarial: set[str]) -> None:
     """Gives each phase the same width, however many steps it has, ticks at its quarters, and a border."""
     edges = sorted({0, *ends})
     places = range(len(edges))
+    functions = lambda at: np.interp(at, edges, places), lambda place: np.interp(place, places, edges)
     axes.set_xlim(0, edges[-1])
-    axes.set_xscale(
-        "function",
-        functions=(lambda steps: np.interp(steps, edges, places), lambda at: np.interp(at, places, edges)),
-    )
+    axes.set_xscale("function", functions=functions)
     quarters = np.arange(0, len(edges) - 0.9, 0.25)
     axes.set_xticks(np.unique(np.interp(quarters, places, edges).round()))
     axes.xaxis.set_major_formatter("{x:.0f}")
@@ -101,23 +97,23 @@ def _phases(axes: Axes, ends: pd.Series, adversarial: set[str]) -> None:
             axes.axvspan(start, end, color=SHADE, zorder=0)
 
 
-def _draw(axes: Axes, rows: pd.DataFrame, name: str, label: str, colour: str, marker: str = "") -> None:
-    """A line through the rows that have a value of that name."""
-    points = rows[["at", name]].dropna() if name in rows else rows[:0]
-    if len(points):
-        axes.plot(points["at"], points[name], color=colour, label=label, marker=marker)
+def _draw(axes: Axes, rows: pd.DataFrame, marker: str = "", **columns: tuple[str, str]) -> None:
+    """A line, with label and colour, through the values of each of the columns that the rows have."""
+    for name, (label, colour) in columns.items():
+        if name in rows and rows[name].notna().any():
+            points = rows[["at", name]].dropna()
+            axes.plot(points["at"], points[name], color=colour, label=label, marker=marker)
 
 
 def _losses(axes: Axes, rows: pd.DataFrame) -> None:
-    _draw(axes, rows, "loss", "fidelity", GREEN)
-    _draw(axes, rows, "loss_generator", "generator", BLUE)
+    _draw(axes, rows, loss=FIDELITY, loss_generator=GENERATOR)
     if not (rows.filter(["loss", "loss_generator"]) <= 0).any(axis=None):
         axes.set_yscale("log")
         few_ticks(axes.yaxis)
     right = axes.twinx()
     right.grid(False)
     right.spines["right"].set_visible(True)
-    _draw(right, rows, "loss_discriminator", "discriminator", ORANGE)
+    _draw(right, rows, loss_discriminator=DISCRIMINATOR)
     legend(right, axes)
 
 
@@ -126,39 +122,34 @@ def _accuracies(axes: Axes, rows: pd.DataFrame) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="over 97 %: it has won")
     axes.axhline(0.5, color=BLUE, linestyle="--", label="50 %: it guesses")
-    _draw(axes, rows, "accuracy_real", "real images", GREEN)
-    _draw(axes, rows, "accuracy_fake", "generated images", PINK)
+    _draw(axes, rows, accuracy_real=("real images", GREEN), accuracy_fake=("generated images", PINK))
     legend(axes)
 
 
 def _gradients(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_yscale("log")
     few_ticks(axes.yaxis)
-    _draw(axes, rows, "grad", "fidelity", GREEN)
-    _draw(axes, rows, "grad_generator", "generator", BLUE)
-    _draw(axes, rows, "grad_discriminator", "discriminator", ORANGE)
+    _draw(axes, rows, grad=FIDELITY, grad_generator=GENERATOR, grad_discriminator=DISCRIMINATOR)
     legend(axes)
 
 
-def _scores(axes: Axes, rows: pd.DataFrame, metric: str, levels: pd.Series) -> None:
+def _scores(page: Page, axes: Axes, rows: pd.DataFrame, metric: str, levels: dict[str, float]) -> None:
+    """The run's scores, and dashed levels, named at the right edge; names of close ones are pushed apart."""
     if metric == "distance":
         axes.set_yscale("log")
         few_ticks(axes.yaxis)
-    _draw(axes, rows, metric, "this run", BLUE, marker="o")
-    for level in levels:
+    _draw(axes, rows, "o", **{metric: ("this run", BLUE)})
+    for level in levels.values():
         axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2)
     axes.margins(y=0.12)
-
-
-def _label_levels(axes: Axes, metric: str, levels: pd.Series) -> None:
-    """Names the dashed lines at the right edge, pushed apart where they lie close."""
+    page.settle()
     gap = LINE / axes.get_window_extent().height
     free = -math.inf
-    for method, level in levels.sort_values(kind="stable").items():
+    for name, level in sorted(levels.items(), key=lambda item: item[1]):
         height = axes.transAxes.inverted().transform(axes.transData.transform((0, level)))[1]
         free = max(height, free + gap)
         axes.annotate(
-            f"{method} {format_number(metric, level)}",
+            f"{name} {format_number(metric, level)}",
             (1, height),
             (1.03, free),
             xycoords="axes fraction",
