@@ -1,7 +1,6 @@
 """One layer of vanilla RNN learns to go on with sine waves: one step, then 1,000 steps on its own output.
 
-    python single_layer_rnn.py                # under a minute; RMSE of the clean forecast 0.01,
-                                              # one-step error on noisy waves 1.07 times its floor
+    python single_layer_rnn.py                # clean: RMSE 0.01, noisy: 1.07 times the floor; under a minute
     python single_layer_rnn.py --noise 0.3    # noisier waves
     python single_layer_rnn.py --quick        # the same path at its smallest, in seconds
 
@@ -117,13 +116,11 @@ def solve(model: Any, values: Tensor, warm_up: int) -> Forecaster:
 
 def train(run: Run, phase: str, hidden_size: int, draw: Draw, steps: int, warm_up: int) -> Forecaster:
     """Trains one net on fresh windows in every step, and solves its read-out for many more of them."""
-
-    def solved(model: nn.Module) -> Forecaster:
-        return solve(model, draw("train", 400, steps).to(run.device), warm_up)
+    many = draw("train", 400, steps).to(run.device)  # [400,T+1], for the read-out
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         values = draw("validation", 100, 0).double()
-        predicted = solved(model)(values[:, :-1])  # [100,T]
+        predicted = solve(model, many, warm_up)(values[:, :-1])  # [100,T]
         return {"validation_mse": evaluation.mse(predicted[:, warm_up:], values[:, warm_up + 1 :])}
 
     model = Forecaster(hidden_size, fastest=FASTEST).to(run.device)
@@ -143,7 +140,7 @@ def train(run: Run, phase: str, hidden_size: int, draw: Draw, steps: int, warm_u
         evaluate=evaluate,
         evaluations=4,
     )
-    return solved(trained)
+    return solve(trained, many, warm_up)
 
 
 def draw_waves(noise: float, seed: int, part: str, count: int, step: int) -> Tensor:
@@ -158,7 +155,6 @@ def predict(net: Forecaster, values: Tensor) -> evaluation.Predictions:
 
 def main(config: Config) -> int:
     # Set up
-    start = time.monotonic()
     config.check()
     cli.seed_everything(config.seed)
     torch.set_num_threads(1)  # the net is so small that more would only wait for one another

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.figure import SubFigure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from common.evaluation.sine import Predictions
@@ -20,14 +18,8 @@ AR(2) is exact on clean sines, which obey x[t+1] = a x[t] + b x[t-1]. In noise n
 exactly, so all lose the phase."""
 ROW = 320  # pixels from one row of panels to the next
 SHOWN = 150  # steps of the beginning and of the end of a forecast
-Styles = dict[str, dict[str, Any]]
-METHODS: Styles = {
-    "RNN": {"color": ORANGE},
-    "AR(2)": {"color": PINK},
-    "linear extrapolation": {"color": GREEN},
-    "persistence": {"color": BLUE},
-}
-SERIES: Styles = {
+COLOURS = {"RNN": ORANGE, "AR(2)": PINK, "linear extrapolation": GREEN, "persistence": BLUE}
+SERIES: dict[str, dict[str, Any]] = {
     "values": {"color": "black", "marker": ".", "markersize": 4, "linestyle": ""},
     "the wave": {"color": GREY, "linewidth": 5, "alpha": 0.5},
     "one step ahead": {"color": BLUE},
@@ -59,8 +51,6 @@ def report(
         forecasts = rows[0].subplots(2, len(tests), squeeze=False)
         errors = rows[1].subplots(1, len(tests), squeeze=False)[0]
         memory = rows[2].subplots(1, 2)
-        _legend(rows[0], SERIES)
-        _legend(rows[1], METHODS)
         rows[2].suptitle(EARLIER, x=MARGIN / WIDTH, ha="left", fontsize="medium", weight="bold")
         for column, (kind, (values, clean, predictions)) in enumerate(tests.items()):
             end = clean.shape[1]
@@ -74,6 +64,9 @@ def report(
             _series(ends, values, clean, predictions["RNN"], slice(end - SHOWN, end))
             errors[column].set_title(f"{kind.capitalize()} waves: error (RMSE) of all forecasts")
             _errors(errors[column], clean[:, prefix:], predictions)
+        for row, axes in zip(rows[:2], (forecasts[0, 0], errors[0]), strict=True):
+            handles, labels = axes.get_legend_handles_labels()
+            row.legend(handles, labels, loc="outside upper left", ncols=len(labels), borderaxespad=0)
         for axes, (heading, (truth, predicted)) in zip(memory, memorised.items(), strict=True):
             axes.set_title(heading)
             axes.plot(truth, **SERIES["the wave"])
@@ -88,8 +81,8 @@ def _series(axes: Axes, values: Tensor, clean: Tensor, predictions: Predictions,
         F.pad(part[0], (clean.shape[1] - part.shape[1], 0), value=torch.nan) for part in predictions
     )
     lines = (values[0], clean[0], one_step, forecast)
-    for line, style in zip(lines, SERIES.values(), strict=True):
-        axes.plot(steps, line[shown], **style)
+    for line, (name, style) in zip(lines, SERIES.items(), strict=True):
+        axes.plot(steps, line[shown], label=name, **style)
     axes.set_xlim(steps[0], steps[-1])
     axes.set_ylim(-1.5, 1.5)
     axes.set_xlabel("step")
@@ -99,13 +92,7 @@ def _errors(axes: Axes, clean: Tensor, predictions: dict[str, Predictions]) -> N
     """Root of the mean squared error of forecasts over all waves, at each step."""
     for method, (_, forecast) in predictions.items():
         error = (forecast - clean).square().mean(dim=0).sqrt()
-        axes.plot(np.arange(1, len(error) + 1), error, **METHODS[method])
+        axes.plot(np.arange(1, len(error) + 1), error, color=COLOURS[method], label=method)
     axes.set_yscale("log")
     axes.set_xlim(1, clean.shape[1])
     axes.set_xlabel("steps after the prefix")
-
-
-def _legend(figure: SubFigure, styles: Styles) -> None:
-    """One line of all names above the charts."""
-    lines = [Line2D([], [], label=name, **style) for name, style in styles.items()]
-    figure.legend(handles=lines, loc="outside upper left", ncols=len(lines), borderaxespad=0)
