@@ -148,14 +148,9 @@ def fit(
     parts = max(config.n_models, VALIDATION_PARTS)
     splits = sms_spam.folds(data.labels, parts, config.seed)[: config.n_models]
     train = [index for index, _ in splits]
+    validation = evaluation.Validation(vocabulary, tokens, data.labels, splits)
     batches = ensemble_batches(
-        texts,
-        data.labels,
-        train,
-        config.batch_size,
-        config.seed,
-        token_dropout=TOKEN_DROPOUT,
-        feature_dropout=FEATURE_DROPOUT,
+        texts, data.labels, train, config.batch_size, config.seed, TOKEN_DROPOUT, FEATURE_DROPOUT
     )
 
     # Model
@@ -178,13 +173,13 @@ def fit(
         schedule=loop.cosine_schedule(warm_up=0.1),
         ema=0.99,
         clip=2.0,
-        evaluate=lambda model: evaluation.learning_scores(model, vocabulary, tokens, data.labels, splits),
+        evaluate=validation.scores,
         evaluations=config.epochs,
     )
     assert isinstance(trained, Ensemble)
 
     # Choose what makes a probability of a logit, so also the threshold, by the validation messages
-    answers, truth = evaluation.out_of_fold(trained, vocabulary, tokens, data.labels, splits)
+    answers, truth = validation.out_of_fold(trained)
     scale, shift = evaluation.calibrate(truth, answers)
     about = {"kind": KIND, **sizes, "data": data.name, "messages": len(data)}
     return spam.SpamFilter(trained, vocabulary, scale, shift, about)

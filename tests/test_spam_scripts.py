@@ -175,7 +175,7 @@ def test_few_models_are_validated_on_their_own_parts_only() -> None:
     words = Vocabulary.from_texts([" ".join(text) for text in texts], least=1)
     splits = sms_spam.folds(labels, 10, seed=0)[:3]
     ensemble = Ensemble([MODELS["LSTM"](len(words), 4, 4, 1) for _ in splits]).eval()
-    answers, truth = evaluation.out_of_fold(ensemble, words, texts, labels, splits)
+    answers, truth = evaluation.Validation(words, texts, labels, splits).out_of_fold(ensemble)
     own = [
         logits(model, words.batch, [texts[i] for i in index])
         for model, (_, index) in zip(ensemble.models, splits, strict=True)
@@ -495,6 +495,13 @@ def test_too_few_messages_are_refused(tmp_path: Path) -> None:
         run("lstm", tmp_path / "out", data=str(file))
 
 
-def test_torchvision_is_not_needed() -> None:
-    code = "import sys, lstm, multi_layer_rnn; sys.exit('torchvision' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+def test_torchvision_is_not_needed_nor_what_only_training_needs_to_predict(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("hello\n")
+    code = (
+        "import sys, lstm, multi_layer_rnn; assert 'torchvision' not in sys.modules\n"
+        "lstm.main(lstm.Config(predict=sys.argv[1], weights='shipped'))\n"
+        "sys.exit(str({'torchvision', 'matplotlib', 'sklearn'} & sys.modules.keys() or ''))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "in.txt")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr.strip() == "" and result.stdout.endswith("ham\thello\n")

@@ -73,8 +73,8 @@ class Messages:
 
         if len(self) <= count:
             return self
-        everything = np.arange(len(self))
-        index, _ = train_test_split(everything, train_size=count, stratify=self.labels, random_state=seed)
+        index = np.arange(len(self))
+        index, _ = train_test_split(index, train_size=count, stratify=self.labels, random_state=seed)
         return self.part(np.sort(index))
 
     def digest(self) -> str:

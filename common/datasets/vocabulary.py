@@ -131,7 +131,6 @@ def ensemble_batches(
     parts: Sequence[np.ndarray],
     size: int,
     seed: int,
-    *,
     token_dropout: float,
     feature_dropout: float,
 ) -> Callable[[int], Iterator[list[tuple[Batch, Tensor]]]]:

@@ -121,47 +121,41 @@ def baselines(
 # ------------------------------------------------------------------------------------------- validation
 
 
-def out_of_fold(
-    ensemble: Ensemble,
-    vocabulary: Vocabulary,
-    texts: Sequence[Sequence[str]],
-    labels: np.ndarray,
-    splits: Splits,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each model's logits of its own validation messages, one after the other, [M]; their labels, bool [M].
+@dataclass
+class Validation:
+    """What the models of an ensemble are scored on while they are trained."""
 
-    Args:
-        texts, labels: tokens of all training messages, and bool [N].
-    """
-    validation = [index for _, index in splits]
-    answers = [
-        logits(model, vocabulary.batch, [texts[i] for i in index])
-        for model, index in zip(ensemble.models, validation, strict=True)
-    ]
-    return np.concatenate(answers), labels[np.concatenate(validation)]
+    vocabulary: Vocabulary
+    texts: Sequence[Sequence[str]]
+    """The tokens of each message that may be trained on, N of them."""
+    labels: np.ndarray
+    """bool [N]."""
+    splits: Splits
 
+    def out_of_fold(self, ensemble: nn.Module, splits: Splits | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Each model's logits of its own validation messages, one after the other, [M]; their labels, [M]."""
+        assert isinstance(ensemble, Ensemble)
+        parts = [validation for _, validation in splits or self.splits]
+        answers = [
+            logits(model, self.vocabulary.batch, [self.texts[i] for i in part])
+            for model, part in zip(ensemble.models, parts, strict=True)
+        ]
+        return np.concatenate(answers), self.labels[np.concatenate(parts)]
 
-def learning_scores(
-    ensemble: nn.Module,
-    vocabulary: Vocabulary,
-    texts: Sequence[Sequence[str]],
-    labels: np.ndarray,
-    splits: Splits,
-) -> dict[str, float]:
-    """For the learning curves: loss (nats), accuracy and F1 on the training and the validation messages of
-    each model, `train_loss` and so on. Of the former as many are taken as of the latter.
-    """
-    from sklearn.metrics import log_loss
+    def scores(self, ensemble: nn.Module) -> dict[str, float]:
+        """For the learning curves, `train_loss` (nats), `validation_f1` and so on: scores on the training and
+        on the validation messages of each model. Of the former as many are taken as of the latter.
+        """
+        from sklearn.metrics import log_loss
 
-    assert isinstance(ensemble, Ensemble)
-    train = [(index, index[:: max(1, len(index) // len(validation))]) for index, validation in splits]
-    result: dict[str, float] = {}
-    for name, parts in (("train", train), ("validation", splits)):
-        answers, truth = out_of_fold(ensemble, vocabulary, texts, labels, parts)
-        scores = score_answers(truth, answers >= 0)
-        result |= {f"{name}_{metric}": scores[metric] for metric in ("accuracy", "f1")}
-        result[f"{name}_loss"] = float(log_loss(truth, 1 / (1 + np.exp(-answers)), labels=[False, True]))
-    return result
+        train = [(part, part[:: max(1, len(part) // len(validation))]) for part, validation in self.splits]
+        result: dict[str, float] = {}
+        for name, splits in (("train", train), ("validation", self.splits)):
+            answers, truth = self.out_of_fold(ensemble, splits)
+            scores = score_answers(truth, answers >= 0)
+            result |= {f"{name}_{metric}": scores[metric] for metric in ("accuracy", "f1")}
+            result[f"{name}_loss"] = float(log_loss(truth, 1 / (1 + np.exp(-answers)), labels=[False, True]))
+        return result
 
 
 # ---------------------------------------------------------------------------------------------- testing

@@ -27,6 +27,7 @@ DASHES = ("--", ":", "-.", (0, (8, 2, 1, 2, 1, 2)))
 COLUMNS = 5  # of confusion matrices
 CURVES, MATRICES, CALIBRATION = 400, 370, 430  # pixels: heights of the rows of a report
 HEADING: dict[str, Any] = {"weight": "bold", "fontsize": "medium"}
+LEGEND = {"borderaxespad": 0.2, "borderpad": 0, "handlelength": 1.2, "handletextpad": 0.4, "columnspacing": 1}
 
 
 def report(
@@ -301,16 +302,8 @@ def _points(axes: Axes, points: pd.DataFrame, metric: str, colours: dict[str, st
 def _head(axes: Axes, heading: str) -> None:
     """A heading, and under it the legend in one row, where no line is."""
     axes.set_title(heading, loc="left", pad=34, **HEADING)
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=len(axes.get_legend_handles_labels()[0]),
-        borderaxespad=0.2,
-        borderpad=0,
-        handlelength=1.2,
-        handletextpad=0.4,
-        columnspacing=1,
-    )
+    count = len(axes.get_legend_handles_labels()[0])
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=count, **LEGEND)
 
 
 def _accuracy_axis(axes: Axes, majority: float, label: str) -> None:

@@ -214,16 +214,10 @@ def _lines(source: str) -> Iterator[list[bytes]]:
         return line[:LONGEST_LINE].removesuffix(b"\r")
 
     try:
-        handle = sys.stdin.fileno() if source == "-" else os.open(source, os.O_RDONLY)
-        rest, skipping = b"", False  # skipping: the rest of a line whose beginning was given
+        handle, rest = sys.stdin.fileno() if source == "-" else os.open(source, os.O_RDONLY), b""
         while block := os.read(handle, 1 << 20):
             *lines, rest = (rest + block).split(b"\n")
-            if skipping and lines:
-                lines, skipping = lines[1:], False
-            if skipping:
-                rest = b""
-            elif len(rest) > LONGEST_LINE:
-                lines, rest, skipping = [*lines, rest], b"", True
+            rest = rest[: LONGEST_LINE + 1]  # so that memory does not grow with a line
             if lines:
                 yield [ended(line) for line in lines]
         if rest:

@@ -41,18 +41,13 @@ NAMES = {"embed_size": "embedding size", "hidden_size": "hidden size", "num_laye
 SEEDS = 3
 
 
-def linear(size: int, dropout: float) -> nn.Module:
-    """The head of multi_layer_rnn.py."""
-    return nn.Linear(size, 1)
-
-
 def two_layers(size: int, dropout: float) -> nn.Module:
     """The head of lstm.py."""
     return nn.Sequential(nn.Linear(size, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, 1))
 
 
-MODELS = {
-    "RNN": partial(SpamClassifier, cell=nn.RNN, head=linear),
+MODELS = {  # those of the two scripts, which a study does not import
+    "RNN": partial(SpamClassifier, cell=nn.RNN, head=lambda size, dropout: nn.Linear(size, 1)),
     "LSTM": partial(SpamClassifier, cell=nn.LSTM, head=two_layers),
 }
 
@@ -209,10 +204,9 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
                     points[key] = _point(chosen, kind, fit, *splits[seed], path.parent, device)
                     save_json(path, {"settings": settings, "points": points})
                     print(f"{key}: accuracy {points[key]['accuracy']:.4f}, F1 {points[key]['f1']:.3f}")
-            row: dict[str, Any] = {"kind": kind, "vary": NAMES[name], "value": value}
-            row["parameters"] = points[keys[config.seed]]["parameters"]
-            scores = ("accuracy", "f1", "seconds")
-            rows.append(row | {score: [points[key][score] for key in keys.values()] for score in scores})
+            point = pd.DataFrame([points[key] for key in keys.values()]).to_dict("list")  # a list over seeds
+            row = {"kind": kind, "vary": NAMES[name], "value": value}
+            rows.append(row | point | {"parameters": point["parameters"][0]})
 
     # Beside the baselines
     simple: dict[str, list[dict[str, float]]] = {}
@@ -221,10 +215,8 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
             simple.setdefault(name, []).append(evaluation.score_answers(test.labels, answer))
     baselines = {name: evaluation.mean_and_deviation(scores) for name, scores in simple.items()}
     metrics = {
-        f"{row['kind']}, {row['vary']} {row['value']}": {
-            "parameters": row["parameters"],
-            **evaluation.mean_and_deviation({name: row[name] for name in ("accuracy", "f1")}),
-        }
+        f"{row['kind']}, {row['vary']} {row['value']}": {"parameters": row["parameters"]}
+        | evaluation.mean_and_deviation({name: row[name] for name in ("accuracy", "f1")})
         for row in rows
         if row["vary"] == NAMES["hidden_size"]
     }
