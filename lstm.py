@@ -225,15 +225,12 @@ def main(config: Config) -> int:
     settings = {"data": data.name, "texts": data.digest()} | {name: getattr(config, name) for name in names}
     run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision="float32")
     folds = []
-    for number, (index, test_index) in enumerate(
-        sms_spam.folds(data.labels, config.folds or 5, config.seed), 1
-    ):
+    splits = sms_spam.folds(data.labels, config.folds or 5, config.seed)[: config.folds or 1]
+    for number, (index, test_index) in enumerate(splits, 1):
         train, test = data.part(index), data.part(test_index)
         spam_filter = fit(config, build, train, run, f"fold {number}")
         probability, single = spam_filter.probabilities(test.texts), spam_filter.single_models(test.texts)
         folds.append(evaluation.test_fold(KIND, train, test, probability, single, config.seed))
-        if not config.folds:
-            break
     scores = evaluation.scores(folds)
     print(evaluation.table(scores))
     if scores[KIND]["accuracy"] <= scores["majority class"]["accuracy"]:
