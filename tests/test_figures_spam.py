@@ -215,10 +215,13 @@ def test_collapse_shows_padding_and_the_flat_line(tmp_path: Path, drawn: Drawn) 
     figures.collapse(
         path,
         lengths=lengths,
-        longest=171,
         curves={"collapsed": np.stack([steps, flat]), "repaired": np.stack([steps, learned])},
         majority=0.8737,
         matrices=matrices,
+        scores={
+            "collapsed": {"accuracy": 0.8734, "f1": 0},
+            "repaired": {"accuracy": 0.98937, "f1": 244 / 255},
+        },
         title="86.64 % was the share of ham",
         caption="Caption.",
     )
@@ -235,7 +238,7 @@ def test_collapse_shows_padding_and_the_flat_line(tmp_path: Path, drawn: Drawn) 
     bottom, top = curves.get_ylim()
     assert 0.5 < bottom < 0.87 and top > 0.99
     assert [square.texts[2].get_text() for square in squares] == ["131\n100.0%", "9\n6.9%"]
-    for score in ("accuracy .8734\nF1 .0000", "accuracy .9894\nF1 .9569"):  # 2 x 122 / (2 x 122 + 11)
+    for score in ("accuracy .8734\nF1 .0000", "accuracy .9894\nF1 .9569"):
         assert score in drawn.words()
 
 
@@ -258,7 +261,7 @@ def test_scaling_draws_means_and_deviations_beside_baselines(tmp_path: Path, dra
         name: {"accuracy": 0.984 + 0.003 * i, "f1": 0.935 + 0.01 * i} for i, name in enumerate(METHODS[2:])
     }
     path = tmp_path / "s.png"
-    figures.scaling(path, rows, baselines, title="T", caption="C", counted="parameters without the embedding")
+    figures.scaling(path, rows, baselines, title="T", caption="C")
     drawn.check(path)
     assert len(drawn.charts) == 6
     for i, axes in enumerate(drawn.charts):

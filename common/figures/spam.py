@@ -18,15 +18,14 @@ from matplotlib.figure import SubFigure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, PercentFormatter
 from sklearn.calibration import calibration_curve
 
-from common.evaluation.spam import Fold, calibration_error, confusion, score_answers
-from common.figures.page import BLUE, GREEN, GREY, ORANGE, WIDTH, label_points, new_page
+from common.evaluation.spam import Fold, calibration_error, confusion
+from common.figures.page import BLUE, GREEN, GREY, ORANGE, PINK, WIDTH, label_points, new_page
 from common.results import Scores
 
-PINK = "#CC79A7"  # of the same palette as the others
 DASHES = ("--", ":", "-.", (0, (8, 2, 1, 2, 1, 2)))
 COLUMNS = 5  # of confusion matrices
 CURVES, MATRICES, CALIBRATION = 400, 370, 430  # pixels: heights of the rows of a report
-HEADING: dict[str, Any] = {"weight": "bold", "fontsize": "medium"}
+HEADING: dict[str, Any] = {"x": 0.01, "ha": "left", "weight": "bold", "fontsize": "medium"}
 LEGEND = {"borderaxespad": 0.2, "borderpad": 0, "handlelength": 1.2, "handletextpad": 0.4, "columnspacing": 1}
 
 
@@ -62,69 +61,42 @@ def report(
     rows = math.ceil(len(matrices) / COLUMNS)
     heights = (CURVES, 40 + rows * MATRICES, CALIBRATION)
     with new_page(path, WIDTH, sum(heights), title, caption) as page:
-        parts: Any = page.charts().subfigures(3, 1, height_ratios=heights)
-        top, middle, bottom = parts
         curves = pd.DataFrame(history).assign(loss=lambda table: table.loss / n_models)
-        _learning(top, curves, scores["majority class"]["accuracy"])
-        middle.suptitle(
-            "Test messages: what they are, and what each method says", x=0.01, ha="left", **HEADING
-        )
-        squares = middle.subplots(rows, COLUMNS, squeeze=False).flat
-        for axes in list(squares)[len(matrices) :]:
-            axes.set_visible(False)
+        _learning(page.charts(0, CURVES), curves, scores["majority class"]["accuracy"])
+        chart = page.charts(CURVES, heights[1])
+        chart.suptitle("Test messages: what they are, and what each method says", **HEADING)
+        squares = list(chart.subplots(rows, COLUMNS, squeeze=False).flat)
         for i, (name, matrix) in enumerate(matrices.items()):
             _matrix(squares[i], name, matrix, scores[name], first=i % COLUMNS == 0)
-        _calibration(bottom, truth, np.concatenate([fold.probability for fold in folds]))
+        for axes in squares[len(matrices) :]:
+            axes.set_visible(False)
+        probability = np.concatenate([fold.probability for fold in folds])
+        _calibration(page.charts(CURVES + heights[1]), truth, probability)
 
 
 def collapse(
     path: Path,
     *,
     lengths: np.ndarray,
-    longest: int,
     curves: dict[str, np.ndarray],
     majority: float,
     matrices: dict[str, np.ndarray],
+    scores: Scores,
     title: str,
     caption: str,
 ) -> None:
     """Why a net that reads its state after the padding answers the more frequent class to everything.
 
     Args:
-        lengths: tokens of each message, int [N].
-        longest: tokens that all were padded to.
+        lengths: tokens of each message, int [N]; all were padded to the longest.
         curves: by set-up, the collapsed one, then the repaired: steps and accuracy, [2,K].
         majority: the accuracy of answering the more frequent class to everything.
-        matrices: by set-up, int [2,2].
+        matrices, scores: by set-up, int [2,2], and its `accuracy` and `f1`.
     """
     with new_page(path, WIDTH, 960, title, caption) as page:
-        parts: Any = page.charts().subfigures(2, 1, height_ratios=(51, 45))
-        top, bottom = parts
-        left, right = bottom.subfigures(1, 2, width_ratios=(6, 5))
+        _padding(page.charts(0, 510).subplots(), lengths)
 
-        # What is read: some messages as they went in, from short to long
-        axes = top.subplots()
-        sample = np.quantile(lengths, np.linspace(0, 1, 41), method="nearest")
-        rows = np.arange(len(sample))
-        middle, median = len(sample) // 2, int(sample[len(sample) // 2])
-        axes.barh(rows, sample, 0.8, color=BLUE, label="words: all that the repaired net reads")
-        axes.barh(rows, longest - sample, 0.8, sample, color="#dddddd", label="padding")
-        axes.axvline(longest, color=ORANGE, linewidth=6, label="here the collapsed net's state was read")
-        axes.set(xlim=(0, 1.005 * longest), ylim=(-0.6, len(sample) - 0.4), yticks=[], xlabel="token")
-        axes.grid(False)
-        axes.annotate(
-            f"median message: {median:,} tokens, then {longest - median:,} of padding",
-            (median, middle),
-            (0.6 * longest, middle),
-            va="center",
-            ha="center",
-            bbox={"facecolor": "white", "edgecolor": GREY},
-            arrowprops={"arrowstyle": "->"},
-        )
-        _head(axes, f"1. What the net was given: each row is a message, padded to {longest:,} tokens")
-
-        # What is learned
-        axes = left.subplots()
+        axes = page.charts(510, width=750).subplots()
         for colour, (name, (steps, accuracy)) in zip((ORANGE, BLUE), curves.items(), strict=True):
             axes.plot(steps, accuracy, color=colour, linewidth=3, label=name)
         _accuracy_axis(axes, majority, f"majority: {majority:.2%}")
@@ -132,13 +104,10 @@ def collapse(
         axes.set_xlabel("step")
         _head(axes, "2. What it learned: accuracy on validation messages")
 
-        # What it answers
-        right.suptitle("3. What it answers to test messages", x=0.05, ha="left", **HEADING)
-        for axes, (name, matrix) in zip(right.subplots(1, 2), matrices.items(), strict=True):
-            truth, answers = (np.repeat(cells, matrix.flat) for cells in ([0, 0, 1, 1], [0, 1, 0, 1]))
-            _matrix(
-                axes, name, matrix, score_answers(truth > 0, answers > 0), first=name == next(iter(matrices))
-            )
+        chart = page.charts(510, x=760)
+        chart.suptitle("3. What it answers to test messages", **HEADING)
+        for i, (axes, name) in enumerate(zip(chart.subplots(1, 2), matrices, strict=True)):
+            _matrix(axes, name, matrices[name], scores[name], first=i == 0)
 
 
 def scaling(
@@ -148,28 +117,28 @@ def scaling(
     *,
     title: str,
     caption: str,
-    counted: str = "parameters",
 ) -> None:
     """Accuracy and F1 against the number of parameters, for each setting that was varied.
+
+    Parameters are counted without the embedding table, which can be many times the rest and hides it: small
+    models would all lie in one place (as Kaplan et al. 2020, section 2.1, count).
 
     Args:
         rows: a dict for each point: `kind` (of model), `vary` (the setting), `value` (of it), `parameters`,
             and `accuracy` and `f1`, lists with a number for each seed. Error bars are sample deviations.
         baselines: by method, `accuracy` and `f1`, drawn as dashed lines; those far from the models' scores
             would flatten the rest.
-        counted: what `parameters` counts. Without the embedding table, which can be many times the rest and
-            hides it, small models do not all lie in one place (as Kaplan et al. 2020, section 2.1, count).
     """
     points = pd.DataFrame(rows).sort_values("parameters", kind="stable")
     colours = dict(zip(dict.fromkeys(row["kind"] for row in rows), (ORANGE, BLUE), strict=False))
     varied = list(dict.fromkeys(row["vary"] for row in rows))
     with new_page(path, WIDTH, 930, title, caption) as page:
-        chart: Any = page.charts().subfigures()
+        chart = page.charts()
         panels = chart.subplots(2, len(varied), squeeze=False, sharey="row")
         labels = []
         for row, metric, name in zip(panels, ("accuracy", "f1"), ("Accuracy", "F1"), strict=True):
             for axes, vary in zip(row, varied, strict=True):
-                axes.set_title(f"{name} by {vary}", loc="left", **HEADING)
+                axes.set_title(f"{name} by {vary}")
                 for style, (method, level) in zip(DASHES, baselines.items(), strict=False):
                     axes.axhline(level[metric], color=GREY, linestyle=style, label=method)
                 labels.append((axes, _points(axes, points[points.vary == vary], metric, colours)))
@@ -177,14 +146,12 @@ def scaling(
             row[0].set_ylim(bottom=max(0.0, row[0].get_ylim()[0]))
             row[0].yaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 5, 10)))
         for axes in panels[-1]:
-            axes.set_xlabel(counted)
+            axes.set_xlabel("parameters without the embedding table")
         pairs = zip(*panels[0, 0].get_legend_handles_labels(), strict=True)
         models_first = sorted(pairs, key=lambda pair: not isinstance(pair[0], ErrorbarContainer))
         handles, names = zip(*models_first, strict=True)
         chart.legend(handles, names, loc="outside upper left", ncols=len(names))
 
-        page.figure.draw_without_rendering()  # what is labelled must not move any more
-        page.figure.set_layout_engine("none")
         for axes, ends in labels:
             label_points(page, axes, ends.text.tolist(), list(zip(ends.x, ends.y, strict=True)))
             for text, colour in zip(axes.texts, ends.colour, strict=True):
@@ -229,6 +196,29 @@ def _curve(
     axes.plot(steps, mean, color=colour, linewidth=1 if light else 2.5, label=label)
 
 
+def _padding(axes: Axes, lengths: np.ndarray) -> None:
+    """Some messages as they went into the earlier net, from short to long."""
+    longest = int(lengths.max())
+    sample = np.quantile(lengths, np.linspace(0, 1, 41), method="nearest")
+    rows, middle = np.arange(len(sample)), len(sample) // 2
+    median = int(sample[middle])
+    axes.barh(rows, sample, 0.8, color=BLUE, label="words: all that the repaired net reads")
+    axes.barh(rows, longest - sample, 0.8, sample, color="#dddddd", label="padding")
+    axes.axvline(longest, color=ORANGE, linewidth=6, label="here the collapsed net's state was read")
+    axes.set(xlim=(0, 1.005 * longest), ylim=(-0.6, len(sample) - 0.4), yticks=[], xlabel="token")
+    axes.grid(False)
+    axes.annotate(
+        f"median message: {median:,} tokens, then {longest - median:,} of padding",
+        (median, middle),
+        (0.6 * longest, middle),
+        va="center",
+        ha="center",
+        bbox={"facecolor": "white", "edgecolor": GREY},
+        arrowprops={"arrowstyle": "->"},
+    )
+    _head(axes, f"1. What the net was given: each row is a message, padded to {longest:,} tokens")
+
+
 def _matrix(axes: Axes, name: str, matrix: np.ndarray, scores: dict[str, float], first: bool) -> None:
     """One confusion matrix: counts, shares of the row, right ones blue; accuracy and F1 under it."""
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)  # [2,2]
@@ -244,7 +234,7 @@ def _matrix(axes: Axes, name: str, matrix: np.ndarray, scores: dict[str, float],
     axes.grid(False)
     axes.spines[:].set_visible(False)
     heading = textwrap.wrap(name, 20, max_lines=2, placeholder=" ...")
-    axes.set_title("\n".join(heading), loc="left", **HEADING)
+    axes.set_title("\n".join(heading))
     lines = []
     for metric, label in (("accuracy", "accuracy"), ("f1", "F1")):
         # four digits without the zero before the point: five matrices stand side by side
@@ -269,7 +259,6 @@ def _calibration(figure: SubFigure, truth: np.ndarray, probability: np.ndarray) 
     for edge, count in zip(edges[:-1], np.histogram(probability, edges)[0], strict=True):
         bins.text(edge + 0.05, 1.15 * max(count, 0.7), f"{count:,}", ha="center", fontsize="small")
     bins.set(yscale="log", xlim=(0, 1), ylim=(0.7, 4 * len(truth)), xlabel="probability of spam")
-    bins.set_axisbelow(True)
     bins.yaxis.set_major_formatter("{x:,.0f}")
     _head(bins, "Messages in each bin")
 
@@ -301,7 +290,7 @@ def _points(axes: Axes, points: pd.DataFrame, metric: str, colours: dict[str, st
 
 def _head(axes: Axes, heading: str) -> None:
     """A heading, and under it the legend in one row, where no line is."""
-    axes.set_title(heading, loc="left", pad=34, **HEADING)
+    axes.set_title(heading, pad=34)
     count = len(axes.get_legend_handles_labels()[0])
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=count, **LEGEND)
 

@@ -67,53 +67,46 @@ def collapse(
     """
     start = time.monotonic()
     name, figs = f"{script}_collapse", config.figs_dir()
-    index, test_index = train_test_split(
+    indices = train_test_split(
         np.arange(len(data)), test_size=0.2, stratify=data.labels, random_state=CLASSIC_SEED
     )
-    train, test = data.part(np.sort(index)), data.part(np.sort(test_index))
+    train, test = (data.part(np.sort(index)) for index in indices)
     settings = {"data": data.name, "study": "collapse", "seed": config.seed, "epochs": config.epochs}
     run = Run(config.run_dir(f"{script}-collapse"), settings=settings, device=device, precision="float32")
 
     # Train; the repaired one is a single model, not the ensemble, so that the set-up is what differs
-    longest = max(len(tokenize(text)) for text in data.texts)
-    answers = {"earlier set-up": _earlier_set_up(run, kind, train, test, longest, config.seed)}
+    lengths = np.array([len(tokenize(text)) for text in data.texts])
+    answers = {"earlier set-up": _earlier_set_up(run, kind, train, test, lengths.max(), config.seed)}
     repaired = fit(replace(config, n_models=1), build, train, run, "repaired")
     answers["repaired"] = repaired.probabilities(test.texts) >= 0.5
     run.finish()
-
-    # Scores
     scores = {method: evaluation.score_answers(test.labels, answer) for method, answer in answers.items()}
     baselines = {"majority class": evaluation.score_answers(test.labels, np.zeros(len(test), bool))}
-    majority = baselines["majority class"]["accuracy"]
     print(results.table(scores | baselines, digits=4))
 
     # Figure
-    history = pd.DataFrame(run.history).dropna(subset="validation_accuracy")
-    curves = history.groupby("phase", sort=False)[["step", "validation_accuracy"]]
+    earlier, repaired_accuracy = (scores[method]["accuracy"] for method in answers)
+    majority = baselines["majority class"]["accuracy"]
+    evaluated = pd.DataFrame(run.history).dropna(subset="validation_accuracy")
+    curves = evaluated.groupby("phase", sort=False)[["step", "validation_accuracy"]]
     figures.collapse(
         figs / f"{name}.png",
-        lengths=np.array([len(tokenize(text)) for text in data.texts]),
-        longest=longest,
+        lengths=lengths,
         curves={method: table.to_numpy().T for method, table in curves},
         majority=majority,
         matrices={method: evaluation.confusion(test.labels, answer) for method, answer in answers.items()},
+        scores=scores,
         title=f"Why {majority:.2%} was no result: the {kind} read padding, and answered ham to everything",
         caption=f"{data.name}, {len(data):,} messages with duplicates, the split of the earlier version; "
         f"{len(test):,} test messages, {int((~test.labels).sum()):,} of them ham.",
     )
-    results.save(
-        figs,
-        name,
-        config,
-        data=data,
-        count=len(test),
-        metrics=scores,
-        baselines=baselines,
-        seconds=time.monotonic() - start,
-        device=device,
-        trained=run.record,
-    )
-    earlier, repaired_accuracy = (scores[method]["accuracy"] for method in answers)
+    shared: dict[str, Any] = {
+        "data": data,
+        "count": len(test),
+        "device": device,
+        "seconds": time.monotonic() - start,
+    }
+    results.save(figs, name, config, metrics=scores, baselines=baselines, trained=run.record, **shared)
     print(
         f"The earlier set-up is right about {earlier:.2%}, the majority class about {majority:.2%}, the "
         f"repaired {kind} about {repaired_accuracy:.2%}. Figure: {figs}/{name}.png"
@@ -129,17 +122,8 @@ def _earlier_set_up(
     """Trains the earlier net as the earlier version did; returns its answers to `test`, bool [N]."""
     lists = [tokenize(text.lower()) for text in train.texts]
     numbers = {word: i for i, word in enumerate(sorted(set(itertools.chain(*lists))), 1)}
-
-    def padded(texts: list[str]) -> Tensor:
-        """Numbers of words, int64 [N,longest]; words that are not in the vocabulary are left out."""
-        rows = torch.zeros(len(texts), longest, dtype=torch.int64)
-        for row, text in zip(rows, texts, strict=True):
-            words = [numbers[word] for word in tokenize(text.lower()) if word in numbers]
-            row[: len(words)] = torch.tensor(words, dtype=torch.int64)
-        return rows
-
+    words, labels = _padded(train, numbers, longest), torch.from_numpy(train.labels.astype(np.float32))
     index, validation = sms_spam.folds(train.labels, 10, seed)[0]
-    words, labels = padded(train.texts), torch.from_numpy(train.labels.astype(np.float32))
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step in itertools.count(first):
@@ -170,7 +154,16 @@ def _earlier_set_up(
         ema=0,
         evaluate=evaluate,
     )
-    return answers(model, padded(test.texts))
+    return answers(model, _padded(test, numbers, longest))
+
+
+def _padded(messages: Messages, numbers: dict[str, int], longest: int) -> Tensor:
+    """Numbers of words, int64 [N,longest]; words that are not in the vocabulary are left out."""
+    rows = torch.zeros(len(messages), longest, dtype=torch.int64)
+    for row, text in zip(rows, messages.texts, strict=True):
+        words = [numbers[word] for word in tokenize(text.lower()) if word in numbers]
+        row[: len(words)] = torch.tensor(words, dtype=torch.int64)
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------- --sweep
@@ -184,29 +177,13 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     Returns:
         the exit code.
     """
-    figs, path = config.figs_dir(), config.run_dir("rnn_scaling") / "points.json"
-    settings = {"data": data.name, "messages": len(data), "epochs": config.epochs, "seed": config.seed}
-    points = _read_points(path, settings) if config.resume else {}
-    varied = {name: values[-2:] if config.quick else values for name, values in SIZES.items()}
-    seeds = range(config.seed, config.seed + (1 if config.quick else SEEDS))
-    indices = {seed: sms_spam.folds(data.labels, 5, seed)[0] for seed in seeds}
+    figs = config.figs_dir()
+    indices = {
+        seed: sms_spam.folds(data.labels, 5, seed)[0]
+        for seed in range(config.seed, config.seed + (1 if config.quick else SEEDS))
+    }
     splits = {seed: (data.part(train), data.part(test)) for seed, (train, test) in indices.items()}
-
-    # Train
-    rows: list[dict[str, Any]] = []
-    for kind, (name, values) in itertools.product(MODELS, varied.items()):
-        for value in values:
-            sizes = BASE | {name: value}
-            keys = {seed: f"{kind} {sizes} seed {seed}" for seed in seeds}
-            for seed, key in keys.items():
-                if key not in points:
-                    chosen = replace(config, **sizes, n_models=1, seed=seed, resume=False)
-                    points[key] = _point(chosen, kind, fit, *splits[seed], path.parent, device)
-                    save_json(path, {"settings": settings, "points": points})
-                    print(f"{key}: accuracy {points[key]['accuracy']:.4f}, F1 {points[key]['f1']:.3f}")
-            point = pd.DataFrame([points[key] for key in keys.values()]).to_dict("list")  # a list over seeds
-            row = {"kind": kind, "vary": NAMES[name], "value": value}
-            rows.append(row | point | {"parameters": point["parameters"][0]})
+    rows = _train_all(config, fit, data, splits, device)
 
     # Beside the baselines
     simple: dict[str, list[dict[str, float]]] = {}
@@ -229,22 +206,12 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
         {name: score for name, score in baselines.items() if name != "majority class"},
         title="Do vanilla RNNs scale? Single models of many sizes, RNN and LSTM",
         caption=f"{data.name}, {len(data):,} messages. One size is changed, the others are 32, 32 and 1. "
-        f"Mean and deviation of {len(seeds)} splits and seeds, test messages. Majority class: "
+        f"Mean and deviation of {len(splits)} splits and seeds, test messages. Majority class: "
         f"{majority:.2%}, F1 0.",
-        counted="parameters without the embedding table",
     )
-    results.save(
-        figs,
-        "rnn_scaling",
-        config,
-        data=data,
-        count=len(data),
-        metrics=metrics,
-        baselines=baselines,
-        seconds=sum(sum(row["seconds"]) for row in rows),
-        device=device,
-        points=rows,
-    )
+    seconds = sum(sum(row["seconds"]) for row in rows)
+    shared: dict[str, Any] = {"data": data, "count": len(data), "device": device, "seconds": seconds}
+    results.save(figs, "rnn_scaling", config, metrics=metrics, baselines=baselines, points=rows, **shared)
     for kind in MODELS:
         means = [float(np.mean(row["accuracy"])) for row in rows if row["kind"] == kind]
         print(f"{kind}: accuracy {min(means):.2%} to {max(means):.2%} over all sizes")
@@ -252,7 +219,32 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     return 0
 
 
-def _point(
+def _train_all(
+    config: Any, fit: Fit, data: Messages, splits: dict[int, tuple[Messages, Messages]], device: torch.device
+) -> list[dict[str, Any]]:
+    """A row for each model and size: kind, vary, value, parameters, and by seed accuracy, f1 and seconds."""
+    path = config.run_dir("rnn_scaling") / "points.json"
+    settings = {"data": data.name, "messages": len(data), "epochs": config.epochs, "seed": config.seed}
+    points = _read_points(path, settings) if config.resume else {}
+    varied = {name: values[-2:] if config.quick else values for name, values in SIZES.items()}
+    rows = []
+    for kind, (name, values) in itertools.product(MODELS, varied.items()):
+        for value in values:
+            sizes = BASE | {name: value}
+            keys = {seed: f"{kind} {sizes} seed {seed}" for seed in splits}
+            for seed, key in keys.items():
+                if key not in points:
+                    chosen = replace(config, **sizes, n_models=1, seed=seed, resume=False)
+                    points[key] = _train_one(chosen, kind, fit, *splits[seed], path.parent, device)
+                    save_json(path, {"settings": settings, "points": points})
+                    print(f"{key}: accuracy {points[key]['accuracy']:.4f}, F1 {points[key]['f1']:.3f}")
+            point = pd.DataFrame([points[key] for key in keys.values()]).to_dict("list")
+            row = {"kind": kind, "vary": NAMES[name], "value": value}
+            rows.append(row | point | {"parameters": point["parameters"][0]})
+    return rows
+
+
+def _train_one(
     config: Any, kind: str, fit: Fit, train: Messages, test: Messages, run_dir: Path, device: torch.device
 ) -> dict[str, float]:
     """One model of one size, trained and tested on the first fold of its seed."""
