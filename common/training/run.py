@@ -156,7 +156,7 @@ class Run:
             run_dir: the folder of this script's run, for example runs/gan_upscale.
             settings: all that changes the result; must be the same for a run to go on.
             budget: what was asked for, such as {"minutes": 5}. When the run goes on it may be larger: then
-                the phase at work, or the last one, is trained for longer, with a schedule over the new length.
+                the phase at work, or the last one, is trained for longer, with a new schedule.
             resume: whether to go on from the folder's checkpoint.
             precision: of forward passes and losses; `auto` follows from the processor, see `pick_precision`.
             checkpoint_every: seconds between checkpoints.
