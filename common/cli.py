@@ -155,6 +155,29 @@ def check_unused(config: Flags, mode: str, *names: str) -> None:
             )
 
 
+def user_path(name: str, text: str | Path) -> Path:
+    """The path that a flag names, with `~` expanded.
+
+    Raises:
+        UserError: it is in the home folder of a user who is not known here.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{flag(name)} {text}: there is no such home folder; write the path out") from None
+
+
+def check_empty(words: list[str]) -> None:
+    """Refuses an empty word, as an unset variable in quotes gives: as a path it would be the current folder.
+
+    Raises:
+        UserError: one is empty.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise UserError(f"{word.rstrip('=') or before} is empty; give it a value, or leave it out")
+
+
 def check_positive(config: Flags, *names: str) -> None:
     """Refuses numbers below 1.
 
@@ -178,6 +201,7 @@ def read_flags(config_class: type[Config]) -> Config:
     prepare_output()
     os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
     with one_line():
+        check_empty(sys.argv[1:])
         config = tyro.cli(config_class)
         config.check()
     signal.signal(signal.SIGINT, _leave)  # while modules are imported, which takes seconds

@@ -151,3 +151,14 @@ def test_printing_never_fails_the_work(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr == b"script.py: --do: \\u65e5 is not \\xb1\n"
     done = run_script(tmp_path, "--do", "memory")
     assert done.returncode == 1 and done.stderr.count(b"\n") == 1 and b"not enough memory" in done.stderr
+
+
+def test_empty_words_and_unknown_homes_are_one_line(tmp_path: Path) -> None:
+    for words in (("--figs", ""), ("--figs=",), ("--data", "")):
+        done = run_script(tmp_path, *words)
+        assert done.returncode == 2 and done.stderr.startswith(
+            f"script.py: {words[0].rstrip('=')} is empty".encode()
+        )
+    with pytest.raises(UserError, match="--data ~nosuchuser/x: there is no such home"):
+        cli.user_path("data", "~nosuchuser/x")
+    assert cli.user_path("data", "~") == Path.home()
