@@ -364,6 +364,7 @@ def test_the_training_archive_finds_its_test_photos_next_to_it(unpacked: Path, p
     assert len(alone.train) + len(alone.validation) + len(alone.test) == 20 and 1 <= len(alone.test) <= 5
     assert not set(below(alone.train)) & set(below(alone.test))
     assert "No validation photos" in alone.note
+    assert below(photos.find(str(unpacked / "train")).test) == below(alone.test)
     assert below(photos.find(str(packed)).test) == below(alone.test)
     (unpacked / "val").rename(packed / "val")  # one of each kind
     assert len(photos.find(str(tar)).test) == len(photos.find(str(packed)).test) == 20
@@ -598,7 +599,7 @@ def test_small_photos_are_scaled_up_and_panoramas_fit(tmp_path: Path) -> None:
     source = source_of(tmp_path)
     assert next(photo_batches.batches(source, batch=4, seed=0, workers=0)(0)).shape == (4, 3, 224, 224)
     assert not source.skipped
-    for pixels in photo_batches.Decoder(source.open, source.items).in_order(range(3), workers=0):
+    for pixels in photo_batches.Decoder(source).in_order(range(3), workers=0):
         assert min(pixels.shape[:2]) == 256 and max(pixels.shape[:2]) <= 512
     with pytest.raises(ValueError, match="fit"):
         photo_batches.batches(source, size=280, batch=1, seed=0)
@@ -609,7 +610,7 @@ def test_training_scales_photos_as_the_score_does(tmp_path: Path) -> None:
         noise = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
         image = Image.fromarray(noise)
         image.save(tmp_path / "one.png")
-        pixels = photo_batches.Decoder(photos.read, [tmp_path / "one.png"])[0]
+        pixels = photo_batches.Decoder(photos.Source([tmp_path / "one.png"]))[0]
         if height > 2 * width:
             image = image.crop((0, (height - 2 * width) // 2, width, (height - 2 * width) // 2 + 2 * width))
         wanted = np.asarray(resize_shorter(image, 256), int)

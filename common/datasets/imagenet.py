@@ -44,7 +44,7 @@ class Member:
 
     def read(self) -> bytes:
         """The photo's bytes, still compressed."""
-        with self.tar.open("rb") as file:  # workers that shared a handle would share its place in the file
+        with self.tar.open("rb") as file:  # workers that shared a handle would share its position
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -65,11 +65,11 @@ class PhotoList(Sequence[str | Member]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place):  # type: ignore[no-untyped-def]
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
         """The photo at a number; or the list of those that a slice, numbers or a mask choose."""
-        if not isinstance(place, int | np.integer):
-            return replace(self, rows=self.rows[place])
-        row = self.rows[place].item()
+        if not isinstance(index, int | np.integer):
+            return replace(self, rows=self.rows[index])
+        row = self.rows[index].item()
         name = f"{self.path}/{self._name(row)}"
         return name if isinstance(row, bytes) else Member(name, self.path, *row[:2])
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -30,14 +29,16 @@ POOL = 2048
 USES = 16
 """Crops from each image of the pool before another takes its place."""
 
+Decoded = np.ndarray | Unreadable
+"""An image with its shorter side at 256, uint8 [h,w,3], or why there is none."""
+
 
 def batches(
     source: Source, *, size: int = HR_SIDE, batch: int, seed: int, workers: int | None = None
 ) -> Callable[[int], Iterator[Tensor]]:
     """Endless batches of random crops, turned and mirrored at random, of images in shuffled epochs.
 
-    A set that fits into memory is decoded once, now, by worker processes; of a larger one a pool of 2,048
-    images is in memory.
+    A set that fits into memory is decoded once, now, by worker processes; else see `Pool`.
 
     Args:
         source: the images; those that cannot be read are counted in `source.skipped`, and the next one that
@@ -61,12 +62,12 @@ def batches(
         ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         workers = min(8, len(ours))
     fits = len(source) * 3 * SHORTER * SHORTER * 4 / 3 <= MEMORY
-    images = Kept(source, seed, workers) if fits else Pool(source, seed, workers)
+    images = (Kept if fits else Pool)(source, seed, workers)
 
     def start(first: int) -> Iterator[Tensor]:
         arriving = images.start(first * batch)
         for step in itertools.count(first):
-            # of six numbers the first one is free: it chose among scales once, and crops stay the same
+            # the first of six numbers is not used: with it crops are those of earlier versions
             draws = np.random.default_rng([seed, 1, step]).random((batch, 6))[:, 1:]
             crops = np.empty((batch, size, size, 3), np.uint8)
             for crop, where, image in zip(crops, draws, itertools.islice(arriving, batch), strict=True):
@@ -92,25 +93,29 @@ def _crop(image: np.ndarray, where: Sequence[float], out: np.ndarray) -> None:
 # ------------------------------------------------------------------------- which image comes next
 
 
+@dataclass
 class Kept:
     """All images decoded once, in memory."""
 
-    def __init__(self, source: Source, seed: int, workers: int) -> None:
-        self.source, self.seed = source, seed
-        arriving = Decoder(source.open, source.items).in_order(range(len(source)), workers)
-        self.images = list(tqdm(arriving, "reading photos", len(source), disable=None))
+    source: Source
+    seed: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        arriving = Decoder(self.source).in_order(range(len(self.source)), self.workers)
+        self.images = list(tqdm(arriving, "reading photos", len(self.source), disable=None))
         for image in self.images:
             if isinstance(image, Unreadable):
-                source.skip(image)
+                self.source.skip(image)
         next(self.start(0))  # says at once if none can be read
 
     def start(self, first: int) -> Iterator[np.ndarray]:
         """The images of crop `first`, `first + 1`, ..., each uint8 [h,w,3]."""
         for crop in itertools.count(first):
-            i = shuffled(crop, len(self.source), self.seed)
-            yield next_readable(self.source, self.images, i)
+            yield next_readable(self.source, self.images, shuffled(crop, len(self.source), self.seed))
 
 
+@dataclass
 class Pool:
     """Some of the images decoded, cropped in another order in every pass, while workers decode the next.
 
@@ -121,12 +126,15 @@ class Pool:
     2019, "Faster Neural Network Training with Data Echoing", section 2).
     """
 
-    def __init__(self, source: Source, seed: int, workers: int) -> None:
-        self.source, self.seed, self.workers = source, seed, workers
-        self.decoder = Decoder(source.open, source.items)
-        self.renewed = max(1, min(POOL, len(source)) // USES)  # images that come after each pass
+    source: Source
+    seed: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        self.decoder = Decoder(self.source)
+        self.renewed = max(1, min(POOL, len(self.source)) // USES)  # images that come after each pass
         self.size = self.renewed * USES
-        self.images: dict[int, np.ndarray] = {}  # by their place in the row of epochs
+        self.images: dict[int, np.ndarray] = {}  # by their position in the row of epochs
 
     def start(self, first: int) -> Iterator[np.ndarray]:
         """The images of crop `first`, `first + 1`, ..., each uint8 [h,w,3].
@@ -135,7 +143,9 @@ class Pool:
         """
         oldest = first // self.size * self.renewed
         needed = range(oldest, oldest + self.size + self.renewed) if oldest in self.images else ()
-        images = self.images = {place: self.images[place] for place in needed if place in self.images}
+        images = self.images = {
+            position: self.images[position] for position in needed if position in self.images
+        }
         arrived = oldest + len(images)
         arriving = self.decoder.in_order(map(self.image_at, itertools.count(arrived)), self.workers)
 
@@ -143,27 +153,27 @@ class Pool:
             number, within = divmod(crop, self.size)
             oldest = number * self.renewed
             if within == 0:
-                for place in range(oldest - self.renewed, oldest):
-                    images.pop(place, None)
+                for position in range(oldest - self.renewed, oldest):
+                    images.pop(position, None)
 
             # One crop in 16 brings an image: after the first step none waits for many
             missing = range(arrived, self.size + crop // USES + 1)
-            for place in tqdm(missing, "reading photos", disable=None) if len(missing) > 1 else missing:
+            for position in tqdm(missing, "reading photos", disable=None) if len(missing) > 1 else missing:
                 image = next(arriving)
                 if isinstance(image, Unreadable):
-                    image = next_readable(self.source, self.decoder, self.image_at(place))
-                images[place] = image
+                    image = next_readable(self.source, self.decoder, self.image_at(position))
+                images[position] = image
             arrived = max(arrived, missing.stop)
             yield images[oldest + int(epoch_order(self.size, self.seed, 2, number)[within])]
 
-    def image_at(self, place: int) -> int:
-        """Which image stands at a place of the row of epochs."""
-        return shuffled(place, len(self.source), self.seed)
+    def image_at(self, position: int) -> int:
+        """Which image stands at a position of the row of epochs."""
+        return shuffled(position, len(self.source), self.seed)
 
 
-def shuffled(place: int, count: int, seed: int) -> int:
-    """The number at a place of an endless row of epochs, each of them 0 to count - 1 in another order."""
-    return int(epoch_order(count, seed, 0, place // count)[place % count])
+def shuffled(position: int, count: int, seed: int) -> int:
+    """The number at a position of an endless row of epochs, each of them 0 to count - 1 in another order."""
+    return int(epoch_order(count, seed, 0, position // count)[position % count])
 
 
 def next_readable(source: Source, decoded: "Decoder | list[Decoded]", i: int) -> np.ndarray:
@@ -182,20 +192,16 @@ def next_readable(source: Source, decoded: "Decoder | list[Decoded]", i: int) ->
 
 # -------------------------------------------------------------------------------------- decoding
 
-Decoded = np.ndarray | Unreadable
-"""An image with its shorter side at 256, uint8 [h,w,3], or why there is none."""
-
 
 @dataclass
 class Decoder(Dataset[Decoded]):
     """The images of a source, each decoded when it is asked for."""
 
-    open: Callable[[Any], Image.Image]
-    items: Sequence[Any]
+    source: Source
 
     def __getitem__(self, i: int) -> Decoded:
         try:
-            image = self.open(self.items[i])
+            image = self.source.open(self.source.items[i])
         except Unreadable as unreadable:
             return unreadable
         # a panorama counts by its central part: it would fill the memory that many photos need
@@ -214,7 +220,6 @@ class Decoder(Dataset[Decoded]):
         Workers send NumPy arrays through a pipe: tensors would go through /dev/shm, which containers keep
         small.
         """
-        # a generator of its own: else DataLoader draws from the one that the run's results depend on
         yield from DataLoader(
             self,
             batch_size=None,
@@ -222,6 +227,7 @@ class Decoder(Dataset[Decoded]):
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_ignore_interrupts,
+            # of its own: else DataLoader draws from the generator that the run's results depend on
             generator=torch.Generator(),
         )
 

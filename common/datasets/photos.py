@@ -32,8 +32,6 @@ SHORTER = 256
 VALIDATION_IMAGES = 32
 GENERATED = 1500
 """Dead leaves images to train on: some ten seconds of work for two cores."""
-SKLEARN_PHOTOS = ("china.jpg", "flower.jpg")
-PARTS = ("top left", "top right", "bottom left", "bottom right", "whole")
 DOWNLOADS = Path("data")
 USUAL = (DOWNLOADS / "ImageNet", Path("/data/datasets/ImageNet"))
 REMEDY = "name a folder of photos, ImageNet's training archive, or `auto`, `imagenette`, `builtin`"
@@ -45,20 +43,16 @@ REMEDY = "name a folder of photos, ImageNet's training archive, or `auto`, `imag
 class Unreadable(Exception):
     """A file that no image can be got from."""
 
-    def __init__(self, photo: Any, why: str) -> None:
-        super().__init__(str(photo), why)
-        self.path, self.why = str(photo), why
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.why}"
+    def __init__(self, photo: Any, cause: str) -> None:
+        super().__init__(str(photo), cause)
+        self.path, self.cause = str(photo), cause
 
 
 def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Image.Image:
-    """Decodes any photo to 8-bit RGB, upright.
+    """Decodes any photo to 8-bit RGB, upright by its EXIF orientation, with white behind what is transparent.
 
-    Transparent parts become white. 16-bit greyscale is scaled to 8 bits. The EXIF orientation is followed.
-    (None of ImageNet's validation photos that the score is taken on is turned, so programs that ignore the
-    orientation see the same.)
+    None of ImageNet's validation photos that the score is taken on is turned, so programs that ignore the
+    orientation see the same.
 
     Args:
         photo: a file, or a member of an archive.
@@ -72,24 +66,20 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
             if enough:
                 file.draft(None, (enough, enough))
             file.load()
-            return _to_rgb(upright(file))
+            image = to_8_bits(upright(file))
+        if max(image.size) > 200 * min(image.size):  # scaled up it would fill the memory
+            raise ValueError(f"{image.width}x{image.height} is a line, not a photo")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
         raise Unreadable(photo, str(error) or type(error).__name__) from None
 
 
 read_to_train = functools.partial(read, enough=2 * SHORTER)
-"""`read`, where the image is scaled to a shorter side of 256 next: a large JPEG costs a part of its decoding.
+"""`read` where the image is scaled to a shorter side of 256 next: a large JPEG costs a part of its decoding.
 JPEG's own reduction stops at twice the side that is asked for, so the last halving is done by scaling."""
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if max(image.size) > 200 * min(image.size):  # scaled up it would fill the memory
-        raise ValueError(f"{image.width}x{image.height} is a line, not a photo")
-    image = to_8_bits(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def standard(image: Image.Image) -> Tensor:
@@ -100,7 +90,7 @@ def standard(image: Image.Image) -> Tensor:
 
 
 def downscale(hr: Tensor) -> Tensor:
-    """The low-resolution version, 2/7 of the size: torchvision's resize (bilinear, antialiased), 8 bits.
+    """The low-resolution version, by torchvision's default resize (bilinear, antialiased), 8 bits.
 
     Three times as fast on channels-last memory, which batches have, as on contiguous; same result.
 
@@ -115,9 +105,7 @@ def downscale(hr: Tensor) -> Tensor:
     """
     height, width = hr.shape[-2:]
     if hr.dtype != torch.uint8 or height % 7 or width % 7:
-        raise ValueError(
-            f"downscale takes uint8 with sides in multiples of 7, not {hr.dtype} {height}x{width}"
-        )
+        raise ValueError(f"downscale takes uint8, sides in multiples of 7, not {hr.dtype} {height}x{width}")
     return TF.resize(hr, [height * 2 // 7, width * 2 // 7], antialias=True)
 
 
@@ -148,12 +136,6 @@ class Source:
             return self.items.fingerprint()
         return hashlib.sha256(repr(self.items).encode()).hexdigest()
 
-    def skip(self, unreadable: Unreadable) -> None:
-        """Counts an image that cannot be read, and names it on screen the first time."""
-        if unreadable.path not in self.skipped:
-            self.skipped[unreadable.path] = unreadable.why
-            tqdm.write(f"skipped {unreadable}", file=sys.stderr)
-
     def standard_images(self) -> Tensor:
         """The crops that are scored, of every image that can be read; uint8 [N,3,224,224].
 
@@ -170,11 +152,17 @@ class Source:
             raise self.nothing_readable()
         return torch.stack(images)
 
+    def skip(self, unreadable: Unreadable) -> None:
+        """Counts an image that cannot be read, and names it on screen the first time."""
+        if unreadable.path not in self.skipped:
+            self.skipped[unreadable.path] = unreadable.cause
+            tqdm.write(f"skipped {unreadable.path}: {unreadable.cause}", file=sys.stderr)
+
     def nothing_readable(self) -> UserError:
         """The error for a source of which no image can be read."""
-        name, why = next(iter(self.skipped.items()), ("nothing", "the list is empty"))
+        name, cause = next(iter(self.skipped.items()), ("nothing", "the list is empty"))
         return UserError(
-            f"none of {len(self)} photos can be used, such as {name}: {why}; name other photos by --data"
+            f"none of {len(self)} photos can be used, such as {name}: {cause}; name other photos by --data"
         )
 
 
@@ -200,14 +188,13 @@ class Photos:
 def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
     """The images that `--data` names.
 
-    `auto` is ImageNet in `$IMAGENET_DIR`, `data/ImageNet` or `/data/datasets/ImageNet`, else `imagenette`,
-    else `builtin`, and then the note says why.
-
     Args:
-        data: `auto`; `imagenette`, downloaded into `data/`; `builtin`, dead leaves for training and the two
-            photos of scikit-learn for the test; ImageNet's training archive with its index; or a folder: in
-            ImageNet's layout or with its archives, one that holds such a folder as `ImageNet/`, or any folder
-            of photos, of which about a tenth, chosen by a hash of the path, is kept for the test.
+        data: `auto`: ImageNet in `$IMAGENET_DIR`, `data/ImageNet` or `/data/datasets/ImageNet`, else
+            `imagenette`, else `builtin`, and then the note says why; `imagenette`, downloaded into `data/`;
+            `builtin`, dead leaves for training and the two photos of scikit-learn for the test; ImageNet's
+            training archive with its index; or a folder: in ImageNet's layout or with its archives, one that
+            holds such a folder as `ImageNet/`, or any folder of photos, of which about a tenth, chosen by a
+            hash of the path, is kept for the test.
         limit: at most so many test images, evenly spaced over the sorted list.
         download: whether `auto` may fetch Imagenette, 341 MB.
 
@@ -237,19 +224,16 @@ def _usual(limit: int, download: bool) -> Photos:
     for path in USUAL:
         if path.is_dir() and (parts := _parts(path)):
             return _split(*parts, limit)
-    nothing = f"\nWhy: no photos in $IMAGENET_DIR, {USUAL[0]}, {USUAL[1]}."
-    if not download and not (DOWNLOADS / "imagenette2-320").is_dir():
-        return _builtin(f"{nothing} A trial downloads none.")
-    try:
-        return find("imagenette", limit=limit)
-    except UserError as error:
-        return _builtin(f"{nothing} {error}.")
+    cause = "A trial downloads none"
+    if download or (DOWNLOADS / "imagenette2-320").is_dir():
+        try:
+            return find("imagenette", limit=limit)
+        except UserError as error:
+            cause = str(error)
+    return _builtin(f"\nWhy: no photos in $IMAGENET_DIR, {USUAL[0]}, {USUAL[1]}. {cause}.")
 
 
-Parts = tuple[str, imagenet.PhotoList, imagenet.PhotoList | None]
-
-
-def _parts(path: Path) -> Parts | None:
+def _parts(path: Path) -> tuple[str, imagenet.PhotoList, imagenet.PhotoList | None] | None:
     """The name of a set, its photos to train on, and to test on where it has such; None without photos."""
     if path.is_file():
         archive = imagenet.archived(path)
@@ -275,14 +259,16 @@ def _imagenet(root: Path, split: str) -> imagenet.PhotoList | None:
 
 
 def _builtin(why: str = "") -> Photos:
+    note = f"Built-in: dead leaves to train on, ten crops of scikit-learn's two photos to be scored on.{why}"
+    parts = ("top left", "top right", "bottom left", "bottom right", "whole")
+    crops = [f"{name} {part}" for name in ("china.jpg", "flower.jpg") for part in parts]
     return Photos(
         "dead leaves, tested on scikit-learn's photos",
         builtin=True,
         train=Source(range(VALIDATION_IMAGES, VALIDATION_IMAGES + GENERATED), dead_leaves),
         validation=Source(range(VALIDATION_IMAGES), dead_leaves),
-        test=Source([f"{name} {part}" for name in SKLEARN_PHOTOS for part in PARTS], _sklearn_photo),
-        note="Built-in: dead leaves to train on, ten crops of scikit-learn's two photos to be scored on."
-        + why,
+        test=Source(crops, _sklearn_photo),
+        note=note,
     )
 
 
@@ -306,6 +292,8 @@ def _split(name: str, train: imagenet.PhotoList, test: imagenet.PhotoList | None
     """The three parts; where there are no photos to be tested on, they are taken from those to train on."""
     notes = []
     limits = {"Training": _limits(train.about), "Test": _limits((test or train).about)}
+    if limits["Training"] == limits["Test"]:
+        limits = {"All": limits["Training"]}
     if test is None:
         if train.about:
             notes.append("No validation photos are there: about a tenth of the training photos is the test.")
@@ -318,8 +306,6 @@ def _split(name: str, train: imagenet.PhotoList, test: imagenet.PhotoList | None
     if len(test) > limit:
         notes.append(f"Scored on {limit} of {len(test):,} test photos, evenly spaced over the sorted list.")
         test = test[_evenly_spaced(len(test), limit)]
-    if limits["Training"] == limits["Test"]:
-        limits = {"All": limits["Training"]}
     notes += [f"{part} photos are {what}." for part, what in limits.items() if what]
 
     validation = _evenly_spaced(len(train), min(VALIDATION_IMAGES, max(1, len(train) // 20)))
