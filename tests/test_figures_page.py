@@ -18,7 +18,6 @@ from common import cli, results
 from common.cli import UserError
 from common.figures import page
 from common.figures import training as training_figures
-from common.figures import upscale as figures
 
 SCORE = {"psnr": 25.6512, "ssim": 0.7381, "detail_db": -4.52, "grid": 1.2, "low_db": 45.0}
 WORDS = r"<b>costs</b> $1 & \more, in $HOME, " * 12  # as a formula it would be an error
@@ -51,20 +50,6 @@ def find(pixels: np.ndarray, picture: Tensor, scale: int) -> tuple[int, int]:
     raise AssertionError("the picture is not on the page pixel for pixel")
 
 
-def test_triples_stand_in_rows_of_three_at_one_size(tmp_path: Path) -> None:
-    small, made, real = noise(2, 3, 64, 64), noise(2, 3, 224, 224), noise(2, 3, 224, 224) // 2
-    figures.triples(tmp_path / "t.png", small, made, real, title="A title " * 20, caption=WORDS)
-    pixels = pixels_of(tmp_path / "t.png")
-    places = [
-        [find(pixels, small[row], 7), find(pixels, made[row], 2), find(pixels, real[row], 2)]
-        for row in range(2)
-    ]
-    for row in places:
-        assert len({top for top, _ in row}) == 1
-        assert row[0][1] + 448 < row[1][1] and row[1][1] + 448 < row[2][1]
-    assert places[0][0][0] + 448 < places[1][0][0]
-
-
 def test_grid_enlarges_by_a_whole_number(tmp_path: Path) -> None:
     pictures = noise(5, 3, 40, 56)
     page.grid(tmp_path / "g.png", pictures, 3, title="Grid", caption="")
@@ -73,31 +58,6 @@ def test_grid_enlarges_by_a_whole_number(tmp_path: Path) -> None:
     assert scale > 1
     places = [find(pixels, picture, scale) for picture in pictures]
     assert places == sorted(places) and len({top for top, _ in places}) == 2
-
-
-def test_methods_shows_every_picture_and_labels_every_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    charts = spy(monkeypatch)
-    names = ["nearest", "bilinear", "bicubic", "Lanczos", "linear filter", "fidelity", "GAN"]
-    scores = {name: SCORE | {"psnr": 24 + i // 2} for i, name in enumerate(names)}  # some points coincide
-    scores["nearest"]["grid"] = math.inf
-    pictures = {name: noise(3, 112, 112) // (i + 1) for i, name in enumerate(names)}
-    pictures |= {"input": noise(3, 32, 32), "original": noise(3, 112, 112) // 9}
-    milliseconds = dict(zip(names, (0.1, 0.1, 0.1, 0.1, 0.9, 9.5, 9.5), strict=True))
-    figures.methods(tmp_path / "m.png", pictures, scores, milliseconds, title="T", caption=WORDS)
-
-    pixels = pixels_of(tmp_path / "m.png")
-    for name, picture in pictures.items():
-        find(pixels, picture, 14 if name == "input" else 4)
-    assert len(charts) == 2
-    for axes in charts:
-        labels = [text for text in axes.texts if isinstance(text, Annotation)]
-        assert [label.get_text() for label in labels] == names
-        # of the text alone, without the line that leads to its point
-        boxes = [super(Annotation, label).get_window_extent() for label in labels]
-        for i, box in enumerate(boxes):
-            assert not box.count_overlaps(boxes[:i]), labels[i].get_text()
 
 
 def spy(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
