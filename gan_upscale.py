@@ -186,15 +186,11 @@ def train(
     """The linear filter is fitted, then the generator is trained on fidelity, then as a GAN."""
     name = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = PRESETS["quick" if config.quick else name]
-    settings = {key: getattr(config, key) for key in ("seed", "minutes", "steps", "precision")}
+    settings = asdict(preset)
+    settings |= {key: getattr(config, key) for key in ("seed", "minutes", "steps", "precision")}
     settings |= {"data": data.name, "list of images": data.train.fingerprint()[:16], "share": FIDELITY_SHARE}
-    run = Run(
-        config.run_dir("gan_upscale"),
-        settings=asdict(preset) | settings,
-        device=device,
-        resume=config.resume,
-        precision=config.run_precision(),
-    )
+    run_dir, precision = config.run_dir("gan_upscale"), config.run_precision()
+    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision=precision)
     batches = pairs(photos.batches(data.train, size=preset.crop, batch=preset.batch, seed=config.seed))
 
     # Models: the generator begins as the linear filter
@@ -264,9 +260,8 @@ def main(config: Config) -> int:
     data = photos.find(config.data, limit=12 if config.quick else 100, download=not config.quick)
     if config.quick:
         data = replace(data, train=data.train.first(64), watch=data.watch.first(8))
-    print(f"Data: {data.name}; {len(data.train):,} images to train on, on {cli.device_name(device)}")
-    if data.note:
-        print(data.note)
+    facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"
+    print(f"Data: {data.name}; {facts}\n{data.note}".strip())
     hr, _ = data.test.standard_pictures()  # uint8 [N,3,224,224]
     lr = photos.shrink(hr)  # uint8 [N,3,64,64]
 
@@ -277,8 +272,7 @@ def main(config: Config) -> int:
     else:
         validation, _ = data.watch.standard_pictures()  # uint8 [N,3,224,224]
         nets, run = train(config, data, validation, device)
-        # a resumed run counts from its first start on
-        start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())
+        start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())  # if it was resumed
 
     # Evaluate beside the classical methods
     methods = evaluation.methods(nets)

@@ -116,10 +116,10 @@ def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str
             page.text(x, y + SIDE + 3, name, weight="bold")
             if name in scores:
                 of = {metric: format_number(metric, value) for metric, value in scores[name].items()}
-                nearness = f"PSNR {of['psnr']} dB   SSIM {of['ssim']}   LR PSNR {of['lr_psnr']} dB"
-                page.text(x, y + SIDE + 3 + LINE, nearness)
-                sharpness = f"detail {of['detail_db']} dB   checkerboard {of['checkerboard']}"
-                page.text(x, y + SIDE + 3 + 2 * LINE, sharpness)
+                first = f"PSNR {of['psnr']} dB   SSIM {of['ssim']}   detail {of['detail_db']} dB"
+                second = f"checkerboard {of['checkerboard']}   LR PSNR {of['lr_psnr']} dB"
+                page.text(x, y + SIDE + 3 + LINE, first)
+                page.text(x, y + SIDE + 3 + 2 * LINE, second)
 
         charts = page.charts(rows * cell + GAP, chart)
         labels = {

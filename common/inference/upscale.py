@@ -48,9 +48,6 @@ TILE = 256  # low-resolution pixels a side: on a CPU, larger ones save overlap a
 LARGEST = 120_000_000  # pixels of an input; the result then takes 6 GB of memory
 
 
-# ------------------------------------------------------------------------------------------------- the nets
-
-
 def save(
     path: Path,
     nets: dict[str, nn.Module],
@@ -66,20 +63,17 @@ def save(
         phases: the record of the run.
         scores, count: by method, on so many images.
     """
-    generator = cast(Upscaler, nets["gan"])
+    gan = cast(Upscaler, nets["gan"])
     about = {
-        "channels": generator.head.out_channels,
-        "blocks": len(generator.body),
+        "channels": gan.head.out_channels,
+        "blocks": len(gan.body),
         "data": data.name,
         "images": len(data.train),
         "phases": phases,
         "command": command(),
         "commit": commit(),
         "device": device_name(device),
-        "scores": {
-            "images": count,
-            **{name: {k: v for k, v in scores[name].items() if k != "ms"} for name in ("fidelity", "GAN")},
-        },
+        "scores": {"images": count, "fidelity": scores["fidelity"], "GAN": scores["GAN"]},
     }
     weights.save(path, nets, about)
     return about
@@ -111,9 +105,6 @@ def blend(fidelity: nn.Module, gan: nn.Module, share: float) -> nn.Module:
     for weight, other in zip(mixed.parameters(), gan.parameters(), strict=True):
         weight.lerp_(other, share)
     return mixed
-
-
-# -------------------------------------------------------------------------------------- files and folders
 
 
 def upscale_files(model: nn.Module, source: Path, target: Path, *, overwrite: bool) -> int:
@@ -173,7 +164,7 @@ def _upscale_folder(model: nn.Module, source: Path, target: Path, overwrite: boo
             except UserError as error:
                 tqdm.write(str(error), file=sys.stderr)
                 errors.append(str(error))
-                progress.skip(end - progress.done)
+                progress.add(end - progress.done)
     print(
         f"{_name(target)}: {done} of {len(files)} images upscaled"
         + (f", {len(errors)} could not be (named above)" if errors else "")
@@ -230,9 +221,8 @@ def check(source: Path, target: Path, overwrite: bool) -> int:
         width, height = image.size
     kind = WRITES.get(target.suffix.lower())
     if kind is None:
-        raise UserError(
-            f"{_name(target)}: end it in {', '.join(WRITES)}, or name a folder that is there already"
-        )
+        endings = ", ".join(WRITES)
+        raise UserError(f"{_name(target)}: end it in {endings}, or name a folder that is there already")
     if target.exists():
         if target.samefile(source):
             raise UserError(f"{_name(target)} is the image to be upscaled; name another output")
@@ -241,11 +231,10 @@ def check(source: Path, target: Path, overwrite: bool) -> int:
         if not overwrite:
             raise UserError(f"{_name(target)} exists; --overwrite replaces it")
     if upscaled_size(max(width, height)) > LONGEST_SIDE[kind]:
-        raise UserError(
-            f"{_name(source)}: the result is {upscaled_size(width)}x{upscaled_size(height)}, and {kind} "
-            f"holds at most {LONGEST_SIDE[kind]:,} pixels a side; "
-            + ("make it smaller" if kind == "PNG" else "write a .png")
-        )
+        result = f"the result is {upscaled_size(width)}x{upscaled_size(height)}"
+        remedy = "make it smaller" if kind == "PNG" else "write a .png"
+        limit = f"{kind} holds at most {LONGEST_SIDE[kind]:,} pixels a side"
+        raise UserError(f"{_name(source)}: {result}, and {limit}; {remedy}")
     return width * height
 
 
@@ -277,31 +266,24 @@ class _Stream(io.BufferedWriter):
         raise io.UnsupportedOperation
 
 
-# ------------------------------------------------------------------------------------------- through the net
-
-
 class Progress(tqdm):
     """Counts lr pixels: a bar where there is a terminal, and before a long run a line with its time."""
 
     def __init__(self, pixels: int) -> None:
         super().__init__(total=pixels, unit="px", unit_scale=True, leave=False, disable=None)
-        self.left, self.done = pixels, 0
-        self.timed, self.seconds = 0, 0.0  # pixels that the time is foretold from, and what they took
+        self.done, self.timed, self.seconds = 0, 0, 0.0  # pixels; those whose time is known, and that time
         self.announced = False
 
-    def skip(self, pixels: int) -> None:
-        """Counts pixels as done."""
-        self.left, self.done = self.left - pixels, self.done + pixels
-        self.update(pixels)
-
-    def add(self, pixels: int, seconds: float) -> None:
-        """Counts pixels that the net took `seconds` for."""
-        if self.done or seconds > 2:  # the first tile is slow, which counts little in a long time
+    def add(self, pixels: int, seconds: float = 0.0) -> None:
+        """Counts pixels, and the time that the net took for them, 0 where they are skipped."""
+        # the first tile is slow, which counts little in a long time
+        if seconds and (self.done or seconds > 2):
             self.timed, self.seconds = self.timed + pixels, self.seconds + seconds
-        self.skip(pixels)
+        self.done += pixels
+        self.update(pixels)
         if self.seconds > 0.5 and not self.announced:
             self.announced = True
-            remaining = self.seconds * self.left / self.timed
+            remaining = self.seconds * (self.total - self.done) / self.timed
             if remaining > 5:
                 time_left = tqdm.format_interval(remaining)
                 tqdm.write(f"upscaling will take about {time_left} (min:s), then saving")
@@ -352,9 +334,6 @@ def _upscale_image(
         size = 7 * even.shape[1] // 2, 7 * even.shape[0] // 2
         hr.putalpha(Image.fromarray(even).resize(size, Image.Resampling.BICUBIC).crop((0, 0, *hr.size)))
     return hr
-
-
-# ------------------------------------------------------------------------------------------------- reading
 
 
 @contextmanager
