@@ -184,9 +184,9 @@ def _find_images(folder: Path, target: Path) -> tuple[list[Path], int, list[str]
         here = Path(root)
         folders[:] = [n for n in folders if n[0] != "." and (here / n).resolve() != target.resolve()]
         paths = [here / name for name in names if name[0] != "."]
-        found = [path for path in paths if path.suffix.lower() in SUFFIXES]
-        images += found
-        others += len(paths) - len(found)
+        matching = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        images += matching
+        others += len(paths) - len(matching)
     return sorted(images), others, errors
 
 
