@@ -212,12 +212,12 @@ def train(
     first = FIDELITY_SHARE * budget
     if unit == "steps":
         first = min(max(1, round(first)), budget - 1)
+    phase_1, phase_2 = shared | {unit: first}, shared | {unit: budget - first}
 
     # Phase 1: fidelity, its gradients clipped at four times their usual norm: one bad batch undid 3,600 steps
-    optimizer_g = adam(generator, preset.learning_rate, beta=0.9)
-    shared[unit] = first
+    optimizer = adam(generator, preset.learning_rate, beta=0.9)
     fidelity = loop.supervised(
-        run, "fidelity", generator, optimizer_g, fidelity_losses, batches, ema=0.998, clip=0.01, **shared
+        run, "fidelity", generator, optimizer, fidelity_losses, batches, ema=0.998, clip=0.01, **phase_1
     )
     nets = {"linear": linear, "fidelity": copy.deepcopy(fidelity)}
 
@@ -225,7 +225,6 @@ def train(
     seen = run.record["fidelity"]["steps"]
     optimizer_g = adam(generator, GAN_LEARNING_RATE, beta=0.5)
     optimizer_d = torch.optim.Adam(discriminator.parameters(), GAN_LEARNING_RATE, betas=(0.5, 0.99))
-    shared[unit] = budget - first
     nets["gan"] = loop.adversarial(
         run,
         "gan",
@@ -236,7 +235,7 @@ def train(
         discriminator_losses,
         lambda step: (((lr,), hr) for lr, hr in batches(seen + step)),
         ema=0.995,
-        **shared,
+        **phase_2,
     )
     return nets, run
 
