@@ -115,7 +115,7 @@ def amplitude_loss(fake: Tensor, hr: Tensor) -> Tensor:
 
 
 def consistency_loss(fake: Tensor, lr: Tensor) -> Tensor:
-    """Made small again, the image must be the input (after Lugmayr et al. 2020, SRFlow, section 5)."""
+    """Downscaled again, the image must be the input (after Lugmayr et al. 2020, SRFlow, section 5)."""
     again = F.interpolate(fake.float(), lr.shape[-2:], mode="bilinear", antialias=True, align_corners=False)
     return F.mse_loss(again, lr)
 

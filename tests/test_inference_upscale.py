@@ -313,9 +313,9 @@ def test_colour_profile_is_kept(tmp_path: Path) -> None:
 def test_greyscale_profile_is_kept_where_there_is_greyscale(tmp_path: Path) -> None:
     profile = b"\0" * 16 + b"GRAY" + b"\0" * 200
     photo("L").save(tmp_path / "in.png", icc_profile=profile)
-    for target, kept in (("out.png", profile), ("out.jpg", profile), ("out.webp", None)):
+    for target, expected in (("out.png", profile), ("out.jpg", profile), ("out.webp", None)):
         run(tmp_path / "in.png", tmp_path / target)
-        assert Image.open(tmp_path / target).info.get("icc_profile") == kept
+        assert Image.open(tmp_path / target).info.get("icc_profile") == expected
 
 
 def test_cmyk_becomes_rgb_without_its_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,9 +345,9 @@ def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int) -> None
         )
         assert out.size == want.size
         assert np.abs(np.asarray(out, float) - np.asarray(want, float)).mean() < 5
-        kept = out.getexif()
-        assert kept.get(0x0112, 1) == 1 and kept[0x010F] == "A camera"
-        assert kept.get_ifd(0x8769) == {0xA002: out.width, 0xA003: out.height, 0x8827: 200}
+        exif = out.getexif()
+        assert exif.get(0x0112, 1) == 1 and exif[0x010F] == "A camera"
+        assert exif.get_ifd(0x8769) == {0xA002: out.width, 0xA003: out.height, 0x8827: 200}
 
 
 def test_damaged_exif_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def score(fake8: Tensor, hr8: Tensor) -> dict[str, float]:
     psnr: dB, higher is nearer to the original. ssim: structural similarity (Wang et al. 2004), up to 1.
     detail_db: power in the frequencies that 64x64 cannot hold, in dB against the original's; 0 is as sharp as
     the original. checkerboard: finest details by row and column modulo 7, strongest over weakest; photos have
-    about 1.1, a pattern of dots 10. lr_psnr: PSNR of the output made small again, against the input.
+    about 1.1, a pattern of dots 10. lr_psnr: PSNR of the output, downscaled again, against the input.
 
     Args:
         fake8, hr8: uint8 [N,3,224,224].

@@ -78,7 +78,7 @@ def save_training(
         figs / "GAN_upscaling_training.png",
         history,
         title="The balance of the two players",
-        caption=f"Trained on {data.name}; scored on {len(hr)} images kept out of training.",
+        caption=f"Trained on {data.name}; scored on {len(hr)} images held out of training.",
         references={name: score(methods[name](shrink(hr)), hr) for name in ("bicubic", "linear filter")},
     )
 

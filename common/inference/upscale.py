@@ -294,7 +294,7 @@ def tiles(
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Upscales `lr`, uint8 [3,h,w], so that memory for the net does not grow with the image.
 
-    The net pads what it is given, which is right at the image's border and wrong at a tile's. So each tile is
+    The net pads its input, which is right at the image's border and wrong at a tile's. So each tile is
     computed with a margin as wide as the net can see, which is then cut off.
 
     Yields:
@@ -377,7 +377,7 @@ def _read(path: Path, kind: str) -> tuple[Image.Image, Image.Image | None, dict[
 
     Returns:
         the colours, upright, mode L or RGB; alpha, mode L, 255 where opaque, or None without transparency;
-        and what of `icc_profile` and `exif` goes along, for Pillow's `save`.
+        `icc_profile` and `exif` for Pillow's `save`, where there are such.
 
     Raises:
         UserError: as `_opened`; truncated or otherwise damaged; pixels without a known range.
