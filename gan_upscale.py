@@ -177,7 +177,7 @@ def adam(generator: Upscaler, learning_rate: float, beta: float) -> torch.optim.
 
 def pairs(crops: Callable[[int], Iterator[Tensor]]) -> loop.Batches:
     """Turns batches of uint8 images into (lr, hr), float in 0..1."""
-    return lambda first: ((to_float(photos.shrink(hr)), to_float(hr)) for hr in crops(first))
+    return lambda first: ((to_float(photos.downscale(hr)), to_float(hr)) for hr in crops(first))
 
 
 def train(
@@ -258,18 +258,18 @@ def main(config: Config) -> int:
     # Data
     data = photos.find(config.data, limit=12 if config.quick else 100, download=not config.quick)
     if config.quick:
-        data = replace(data, train=data.train.first(64), watch=data.watch.first(8))
+        data = replace(data, train=data.train.first(64), validation=data.validation.first(8))
     facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"
     print(f"Data: {data.name}; {facts}\n{data.note}".strip())
-    hr, _ = data.test.standard_pictures()  # uint8 [N,3,224,224]
-    lr = photos.shrink(hr)  # uint8 [N,3,64,64]
+    hr, _ = data.test.standard_images()  # uint8 [N,3,224,224]
+    lr = photos.downscale(hr)  # uint8 [N,3,64,64]
 
     # Train, or take what was trained
     run = None
     if config.evaluate:
         nets, about = inference.load(chosen, device)
     else:
-        validation, _ = data.watch.standard_pictures()  # uint8 [N,3,224,224]
+        validation, _ = data.validation.standard_images()  # uint8 [N,3,224,224]
         nets, run = train(config, data, validation, device)
         start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())  # if it was resumed
 
@@ -298,7 +298,9 @@ def main(config: Config) -> int:
         seconds=time.monotonic() - start,
         device=device,
         trained=about,
-        skipped=sorted(Path(n).name for part in (data.train, data.watch, data.test) for n in part.skipped),
+        skipped=sorted(
+            Path(n).name for part in (data.train, data.validation, data.test) for n in part.skipped
+        ),
     )
     gan, cubic = scores["GAN"], scores["bicubic"]
     print(

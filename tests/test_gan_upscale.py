@@ -134,8 +134,8 @@ def test_evaluate_scores_the_same_weights_again(
 
 
 def test_input_upscales_with_the_weights_and_blends(trained: Config, tmp_path: Path) -> None:
-    hr = photos.find(trained.data).test.standard_pictures()[0][:1]
-    lr = photos.shrink(hr)
+    hr = photos.find(trained.data).test.standard_images()[0][:1]
+    lr = photos.downscale(hr)
     TF.to_pil_image(lr[0]).save(tmp_path / "lr.png")
     weights = trained.runs / "gan_upscale-quick" / "weights.safetensors"
 

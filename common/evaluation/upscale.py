@@ -12,7 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.transforms.v2 import functional as TF
 
 from common.datasets.images import to_float, to_uint8
-from common.datasets.photos import shrink
+from common.datasets.photos import downscale
 from common.results import Scores
 
 Method = Callable[[Tensor], Tensor]
@@ -74,7 +74,7 @@ def score(fake8: Tensor, hr8: Tensor) -> dict[str, float]:
         "ssim": similarity.item(),
         "detail_db": (10 * torch.log10(rings[0] / rings[1]))[10:32].mean().item(),
         "checkerboard": (detail.max() / detail.min()).item(),
-        "lr_psnr": psnr(to_float(shrink(fake8)), to_float(shrink(hr8))).mean().item(),
+        "lr_psnr": psnr(to_float(downscale(fake8)), to_float(downscale(hr8))).mean().item(),
     }
 
 
@@ -117,4 +117,4 @@ def compare(methods: dict[str, Method], lr: Tensor, hr: Tensor) -> tuple[dict[st
 
 def validate(model: nn.Module, hr: Tensor) -> dict[str, float]:
     """The scores of a model on images that it was not trained on, uint8 [N,3,224,224]."""
-    return score(upscale(model, shrink(hr)), hr)
+    return score(upscale(model, downscale(hr)), hr)

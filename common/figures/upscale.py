@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.cli import device_name
 from common.datasets.images import to_float
-from common.datasets.photos import Photos, shrink
+from common.datasets.photos import Photos, downscale
 from common.evaluation.upscale import Method, detail_by_position, score
 from common.figures import page as pages
 from common.figures import training
@@ -65,7 +65,7 @@ def save_all(
     path = figs / "GAN_upscaling_standin.png"
     path.unlink(missing_ok=True)  # of an earlier run
     if data.builtin:
-        images, _ = data.train.first(24).standard_pictures()  # uint8 [24,3,224,224]
+        images, _ = data.train.first(24).standard_images()  # uint8 [24,3,224,224]
         title, caption = "The stand-in for photos: dead leaves", "Generated, for machines without photos."
         pages.grid(path, images, columns=8, title=title, caption=caption)
 
@@ -79,7 +79,7 @@ def save_training(
         history,
         title="The balance of the two players",
         caption=f"Trained on {data.name}; scored on {len(hr)} images held out of training.",
-        references={name: score(methods[name](shrink(hr)), hr) for name in ("bicubic", "linear filter")},
+        references={name: score(methods[name](downscale(hr)), hr) for name in ("bicubic", "linear filter")},
     )
 
 
