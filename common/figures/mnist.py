@@ -219,7 +219,7 @@ def balance(
             )
             page.text(MARGIN + 470, y, facts, color="#444444")
             for k, picture in enumerate(_on_white(row["pictures"][:shown])):
-                page.picture(MARGIN + k * 58, y + 26, picture, 2)
+                page.image(MARGIN + k * 58, y + 26, picture, 2)
 
 
 def compare(
@@ -250,7 +250,7 @@ def compare(
             )
             page.text(MARGIN + 200, i * tall, facts, color="#444444")
             for k, picture in enumerate(_on_white(pictures[:shown])):
-                page.picture(MARGIN + k * 58, i * tall + 34, picture, 2)
+                page.image(MARGIN + k * 58, i * tall + 34, picture, 2)
         y = len(strips) * tall
         page.text(MARGIN, y, "Distance of each character to real ones (lower is nearer)", weight="bold")
         axes = page.axes(75, y + 40, WIDTH - 330, chart - 30)

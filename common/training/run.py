@@ -37,14 +37,16 @@ def checkpoint(run_dir: Path) -> Path:
 
 
 def pick_precision(device: torch.device) -> str:
-    """bfloat16 where the processor has instructions for it (AMX, AVX512-BF16, CUDA's own answer).
+    """bfloat16 where the processor is made for it (AMX, CUDA's own answer).
+
+    AVX512-BF16 alone does not count: with it the upscaler takes a third fewer steps a second than in float32.
 
     It follows from the machine alone, never from a measurement: the same seed gives the same numbers.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bfloat16" if has.get("amx_bf16") or has.get("avx512_bf16") else "float32"
+    return "bfloat16" if has.get("amx_bf16") else "float32"
 
 
 @dataclass
