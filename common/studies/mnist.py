@@ -1,4 +1,4 @@
-"""Two studies on digits that are drawn: where the balance of the two players is lost, and which of the three
+"""Two studies on generated digits: where the balance of the two players is lost, and which of the three
 methods to write with."""
 
 import time
@@ -13,20 +13,23 @@ from common import cli, results
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
 from common.figures import mnist as figures
-from common.inference import digit_uses
 from common.inference import mnist as inference
-from common.inference.mnist import Sampler
+from common.inference.mnist import METHODS, Sampler
 from common.results import table
-from common.training.run import checkpoint
+from common.training.run import Run, checkpoint
 
-STEPS = {False: 900, True: 20}  # of each player at least, in each small GAN; True for --quick
+STEPS, QUICK_STEPS = 900, 20  # of each player at least, in each small GAN
 WRITTEN = 1_000
 """Characters that each method writes for its score, in turn."""
-NAMES = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
 
 
 def balance(
-    config: Any, preset: Any, data: Digits, judge: evaluation.Judge, train: Callable[..., Any], figs: Path
+    config: Any,
+    preset: Any,
+    data: Digits,
+    evaluator: evaluation.Evaluator,
+    train: Callable[[Any, Any], tuple[Sampler, Run, Any]],
+    figs: Path,
 ) -> int:
     """Trains small GANs that differ in the strength of one player only, and draws what became of each.
 
@@ -35,68 +38,48 @@ def balance(
     deviation.
 
     Args:
-        preset: of the GAN in the middle; it has `critic`, `every` and `compares`.
-        train: of (config, preset) to a sampler and its run.
+        preset: of the GAN in the middle; it has `d_channels`, `d_every`, `g_every` and `minibatch_std`.
+        train: of (config, preset) to a sampler, its run, and more.
 
     Returns:
         the exit code.
     """
-    width = preset.critic
-    changes: dict[str, list[tuple[float, str, dict[str, Any]]]] = {
-        "width": [
-            (factor, f"discriminator of {round(width * factor)} channels", {"critic": round(width * factor)})
-            for factor in (0.25, 0.5, 1, 2, 4)
-        ],
-        "steps": [
-            (factor, f"{who} steps to 1", {"every": every})
-            for factor, who, every in (
-                (0.25, "generator: 4", (4, 1)),
-                (0.5, "generator: 2", (2, 1)),
-                (2.0, "discriminator: 2", (1, 2)),
-                (4.0, "discriminator: 4", (1, 4)),
-            )
-        ],
-        "eye": [(1.0, "without the minibatch standard deviation", {"compares": False})],
-    }
-    if config.quick:
-        changes = {"width": changes["width"][1:3], "eye": changes["eye"]}
+    player_steps = QUICK_STEPS if config.quick else STEPS
+    labels = torch.arange(len(data.test)) % len(data.characters)
     rows: list[dict[str, Any]] = []
     seconds = 0.0
-    for way, variants in changes.items():
-        for factor, name, change in variants:
-            place = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
-            steps = STEPS[config.quick] * max(change.get("every", preset.every))
-            apart = replace(config, steps=steps, runs=place)
-            begun = checkpoint(digit_uses.folder(apart, apart.method)).exists()
-            apart = replace(apart, resume=config.resume and begun)
-            sampler, run = train(apart, replace(preset, steps=steps, **change))
-            run.finish()
-            seconds += sum(phase["seconds"] for phase in run.record.values())  # those before a stop, too
-            labels = torch.arange(len(data.test)) % len(data.characters)
-            made, _ = sampler.draw(labels, torch.Generator().manual_seed(config.seed))
-            last = [row for row in run.history if "accuracy_real" in row][-20:]
-            right = {
-                side: sum(row[f"accuracy_{side}"] for row in last) / len(last) for side in ("real", "fake")
-            }
-            score = judge.score(made, labels)
-            rows.append(
-                {"way": way, "factor": factor, "name": name, **score, **right, "pictures": made[:200]}
-            )
-            print(f"{name}: distance {score['distance']:.2f}, recall {score['recall']:.2f}")
+    for way, factor, name, change in _variants(preset.d_channels, config.quick):
+        variant = replace(preset, **change)
+        steps = player_steps * max(variant.d_every, variant.g_every)
+        runs = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
+        own = replace(config, steps=steps, runs=runs)
+        started = checkpoint(inference.run_dir(own, own.method)).exists()
+        sampler, run, _ = train(replace(own, resume=config.resume and started), variant)
+        run.finish()
+        seconds += sum(phase["seconds"] for phase in run.record.values())  # those before a stop, too
 
-    references = evaluation.baselines(judge, data.train, data.train_labels, data.test, data.test_labels)
+        fake, _ = sampler.sample(labels, torch.Generator().manual_seed(config.seed))
+        score = evaluator.score(fake, labels)
+        last = [row for row in run.history if "accuracy_real" in row][-20:]
+        right = {k: sum(row[k] for row in last) / len(last) for k in ("accuracy_real", "accuracy_fake")}
+        rows.append({"way": way, "factor": factor, "name": name, "images": fake[:200], **score, **right})
+        print(f"{name}: distance {score['distance']:.2f}, recall {score['recall']:.2f}")
+
+    metrics = ("distance", "recall", "min_class_share", "class_accuracy")
+    scores = {row["name"]: {k: row[k] for k in metrics} for row in rows}
+    baselines = {
+        name: {k: score[k] for k in metrics} for name, score in evaluation.baselines(evaluator, data).items()
+    }
+    print(table(evaluation.named(scores | baselines, data.name)))
     figures.balance(
         figs / "GAN_mnist_balance.png",
         rows,
-        references,
+        baselines,
         title="Where the balance of the two players is lost",
-        caption=f"{data.name}. Conditional GANs, {STEPS[config.quick]:,} steps of each player or what is "
-        f"said, seed {config.seed}; nothing else differs. {data.note.partition(chr(10))[0]}".strip(),
+        caption=f"{data.name}. Conditional GANs, {player_steps:,} steps of each player or what is said, seed "
+        f"{config.seed}; nothing else differs. {data.note.partition(chr(10))[0]}".strip(),
         columns=len(data.characters),
     )
-    scores = {row["name"]: {k: row[k] for k in ("distance", "recall", "rarest", "asked")} for row in rows}
-    kept = {name: {k: v for k, v in score.items() if k != "precision"} for name, score in references.items()}
-    print(table(evaluation.named(scores | kept, data.name)))
     results.save(
         figs,
         "gan_mnist_balance",
@@ -104,23 +87,49 @@ def balance(
         data=data,
         count=len(data.test),
         metrics=evaluation.named(scores, data.name),
-        baselines=evaluation.named(kept, data.name),
+        baselines=evaluation.named(baselines, data.name),
         seconds=seconds,
         device=cli.pick_device(config.device),
-        discriminator_right={row["name"]: {side: row[side] for side in ("real", "fake")} for row in rows},
+        discriminator_right={
+            row["name"]: {"real": row["accuracy_real"], "fake": row["accuracy_fake"]} for row in rows
+        },
     )
-    best, worst = (pick(rows, key=lambda row: row["distance"]) for pick in (min, max))
+    best, worst = (choose(rows, key=lambda row: row["distance"]) for choose in (min, max))
     print(
         f"Best: {best['name']}, distance {best['distance']:.2f}; worst: {worst['name']}, "
-        f"{worst['distance']:.2f}. Picture: {figs}/GAN_mnist_balance.png"
+        f"{worst['distance']:.2f}. Figure: {figs}/GAN_mnist_balance.png"
     )
     return 0
 
 
+def _variants(channels: int, quick: bool) -> list[tuple[str, float, str, dict[str, Any]]]:
+    """What is changed, the discriminator's strength, a name, and the change of the preset."""
+    widths = [
+        (factor, f"discriminator of {round(channels * factor)} channels", round(channels * factor))
+        for factor in (0.25, 0.5, 1, 2, 4)
+    ]
+    variants = [("width", factor, name, {"d_channels": width}) for factor, name, width in widths]
+    without = ("minibatch_std", 1.0, "without the minibatch standard deviation", {"minibatch_std": False})
+    if quick:
+        return [*variants[1:3], without]
+    return [
+        *variants,
+        ("steps", 0.25, "generator: 4 steps to 1", {"d_every": 4}),
+        ("steps", 0.5, "generator: 2 steps to 1", {"d_every": 2}),
+        ("steps", 2.0, "discriminator: 2 steps to 1", {"g_every": 2}),
+        ("steps", 4.0, "discriminator: 4 steps to 1", {"g_every": 4}),
+        without,
+    ]
+
+
 def compare(
-    config: Any, data: Digits, judge: evaluation.Judge, load: Callable[[str], Sampler], figs: Path
+    config: Any,
+    data: Digits,
+    evaluator: evaluation.Evaluator,
+    load: Callable[[str], Sampler],
+    figs: Path,
 ) -> int:
-    """Writes with each of the three methods, scores what was written, and keeps the three in one file.
+    """Writes with each of the three methods, scores what was written, and saves the three in one file.
 
     Args:
         load: of a method to its sampler.
@@ -128,38 +137,36 @@ def compare(
     Returns:
         the exit code.
     """
-    found = {method: load(method) for method in inference.METHODS}
+    samplers = {method: load(method) for method in METHODS}
     count = len(data.characters)
-    asked = torch.arange(WRITTEN) % count
-    all_labels = torch.arange(len(data.test)) % count
+    labels, all_labels = torch.arange(WRITTEN) % count, torch.arange(len(data.test)) % count
     scores: dict[str, dict[str, float]] = {}
-    by_class: dict[str, list[float]] = {}
-    strips = {}
-    begun = time.monotonic()
-    for method, sampler in found.items():
-        rng = torch.Generator().manual_seed(config.seed)
-        drawing_began = time.monotonic()
-        written, _ = sampler.draw(asked, rng)
-        writing = time.monotonic() - drawing_began
-        made, _ = sampler.draw(all_labels, rng)
-        score = judge.score(made, all_labels)
-        name = NAMES[method]
-        scores[name] = {
-            "asked": judge.score(written, asked)["asked"],
+    by_class, strips = {}, {}
+    start = time.monotonic()
+    for method, sampler in samplers.items():
+        name, rng = METHODS[method], torch.Generator().manual_seed(config.seed)
+        writing_start = time.monotonic()
+        written, _ = sampler.sample(labels, rng)
+        writing = time.monotonic() - writing_start
+        fake, _ = sampler.sample(all_labels, rng)
+        score = evaluator.score(fake, all_labels)
+        scores[name] = sampler.about["written"] = {
+            "class_accuracy": evaluator.score(written, labels)["class_accuracy"],
             "distance": score["distance"],
             "recall": score["recall"],
-            # Method 2's picker has to be trained, too
-            "training, minutes": sum(of["seconds"] for of in sampler.about["phases"].values()) / 60,
+            # Method 2's classifier has to be trained, too
+            "training, minutes": sum(phase["seconds"] for phase in sampler.about["phases"].values()) / 60,
             "writing, ms a character": 1_000 * writing / WRITTEN,
             "million parameters": sampler.parameters() / 1e6,
         }
-        by_class[name] = judge.distances(made, all_labels)
+        by_class[name] = evaluator.distances(fake, all_labels)
         strips[name] = written[: 2 * count]
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[: len(data.test)]
-    by_class["real"] = judge.distances(data.train[order], data.train_labels[order])
-    baselines = evaluation.baselines(judge, data.train, data.train_labels, data.test, data.test_labels)
-    references = {name: {k: of[k] for k in ("asked", "distance", "recall")} for name, of in baselines.items()}
-    print(table(evaluation.named(scores | references, data.name, gaps=True)))
+    by_class["real"] = evaluator.distances(*data.training_sample(len(data.test)))
+    baselines = {
+        name: {k: score[k] for k in ("class_accuracy", "distance", "recall")}
+        for name, score in evaluation.baselines(evaluator, data).items()
+    }
+    print(table(evaluation.named(scores | baselines, data.name, gaps=True)))
 
     figures.compare(
         figs / "GAN_mnist_methods.png",
@@ -167,7 +174,7 @@ def compare(
         scores,
         by_class,
         data.characters,
-        title="Three ways to write a character that was asked for",
+        title="Three ways to write a character",
         caption=f"{data.name}. The first {2 * count} of {WRITTEN:,} written characters, seed {config.seed}; "
         f"distances of {len(data.test):,}. {data.note.partition(chr(10))[0]}".strip(),
     )
@@ -178,17 +185,14 @@ def compare(
         data=data,
         count=len(data.test),
         metrics=evaluation.named(scores, data.name),
-        baselines=evaluation.named(references, data.name),
-        seconds=time.monotonic() - begun,
+        baselines=evaluation.named(baselines, data.name),
+        seconds=time.monotonic() - start,
         device=cli.pick_device(config.device),
         distance_by_class=by_class,
     )
-    for sampler, of in zip(found.values(), scores.values(), strict=True):
-        sampler.about["written"] = of
-    together = config.runs / "gan_mnist-all" / "digits.safetensors"
-    inference.save(together, found.values(), half=True)
-    print(f"All three: {together}, {together.stat().st_size / 1e6:.1f} MB")
-    best = max(scores, key=lambda name: scores[name]["asked"])
-    asked_best = scores[best]["asked"]
-    print(f"Read as asked most often: {best}, {asked_best:.2%}. Picture: {figs}/GAN_mnist_methods.png")
+    path = config.runs / "gan_mnist-all" / "digits.safetensors"
+    inference.save(path, samplers.values(), half=True)
+    print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
+    print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figs}/GAN_mnist_methods.png")
     return 0
