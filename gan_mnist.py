@@ -17,7 +17,7 @@ for each character (`--method 1`), or one unconditional net, and rejection sampl
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from common.cli import TrainingFlags, UserError, check_unused, chosen_mode, launch, read_flags
 from common.files import check_output, check_writable
@@ -55,24 +55,19 @@ class Config(TrainingFlags):
     """Train the evaluator anew, in place of the one that comes along."""
 
     def check(self) -> None:
-        """Checks the flags before any work is done.
-
-        Raises:
-            UserError: a value that cannot be used, or a flag that would be ignored.
-        """
+        """Refuses, with a UserError, values that cannot be used and flags that would be ignored."""
         super().check()
         self.check_budget()
-        training, output, colours = ("steps", "minutes", "preset"), ("output", "overwrite"), ("ink", "paper")
-        not_trained = ("resume", "quick", "precision", *training)
-        no_data = ("data", "figs", "train_evaluator")
         mode = chosen_mode(self, "sample", "write", "evaluate", "balance", "compare")
+        budget, output = ("steps", "minutes", "preset", "precision"), ("output", "overwrite", "ink", "paper")
+        training, scoring = ("resume", "quick", *budget), ("data", "figs", "train_evaluator")
         unused = {
-            "sample": (*not_trained, *no_data, *colours),
-            "write": (*not_trained, *no_data),
-            "evaluate": (*not_trained, *output, *colours),
-            "balance": (*training, "precision", "method", "unconditional", "weights", *output, *colours),
-            "compare": (*not_trained, "method", "unconditional", *output, *colours),
-            "": ("weights", *output, *colours),
+            "sample": (*training, *scoring, "ink", "paper"),
+            "write": (*training, *scoring),
+            "evaluate": (*training, *output),
+            "balance": (*budget, *output, "method", "unconditional", "weights"),
+            "compare": (*training, *output, "method", "unconditional"),
+            "": (*output, "weights"),
         }
         check_unused(self, mode, *unused[mode])
         if self.quick and self.preset != "auto":
@@ -98,12 +93,9 @@ from torch import Tensor, nn
 from common import cli, results
 from common.datasets import mnist
 from common.evaluation import mnist as evaluation
-from common.evaluation.mnist import Evaluator
 from common.figures import mnist as figures
 from common.inference import mnist as inference
-from common.inference.mnist import Sampler
 from common.models.mnist import Classifier, Discriminator, Generator
-from common.results import table
 from common.studies import mnist as studies
 from common.training import loop
 from common.training.run import Run
@@ -121,26 +113,25 @@ class Preset:
     d_every: int = 1  # the discriminator takes a step in each so many
     g_every: int = 1
     minibatch_std: bool = True  # whether the discriminator sees how much images differ
-    minutes: float | None = None
-    steps: int | None = None
+    steps: int | None = None  # in place of MINUTES
 
 
 PRESETS = {
-    "cpu": Preset(g_channels=32, d_channels=24, batch=24, learning_rate=2.5e-3, minutes=8),
-    "gpu": Preset(g_channels=64, d_channels=48, batch=64, minutes=8),
+    "cpu": Preset(g_channels=32, d_channels=24, batch=24, learning_rate=2.5e-3),
+    "gpu": Preset(g_channels=64, d_channels=48, batch=64),
     "quick": Preset(g_channels=24, d_channels=16, batch=16, steps=250),
 }
 SIDE_BY_SIDE = {  # for Method 1
-    "cpu": Preset(g_channels=16, d_channels=12, batch=12, latent=32, minutes=8),
-    "gpu": Preset(g_channels=24, d_channels=16, batch=32, latent=32, minutes=8),
+    "cpu": Preset(g_channels=16, d_channels=12, batch=12, latent=32),
+    "gpu": Preset(g_channels=24, d_channels=16, batch=32, latent=32),
     "quick": Preset(g_channels=8, d_channels=8, batch=8, latent=32, steps=120),
 }
-GRADIENT_PENALTY, PENALTY_EVERY = 0.1, 8
-AUXILIARY_CLASSIFICATION = 0.03
-EMA = 0.998
+R1_WEIGHT, R1_EVERY, CLASSIFICATION_WEIGHT = 0.1, 8, 0.03
+EMA, MINUTES = 0.998, 8
 
 
-# The losses. Images are [N,nets,28,28] in 0..1, scores [N,nets], `condition` is (noise, label) or (noise,).
+# The losses. Images are [N,nets,28,28] in 0..1, scores [N,nets].
+Condition = tuple[Tensor, ...]  # noise [N,nets,latent], and labels [N] of a conditional GAN
 
 
 def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
@@ -149,63 +140,54 @@ def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
     return F.softplus(worse - better).mean()
 
 
-def gradient_penalty(discriminator: nn.Module, real: Tensor, *label: Tensor) -> Tensor:
+def gradient_penalty(discriminator: nn.Module, real: Tensor, condition: Condition) -> Tensor:
     """R1: around real images the score must be flat, else the two never come to rest (Mescheder et al. 2018,
     "Which Training Methods for GANs do actually Converge?", section 4.1)."""
     with torch.autocast(real.device.type, enabled=False):  # a gradient of a gradient needs the digits
         real = real.detach().requires_grad_(True)
-        scores, _ = score(discriminator, real, *label)
+        scores, _ = score(discriminator, real, condition)
         (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
         return gradient.square().sum((2, 3)).mean() / 2
 
 
-def score(discriminator: nn.Module, images: Tensor, *label: Tensor) -> tuple[Tensor, Tensor | None]:
+def score(discriminator: nn.Module, images: Tensor, condition: Condition) -> tuple[Tensor, Tensor | None]:
     """How real the images are, as the class they should be, [N,nets]; and how well each class would fit."""
     scores, match = discriminator(images)
-    return (scores + match.gather(1, label[0][:, None]) if label else scores), match
+    return (scores if match is None else scores + match.gather(1, condition[1][:, None])), match
 
 
 def discriminator_losses(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, condition: tuple[Tensor, ...], step: int
+    discriminator: nn.Module, real: Tensor, fake: Tensor, condition: Condition, step: int
 ) -> tuple[loop.Losses, Tensor, Tensor]:
     """Real must score higher than fake. Also returns the scores, centred: only differences mean something."""
-    _, *label = condition
-    scores_real, match = score(discriminator, real, *label)
-    scores_fake, _ = score(discriminator, fake, *label)
+    scores_real, match = score(discriminator, real, condition)
+    scores_fake, _ = score(discriminator, fake, condition)
     losses = {"adversarial_d": relativistic_loss(scores_real, scores_fake)}
     if match is not None:  # without it the net is less strict about the class than about the looks
-        losses["auxiliary_classification"] = AUXILIARY_CLASSIFICATION * F.cross_entropy(match, label[0])
-    if step % PENALTY_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
-        weight = GRADIENT_PENALTY * PENALTY_EVERY
-        losses["gradient_penalty"] = weight * gradient_penalty(discriminator, real, *label)
+        losses["auxiliary_classification"] = CLASSIFICATION_WEIGHT * F.cross_entropy(match, condition[1])
+    if step % R1_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
+        losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * gradient_penalty(discriminator, real, condition)
     return losses, scores_real - scores_fake.mean(), scores_fake - scores_real.mean()
 
 
 def generator_losses(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, condition: tuple[Tensor, ...], step: int
+    discriminator: nn.Module, real: Tensor, fake: Tensor, condition: Condition, step: int
 ) -> loop.Losses:
     """Fake must score higher than real."""
-    _, *label = condition
     with torch.no_grad():
-        scores_real, _ = score(discriminator, real, *label)
-    scores_fake, _ = score(discriminator, fake, *label)
+        scores_real, _ = score(discriminator, real, condition)
+    scores_fake, _ = score(discriminator, fake, condition)
     return {"adversarial": relativistic_loss(scores_fake, scores_real)}
 
 
 def train(
     config: Config, preset: Preset, data: mnist.Digits, classifier: Classifier, device: torch.device
-) -> tuple[Sampler, Run, figures.Progress]:
+) -> tuple[inference.Sampler, Run, figures.Progress]:
     """Trains what --method names; `classifier` is the evaluator's. Returns what samples, its run, and what
     the validation showed on the way."""
-    run_dir = inference.run_dir(config, config.method)
-    flags = {name: getattr(config, name) for name in ("method", "seed", "minutes", "steps", "precision")}
-    settings = {"data": data.name, "digits": data.fingerprint()[:16]} | asdict(preset) | flags
-    precision = config.run_precision()
-    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision=precision)
+    run = inference.open_run(config, asdict(preset), data, device)
     split = data.validation_split()
-    progress = figures.Progress(
-        run, Evaluator(classifier.predict, split.test, split.test_labels), config.resume
-    )
+    progress = figures.Progress(run, split, classifier, config.method)
 
     # Models and their optimizers
     conditional, count = config.method == "conditional", len(data.characters)
@@ -219,9 +201,6 @@ def train(
         net.to(device).to(memory_format=torch.channels_last)
         return torch.optim.Adam(net.parameters(), preset.learning_rate, betas=(0.0, 0.99), fused=True)
 
-    def validate(average: Any) -> dict[str, float]:
-        return progress.validate(Sampler(config.method, average, data.characters))
-
     # Train
     loop.adversarial(
         run,
@@ -232,27 +211,18 @@ def train(
         generator_losses,
         discriminator_losses,
         mnist.gan_batches(split, preset.batch, preset.latent, config.seed, bool(classes), nets > 1),
-        **config.budget(preset.steps, preset.minutes),
+        **config.budget(preset.steps, MINUTES),
         schedule=loop.cosine_schedule(floor=0.1),
         ema=EMA,
         d_every=preset.d_every,
         g_every=preset.g_every,
-        evaluate=validate,
+        evaluate=progress.validate,
         evaluations=4 if config.quick else 24,
     )
 
-    # Method 2 also needs a classifier; it is not the evaluator's
-    sampler = Sampler(config.method, generator, data.characters)
-    if config.method == "2":
-        sampler.classifier = Classifier(8, 32, count).to(device)
-        epochs = 1 if len(split.train) > 10_000 else 20
-        evaluation.train_classifier(run, "classifier", sampler.classifier, split, epochs, config.seed + 2)
-    sampler.about = {
-        "data": data.name,
-        "phases": run.record,
-        "command": cli.command(),
-        "commit": cli.commit(),
-    }
+    sampler = inference.Sampler(config.method, generator, data.characters, about=inference.origin(data, run))
+    if config.method == "2":  # which also needs a classifier; it is not the evaluator's
+        sampler.classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
     return sampler, run, progress
 
 
@@ -262,8 +232,7 @@ def main(config: Config) -> int:
     start = time.monotonic()
     cli.seed_everything(config.seed)
     device = cli.pick_device(config.device)
-    if config.unconditional:
-        config = replace(config, method="2")
+    config = replace(config, method="2" if config.unconditional else config.method)
     if config.sample is not None or config.write is not None:
         return inference.run_inference(config, device)
     figs = config.figs_dir()
@@ -275,13 +244,11 @@ def main(config: Config) -> int:
     data = mnist.find(config.data, download=not config.quick)
     if config.quick:
         data = replace(data, test=data.test[:1_000], test_labels=data.test_labels[:1_000])
-    print(f"Data: {data.name}; {len(data.train):,} characters to train on, on {cli.device_name(device)}")
-    if data.note:
-        print(data.note)
+    about = f"{len(data.train):,} characters to train on, on {cli.device_name(device)}"
+    print(f"Data: {data.name}; {about}\n{data.note}".strip())
     classifier, was_stopped = evaluation.find_evaluator(config, data, device)
-    if was_stopped:  # before the GAN began
-        config = replace(config, resume=False)
-    evaluator = Evaluator(classifier.predict, data.test, data.test_labels)
+    config = replace(config, resume=config.resume and not was_stopped)  # it was, before the GAN began
+    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
 
     # Studies
     load = partial(inference.load_chosen, config, device=device, data=data)
@@ -292,9 +259,8 @@ def main(config: Config) -> int:
         return studies.compare(config, data, evaluator, load, figs)
 
     # Train, or take what was trained
-    run = progress = None
     if config.evaluate:
-        sampler = load(config.method)
+        sampler, run, progress = load(config.method), None, None
     else:
         sampler, run, progress = train(config, preset, data, classifier, device)
         inference.save(run.path.with_name("weights.safetensors"), [sampler])
@@ -302,52 +268,22 @@ def main(config: Config) -> int:
         start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())
 
     # Evaluate beside real characters, blurred ones and noise
-    rng = torch.Generator().manual_seed(config.seed)
-    labels = torch.arange(len(data.test)) % len(data.characters)
-    sampling_start = time.monotonic()
-    fake, cost = sampler.sample(labels, rng)
-    rate = len(fake) / (time.monotonic() - sampling_start)
-    scores = {"GAN": evaluator.score(fake, labels)}
-    if config.method == "2":
-        scores["GAN, rejection sampling"] = scores["GAN"]
-        scores["GAN"] = evaluator.score(sampler.sample_unconditional(len(labels), rng))
-        print("Samples that one character cost: " + ", ".join(f"{of} {n:.0f}" for of, n in cost.items()))
+    fake, labels, scores, facts = inference.evaluate(sampler, evaluator, data, config.seed)
     baselines = evaluation.baselines(evaluator, data)
-    ratio = evaluation.nearest_neighbour_ratio(fake[:1_000], data.test[:1_000], data.train)
-    print(table(evaluation.named(scores | baselines, data.name, gaps=True)))
-    print(f"Nearest-neighbour ratio {ratio:.2f} (1: as new as real ones; near 0: copies)")
-    print(f"{rate:,.0f} samples a second")
+    print(results.table(evaluation.named(scores | baselines, data.name, gaps=True)))
     if run:
-        sampler.about |= {"scores": scores, "evaluator_accuracy": evaluator.accuracy}
         inference.save(run.path.with_name("weights.safetensors"), [sampler])
         run.finish()
 
     # Figures and results
     name = "gan_mnist" if config.method == "conditional" else f"gan_mnist_method_{config.method}"
     path = figures.save_all(figs, name, sampler, fake, labels, data, config.seed, progress)
+    metrics, references = (evaluation.named(rows, data.name) for rows in (scores, baselines))
+    facts |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
     results.save(
-        figs,
-        name,
-        config,
-        data=data,
-        count=len(data.test),
-        metrics=evaluation.named(scores, data.name),
-        baselines=evaluation.named(baselines, data.name),
-        seconds=time.monotonic() - start,
-        device=device,
-        trained=sampler.about,
-        evaluator_accuracy=evaluator.accuracy,
-        nearest_neighbour_ratio=ratio,
-        samples_per_second=rate,
-        samples_per_character=cost,
+        figs, name, config, data=data, count=len(data.test), metrics=metrics, baselines=references, **facts
     )
-    gan, real, noise = (row["distance"] for row in (scores["GAN"], baselines["real"], baselines["noise"]))
-    if gan > noise / 2:
-        print("The GAN is hardly better than noise: it has learned nothing.")
-    print(
-        f"GAN: FID-{data.name.split()[0]} {gan:.2f} (real {real:.2f}, noise {noise:.0f}), recall "
-        f"{scores['GAN']['recall']:.2f}. Images: {path}"
-    )
+    print(f"{evaluation.verdict(scores['GAN'], baselines, data.name)}. Images: {path}")
     return 0
 
 

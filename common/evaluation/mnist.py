@@ -150,7 +150,17 @@ def named(scores: Scores, data: str, gaps: bool = False) -> Scores:
     return {row: metrics | of for row, of in renamed.items()} if gaps else renamed
 
 
-# ----------------------------------------------------------------------------------- training the evaluator
+def verdict(gan: dict[str, float], baselines: Scores, data: str) -> str:
+    """One line that says how good a GAN is."""
+    distance, real, noise = (score["distance"] for score in (gan, baselines["real"], baselines["noise"]))
+    useless = "hardly better than noise, it has learned nothing; " if distance > noise / 2 else ""
+    return (
+        f"GAN: {useless}FID-{data.split()[0]} {distance:.2f} (real {real:.2f}, noise {noise:.0f}), "
+        f"recall {gan['recall']:.2f}"
+    )
+
+
+# ----------------------------------------------------------------------------------- training a classifier
 
 
 def train_classifier(
@@ -184,6 +194,13 @@ def train_classifier(
         schedule=loop.cosine_schedule(warm_up=0.2, floor=0.0),
         ema=0.98,
     )
+
+
+def train_small_classifier(run: Run, data: Digits, device: torch.device, seed: int) -> Classifier:
+    """Trains the classifier for rejection sampling: it must not be the evaluator."""
+    classifier = Classifier(8, 32, len(data.characters)).to(device)
+    train_classifier(run, "classifier", classifier, data, 1 if len(data.train) > 10_000 else 20, seed)
+    return classifier
 
 
 def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Classifier, bool]:

@@ -14,6 +14,7 @@ from common.figures import training
 from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, WIDTH, few_ticks, grid, legend, new_page
 from common.files import atomic_write
 from common.inference.mnist import Sampler, tiled
+from common.models.mnist import Classifier
 from common.results import Scores
 from common.training.run import Run
 
@@ -29,24 +30,26 @@ class Progress:
     evaluation; they are files, so that they outlive stops.
 
     Args:
-        evaluator: one that compares with the validation part.
-        resume: whether the run goes on; else older samples are removed.
+        split: whose test part is for validation.
+        classifier: the evaluator's.
     """
 
-    def __init__(self, run: Run, evaluator: evaluation.Evaluator, resume: bool) -> None:
-        self.run, self.evaluator = run, evaluator
+    def __init__(self, run: Run, split: Digits, classifier: Classifier, method: str) -> None:
+        self.run, self.method, self.characters = run, method, split.characters
+        self.evaluator = evaluation.Evaluator(classifier.predict, split.test, split.test_labels)
         self.folder = run.path.parent / "film"
-        if not resume:
+        if not run.history:  # it does not go on
             for old in self.folder.glob("*.png"):
                 old.unlink()
 
-    def validate(self, sampler: Sampler) -> dict[str, float]:
-        """Scores the sampler, and adds ten rows of samples, a column for each character, to the film."""
-        columns, count = len(sampler.characters), len(self.evaluator.labels)
+    def validate(self, generator: Any) -> dict[str, float]:
+        """Scores a generator, and adds ten rows of samples, a column for each character, to the film."""
+        sampler = Sampler(self.method, generator, self.characters)
+        columns, count = len(self.characters), len(self.evaluator.labels)
 
         def sample(count: int, seed: int) -> tuple[Tensor, Tensor | None]:
             rng, labels = torch.Generator().manual_seed(seed), torch.arange(count) % columns
-            if sampler.method == "2":
+            if self.method == "2":
                 return sampler.sample_unconditional(count, rng), None
             return sampler.sample(labels, rng)[0], labels
 

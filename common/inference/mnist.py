@@ -3,6 +3,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from common import weights
+from common import cli, weights
 from common.cli import Flags, UserError
 from common.datasets.images import to_float, to_uint8
 from common.datasets.mnist import Digits
+from common.evaluation.mnist import Evaluator, nearest_neighbour_ratio
 from common.files import atomic_write
 from common.inference import handwriting
 from common.models.mnist import Classifier, Generator
+from common.results import Scores
+from common.training.run import Run
 
 METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
 """What `--method` takes, and its name on screen and in figures."""
@@ -150,6 +154,23 @@ def run_dir(config: Flags, method: str) -> Path:
     return config.run_dir("gan_mnist" if method == "conditional" else f"gan_mnist-{method}")
 
 
+def open_run(config: Any, preset: dict[str, Any], data: Digits, device: torch.device) -> Run:
+    """The run of --method; it goes on only with the same flags, preset and data."""
+    flags = {name: getattr(config, name) for name in ("method", "seed", "minutes", "steps", "precision")}
+    return Run(
+        run_dir(config, config.method),
+        settings={"data": data.name, "digits": data.fingerprint()[:16]} | preset | flags,
+        device=device,
+        resume=config.resume,
+        precision=config.run_precision(),
+    )
+
+
+def origin(data: Digits, run: Run) -> dict[str, Any]:
+    """Where weights come from, for those who find them in a file."""
+    return {"data": data.name, "phases": run.record, "command": cli.command(), "commit": cli.commit()}
+
+
 def save(path: Path, samplers: Iterable[Sampler], *, half: bool = False) -> None:
     """Writes samplers into one .safetensors file; `half`: in half precision, which halves it."""
     modules: dict[str, nn.Module] = {}
@@ -201,6 +222,32 @@ def load_chosen(config: Any, method: str, device: torch.device, data: Digits | N
         )
     print(f"Weights: {path}, trained on {sampler.about['data']}")
     return sampler
+
+
+def evaluate(
+    sampler: Sampler, evaluator: Evaluator, data: Digits, seed: int
+) -> tuple[Tensor, Tensor, Scores, dict[str, Any]]:
+    """Scores as many characters as the test part has, in turn, and says what they cost.
+
+    Returns:
+        the characters, uint8 [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without
+        rejection; and for the results file what else was measured.
+    """
+    rng, labels = torch.Generator().manual_seed(seed), torch.arange(len(data.test)) % len(data.characters)
+    start = time.monotonic()
+    fake, cost = sampler.sample(labels, rng)
+    rate = len(fake) / (time.monotonic() - start)
+    scores = {"GAN": evaluator.score(fake, labels)}
+    if sampler.method == "2":
+        unconditional = evaluator.score(sampler.sample_unconditional(len(labels), rng))
+        scores = {"GAN, rejection sampling": scores["GAN"], "GAN": unconditional}
+        print("Samples that one character cost: " + ", ".join(f"{of} {n:.0f}" for of, n in cost.items()))
+    ratio = nearest_neighbour_ratio(fake[:1_000], data.test[:1_000], data.train)
+    print(f"Nearest-neighbour ratio {ratio:.2f} (1: as new as real ones; near 0: copies)")
+    print(f"{rate:,.0f} samples a second")
+    facts = {"evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
+    sampler.about |= {"scores": scores, "evaluator_accuracy": evaluator.accuracy}
+    return fake, labels, scores, facts | {"samples_per_second": rate, "samples_per_character": cost}
 
 
 # ---------------------------------------------------------------------------------- --sample and --write
