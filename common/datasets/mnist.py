@@ -44,18 +44,14 @@ REMEDY = "put a whole copy in its place, or name another folder by --data"
 class Digits:
     """Characters in the order of their files, or of the stand-in's split."""
 
-    name: str
-    """For the screen and the results file; its first word for a score's name."""
-    train: Tensor
-    """uint8 [N,28,28], 255 for ink: white on black, upright."""
-    train_labels: Tensor
-    """int64 [N]: label k is `characters[k]`."""
+    name: str  # for the screen and the results file; its first word for a score's name
+    train: Tensor  # uint8 [N,28,28], 255 for ink: white on black, upright
+    train_labels: Tensor  # int64 [N]: label k is `characters[k]`
     test: Tensor
     test_labels: Tensor
     characters: str
     builtin: bool
-    note: str
-    """What screen and results must say about these images, a line each; the first one is for captions."""
+    note: str  # what screen and results must say about these images, a line each; the first is for captions
 
     def fingerprint(self) -> str:
         """The same for the same training images and labels in the same order: sha256, in hexadecimals."""
@@ -121,17 +117,12 @@ class PublicSet:
     """A set that many people have."""
 
     name: str
-    folder: str
-    """Below the folder of all data: torchvision's layout."""
-    parts: tuple[str, str]
-    """What the names of the training and of the test files begin with."""
-    counts: tuple[int, int]
-    """Images in each part."""
+    folder: str  # below the folder of all data: torchvision's layout
+    parts: tuple[str, str]  # what the names of the training and of the test files begin with
+    counts: tuple[int, int]  # images in each part
     characters: str
-    first: int = 0
-    """The label of `characters[0]` in the files."""
-    transposed: bool = False
-    """Whether rows and columns are exchanged in the files."""
+    first: int = 0  # the label of `characters[0]` in the files
+    transposed: bool = False  # whether rows and columns are exchanged in the files
 
     def files(self) -> list[str]:
         """Names of the four files, unpacked: images and labels of training, then of test."""

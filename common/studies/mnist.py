@@ -12,43 +12,34 @@ import torch
 from common import cli, results
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
+from common.evaluation.mnist import Evaluator
 from common.figures import mnist as figures
 from common.inference import mnist as inference
 from common.inference.mnist import METHODS, Sampler
-from common.results import table
+from common.results import Scores
 from common.training.run import Run, checkpoint
 
 STEPS, QUICK_STEPS = 900, 20  # of each player at least, in each small GAN
 WRITTEN = 1_000
 """Characters that each method writes for its score, in turn."""
 
+Train = Callable[[Any, Any], tuple[Sampler, Run, Any]]  # of config and preset: the sampler, its run, and more
 
-def balance(
-    config: Any,
-    preset: Any,
-    data: Digits,
-    evaluator: evaluation.Evaluator,
-    train: Callable[[Any, Any], tuple[Sampler, Run, Any]],
-    figs: Path,
-) -> int:
-    """Trains small GANs that differ in the strength of one player only, and draws what became of each.
+
+def balance(config: Any, preset: Any, data: Digits, evaluator: Evaluator, train: Train, figs: Path) -> int:
+    """Trains small GANs that differ in the strength of one player only, and shows what became of each.
 
     The discriminator is made weaker and stronger in two ways: by its width, and by how often the two take a
     step: the one that takes fewer takes as many as elsewhere. One more GAN is without the minibatch standard
-    deviation.
-
-    Args:
-        preset: of the GAN in the middle; it has `d_channels`, `d_every`, `g_every` and `minibatch_std`.
-        train: of (config, preset) to a sampler, its run, and more.
-
-    Returns:
-        the exit code.
+    deviation. `preset` is that of the GAN in the middle. Returns the exit code.
     """
     player_steps = QUICK_STEPS if config.quick else STEPS
     labels = torch.arange(len(data.test)) % len(data.characters)
     rows: list[dict[str, Any]] = []
+    scores: Scores = {}
+    right: Scores = {}
     seconds = 0.0
-    for way, factor, name, change in _variants(preset.d_channels, config.quick):
+    for name, ways, strength, change in _variants(preset.d_channels, config.quick):
         variant = replace(preset, **change)
         steps = player_steps * max(variant.d_every, variant.g_every)
         runs = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
@@ -60,92 +51,62 @@ def balance(
 
         fake, _ = sampler.sample(labels, torch.Generator().manual_seed(config.seed))
         score = evaluator.score(fake, labels)
+        scores[name] = {metric: value for metric, value in score.items() if metric != "precision"}
         last = [row for row in run.history if "accuracy_real" in row][-20:]
-        right = {k: sum(row[k] for row in last) / len(last) for k in ("accuracy_real", "accuracy_fake")}
-        rows.append({"way": way, "factor": factor, "name": name, "images": fake[:200], **score, **right})
+        right[name] = {of: sum(row[f"accuracy_{of}"] for row in last) / len(last) for of in ("real", "fake")}
+        about = {"name": name, "ways": ways, "strength": strength, "images": fake[: 2 * len(data.characters)]}
+        rows.append(about | scores[name] | right[name])
         print(f"{name}: distance {score['distance']:.2f}, recall {score['recall']:.2f}")
 
-    metrics = ("distance", "recall", "min_class_share", "class_accuracy")
-    scores = {row["name"]: {k: row[k] for k in metrics} for row in rows}
-    baselines = {
-        name: {k: score[k] for k in metrics} for name, score in evaluation.baselines(evaluator, data).items()
-    }
-    print(table(evaluation.named(scores | baselines, data.name)))
-    figures.balance(
-        figs / "GAN_mnist_balance.png",
-        rows,
-        baselines,
-        title="Where the balance of the two players is lost",
-        caption=f"{data.name}. Conditional GANs, {player_steps:,} steps of each player or what is said, seed "
-        f"{config.seed}; nothing else differs. {data.note.partition(chr(10))[0]}".strip(),
-        columns=len(data.characters),
+    baselines = evaluation.baselines(evaluator, data)
+    _save(figs, "gan_mnist_balance", config, data, scores, baselines, seconds, discriminator_right=right)
+    caption = (
+        f"Conditional GANs, {player_steps:,} steps of each player or what is said; nothing else differs."
     )
-    results.save(
-        figs,
-        "gan_mnist_balance",
-        config,
-        data=data,
-        count=len(data.test),
-        metrics=evaluation.named(scores, data.name),
-        baselines=evaluation.named(baselines, data.name),
-        seconds=seconds,
-        device=cli.pick_device(config.device),
-        discriminator_right={
-            row["name"]: {"real": row["accuracy_real"], "fake": row["accuracy_fake"]} for row in rows
-        },
-    )
-    best, worst = (choose(rows, key=lambda row: row["distance"]) for choose in (min, max))
+    figures.balance(figs / "GAN_mnist_balance.png", rows, baselines["real"], _caption(config, data, caption))
+    best, *_, worst = sorted((score["distance"], name) for name, score in scores.items())
     print(
-        f"Best: {best['name']}, distance {best['distance']:.2f}; worst: {worst['name']}, "
-        f"{worst['distance']:.2f}. Figure: {figs}/GAN_mnist_balance.png"
+        f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}. "
+        f"Figure: {figs}/GAN_mnist_balance.png"
     )
     return 0
 
 
-def _variants(channels: int, quick: bool) -> list[tuple[str, float, str, dict[str, Any]]]:
-    """What is changed, the discriminator's strength, a name, and the change of the preset."""
-    widths = [
-        (factor, f"discriminator of {round(channels * factor)} channels", round(channels * factor))
-        for factor in (0.25, 0.5, 1, 2, 4)
-    ]
-    variants = [("width", factor, name, {"d_channels": width}) for factor, name, width in widths]
-    without = ("minibatch_std", 1.0, "without the minibatch standard deviation", {"minibatch_std": False})
+def _variants(channels: int, quick: bool) -> list[tuple[str, set[str], float, dict[str, Any]]]:
+    """A name, what is changed, the discriminator's strength by it, and the change of the preset."""
+    variants: list[tuple[str, set[str], float, dict[str, Any]]] = []
+    for strength in (0.25, 0.5, 1, 2, 4):
+        width = round(channels * strength)
+        ways = {"width", "steps"} if strength == 1 else {"width"}
+        variants.append((f"discriminator of {width} channels", ways, strength, {"d_channels": width}))
     if quick:
-        return [*variants[1:3], without]
-    return [
-        *variants,
-        ("steps", 0.25, "generator: 4 steps to 1", {"d_every": 4}),
-        ("steps", 0.5, "generator: 2 steps to 1", {"d_every": 2}),
-        ("steps", 2.0, "discriminator: 2 steps to 1", {"g_every": 2}),
-        ("steps", 4.0, "discriminator: 4 steps to 1", {"g_every": 4}),
-        without,
-    ]
+        variants = variants[1:3]
+    else:
+        variants += [
+            ("generator: 4 steps to 1", {"steps"}, 0.25, {"d_every": 4}),
+            ("generator: 2 steps to 1", {"steps"}, 0.5, {"d_every": 2}),
+            ("discriminator: 2 steps to 1", {"steps"}, 2.0, {"g_every": 2}),
+            ("discriminator: 4 steps to 1", {"steps"}, 4.0, {"g_every": 4}),
+        ]
+    name = "without the minibatch standard deviation"
+    return [*variants, (name, {"minibatch_std"}, 1.0, {"minibatch_std": False})]
 
 
 def compare(
-    config: Any,
-    data: Digits,
-    evaluator: evaluation.Evaluator,
-    load: Callable[[str], Sampler],
-    figs: Path,
+    config: Any, data: Digits, evaluator: Evaluator, load: Callable[[str], Sampler], figs: Path
 ) -> int:
     """Writes with each of the three methods, scores what was written, and saves the three in one file.
 
-    Args:
-        load: of a method to its sampler.
-
-    Returns:
-        the exit code.
+    `load` gives a method's sampler. Returns the exit code.
     """
-    samplers = {method: load(method) for method in METHODS}
+    samplers = {name: load(method) for method, name in METHODS.items()}
     count = len(data.characters)
     labels, all_labels = torch.arange(WRITTEN) % count, torch.arange(len(data.test)) % count
-    scores: dict[str, dict[str, float]] = {}
-    by_class, strips = {}, {}
+    scores: Scores = {}
+    images, distances = {}, {}
     start = time.monotonic()
-    for method, sampler in samplers.items():
-        name, rng = METHODS[method], torch.Generator().manual_seed(config.seed)
-        writing_start = time.monotonic()
+    for name, sampler in samplers.items():
+        rng, writing_start = torch.Generator().manual_seed(config.seed), time.monotonic()
         written, _ = sampler.sample(labels, rng)
         writing = time.monotonic() - writing_start
         fake, _ = sampler.sample(all_labels, rng)
@@ -159,40 +120,52 @@ def compare(
             "writing, ms a character": 1_000 * writing / WRITTEN,
             "million parameters": sampler.parameters() / 1e6,
         }
-        by_class[name] = evaluator.distances(fake, all_labels)
-        strips[name] = written[: 2 * count]
-    by_class["real"] = evaluator.distances(*data.training_sample(len(data.test)))
-    baselines = {
-        name: {k: score[k] for k in ("class_accuracy", "distance", "recall")}
-        for name, score in evaluation.baselines(evaluator, data).items()
-    }
-    print(table(evaluation.named(scores | baselines, data.name, gaps=True)))
+        distances[name] = evaluator.distances(fake, all_labels)
+        images[name] = written[: 2 * count]
+    distances["real"] = evaluator.distances(*data.training_sample(len(data.test)))
+    baselines = evaluation.baselines(evaluator, data)
+    seconds = time.monotonic() - start
+    _save(figs, "gan_mnist_methods", config, data, scores, baselines, seconds, distance_by_class=distances)
+    caption = f"The first of {WRITTEN:,} written characters; distances of {len(data.test):,}."
+    caption = _caption(config, data, caption)
+    figures.compare(figs / "GAN_mnist_methods.png", images, scores, distances, data.characters, caption)
 
-    figures.compare(
-        figs / "GAN_mnist_methods.png",
-        strips,
-        scores,
-        by_class,
-        data.characters,
-        title="Three ways to write a character",
-        caption=f"{data.name}. The first {2 * count} of {WRITTEN:,} written characters, seed {config.seed}; "
-        f"distances of {len(data.test):,}. {data.note.partition(chr(10))[0]}".strip(),
-    )
-    results.save(
-        figs,
-        "gan_mnist_methods",
-        config,
-        data=data,
-        count=len(data.test),
-        metrics=evaluation.named(scores, data.name),
-        baselines=evaluation.named(baselines, data.name),
-        seconds=time.monotonic() - start,
-        device=cli.pick_device(config.device),
-        distance_by_class=by_class,
-    )
     path = config.runs / "gan_mnist-all" / "digits.safetensors"
     inference.save(path, samplers.values(), half=True)
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
     print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figs}/GAN_mnist_methods.png")
     return 0
+
+
+def _caption(config: Any, data: Digits, what: str) -> str:
+    return f"{data.name}. {what} Seed {config.seed}. {data.note.partition(chr(10))[0]}".strip()
+
+
+def _save(
+    figs: Path,
+    name: str,
+    config: Any,
+    data: Digits,
+    scores: Scores,
+    baselines: Scores,
+    seconds: float,
+    **more: Any,
+) -> None:
+    """Shows a study's scores beside those of the baselines that it has as well, and writes its results
+    file."""
+    metrics = next(iter(scores.values()))
+    baselines = {name: {k: row[k] for k in row if k in metrics} for name, row in baselines.items()}
+    print(results.table(evaluation.named(scores | baselines, data.name, gaps=True)))
+    results.save(
+        figs,
+        name,
+        config,
+        data=data,
+        count=len(data.test),
+        metrics=evaluation.named(scores, data.name),
+        baselines=evaluation.named(baselines, data.name),
+        seconds=seconds,
+        device=cli.pick_device(config.device),
+        **more,
+    )
