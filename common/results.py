@@ -1,25 +1,25 @@
-"""The results of all runs: one .json per script, and from these README's table and the gallery.
+"""The results of all runs: one .json per script, and what is made of them.
 
-    python -m common.results
+    python -m common.results      # README's table, figs/RESULTS.md and the gallery figs/index.html
 
-Every PNG carries its title, its caption and the command that made it, and the gallery reads them from there.
+These three follow from `figs/*.json` and from the texts in the PNGs beside them, and from nothing else.
 """
 
 from __future__ import annotations
 
-import html
+import argparse
 import json
 import math
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from common.cli import UserError, command, commit, device_name, versions
 from common.files import atomic_write, save_json
 
 if TYPE_CHECKING:
+    import pandas
     import torch
 
 Scores = dict[str, dict[str, float]]
@@ -29,17 +29,17 @@ COLUMNS = {  # heading and digits of the metrics that have a usual form
     "psnr": ("PSNR, dB", 2),
     "ssim": ("SSIM", 3),
     "detail_db": ("detail, dB", 1),
-    "grid": ("grid", 1),
-    "low_db": ("low, dB", 1),
-    "ms": ("ms a picture", 2),
+    "checkerboard": ("checkerboard", 1),
+    "lr_psnr": ("LR PSNR, dB", 1),
+    "ms": ("ms an image", 2),
     "accuracy": ("accuracy", 4),
     "f1": ("F1", 3),
     "precision": ("precision", 3),
     "recall": ("recall", 3),
     "parameters": ("parameters", 0),
     "FID-MNIST": ("FID-MNIST", 2),
-    "rarest": ("rarest class", 3),
-    "asked": ("read as asked", 4),
+    "min_class_share": ("min class share", 3),
+    "class_accuracy": ("class accuracy", 4),
     "training, minutes": ("training, minutes", 1),
     "writing, ms a character": ("writing, ms a character", 2),
     "million parameters": ("million parameters", 2),
@@ -48,37 +48,12 @@ DEVIATION = "_sd"
 """Ends the name of a metric's standard deviation, which is shown beside it."""
 
 
-class Described(Protocol):
-    """A data set as a results file describes it."""
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-
-    @property
-    def builtin(self) -> bool:
-        """Whether it is the stand-in for data that were not found."""
-
-    @property
-    def note(self) -> str:
-        """What screen and captions must say about it; the first line alone is for captions."""
-
-
-@dataclass(frozen=True)
-class DataDescription:
-    """A data set that has no class of its own."""
-
-    name: str
-    builtin: bool = False
-    note: str = ""
-
-
 def save(
     figs: Path,
     script: str,
     config: Any,
     *,
-    data: Described,
+    data: Any,
     count: int,
     metrics: dict[str, Any],
     baselines: dict[str, Any],
@@ -86,15 +61,20 @@ def save(
     device: torch.device,
     **more: Any,
 ) -> None:
-    """Writes `figs/SCRIPT.json`, from which README's table and the gallery are made.
+    """Writes `figs/SCRIPT.json`.
 
     Args:
         config: the script's dataclass.
+        data: anything with `name`, what people call it, `builtin`, whether it is the stand-in for data that
+            were not found, and `note`, what screen and captions must say about it.
         count: how many items the scores were taken on.
         metrics, baselines: numbers, or numbers by method.
         more: whatever else a script has to say.
+
+    Raises:
+        UserError: the file cannot be written.
     """
-    results = {
+    result = {
         "script": script,
         "command": command(),
         "config": asdict(config),
@@ -106,159 +86,172 @@ def save(
         "versions": versions(),
         "commit": commit(),
     }
-    save_json(figs / f"{script}.json", results | more)
+    save_json(figs / f"{script}.json", result | more)
 
 
-def table(scores: dict[str, dict[str, float]], digits: int = 3) -> str:
+def table(scores: Scores, digits: int = 3) -> str:
     """For the screen: methods by rows, metrics by columns; what is infinite is a dash."""
-    metrics = {metric: max(11, len(metric) + 2) for metric in next(iter(scores.values()))}
-    first = max(15, *(len(name) + 1 for name in scores))
-    rows = [" " * first + "".join(f"{metric:>{width}}" for metric, width in metrics.items())]
-    for name, row in scores.items():
-        numbers = (
-            f"{row[metric]:{width}.{digits}f}" if row[metric] < 1e4 else f"{'-':>{width}}"
-            for metric, width in metrics.items()
-        )
-        rows.append(f"{name:{first}}" + "".join(numbers))
-    return "\n".join(rows)
+    import pandas
 
-
-# ------------------------------------------------------------------------------ gallery and results table
-
-
-def publish(figs: Path) -> None:
-    """Writes the gallery `figs/index.html`, and the results into the README.md beside `figs`.
-
-    The README keeps all but what stands between its lines `<!-- results -->` and `<!-- /results -->`; one
-    without them, or none, is left alone. Both texts follow from `figs/*.json` and the PNGs alone.
-
-    Raises:
-        Refused: a .json in `figs` is not a results file; a file cannot be written.
-    """
-    results = _results(figs)
-    with atomic_write(figs / "index.html") as temporary:
-        temporary.write_text(_gallery(figs, results), encoding="utf-8")
-    readme = figs.resolve().parent / "README.md"
-    if not readme.is_file():
-        return
-    before, begin, rest = readme.read_text(encoding="utf-8").partition("<!-- results -->\n")
-    _, end, after = rest.partition("<!-- /results -->")
-    if begin and end:
-        with atomic_write(readme) as temporary:
-            temporary.write_text(before + begin + results_table(figs) + end + after, encoding="utf-8")
-
-
-def results_table(figs: Path) -> str:
-    """What `figs/*.json` say, as Markdown: for each script its run, and its metrics beside the baselines."""
-    parts = []
-    for result in _results(figs):
-        head, *rows = _table(result)
-        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-        facts = " · ".join(_facts(result))
-        table = "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
-        parts.append(f"**{result['script']}** · {facts} · `{result['command']}`\n\n{table}\n")
-    return "\n".join(parts) or "No script has been run yet.\n"
-
-
-def _results(figs: Path) -> list[dict[str, Any]]:
-    found = []
-    for path in sorted(figs.glob("[!.]*.json")):  # a name with a dot is left over from a killed run
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            _table(result), _facts(result), result["command"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no results file ({error}); remove it") from None
-        found.append(result)
-    return found
-
-
-def _facts(result: dict[str, Any]) -> list[str]:
-    data = result["data"]
-    stand_in = ", built-in stand-in" if data["builtin"] else ""
-    return [
-        f"{data['name']} ({data['count']:,}{stand_in})",
-        f"{result['seconds'] / 60:.1f} minutes",
-        str(result["device"]),
-        f"commit {result['commit']}",
-    ]
-
-
-def _table(result: dict[str, Any]) -> list[list[str]]:
-    """Heading, metrics, baselines. A script with one result may leave its name out: {"accuracy": 0.99}."""
-    scores = result["metrics"]
-    if not all(isinstance(values, dict) for values in scores.values()):
-        scores = {"this run": scores}
-    rows: Scores = {**scores, **result["baselines"]}
-    found = dict.fromkeys(metric for values in rows.values() for metric in values)
-    metrics = [metric for metric in found if not metric.endswith(DEVIATION)]
-    table = [["method", *(COLUMNS.get(metric, (metric, 0))[0] for metric in metrics)]]
-    for name, values in rows.items():
-        cells = []
-        for metric in metrics:
-            deviation = values.get(metric + DEVIATION)
-            beside = f" ± {format_number(metric, deviation)}" if deviation else ""
-            cells.append(format_number(metric, values.get(metric)) + beside)
-        table.append([name, *cells])
-    return table
+    columns = list(next(iter(scores.values())))
+    names = [f"{name:14}" for name in scores]
+    numbers = pandas.DataFrame(list(scores.values()), names, columns, dtype=float)
+    number = f"{{:.{digits}f}}".format
+    return numbers.where(numbers < 1e4).to_string(float_format=number, na_rep="-", col_space=11)
 
 
 def format_number(metric: str, value: float | None) -> str:
     """As the metric is usually written; a dash for what is missing or has no meaning."""
-    # nearest's `grid` is a division by (nearly) zero
+    # nearest's `checkerboard` is a division by (nearly) zero
     if value is None or not math.isfinite(value) or abs(value) > 1e6:
         return "–"
     text = f"{value:.{COLUMNS[metric][1]}f}" if metric in COLUMNS else f"{value:.4g}"
     return text.replace("-", "−")
 
 
-PAGE = """<!doctype html>
+# ------------------------------------------------------------------------- README, RESULTS.md and gallery
+
+RESULTS = """# Results
+Written by `python -m common.results` from the `.json` files beside it. The figures: [index.html](index.html).
+
+"""
+
+GALLERY = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>Figures and results</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2em auto; padding: 0 1em; }}
-img {{ max-width: 100%; }}
-figure {{ margin: 2.5em 0; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
-td:first-child, th:first-child {{ text-align: left; }}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2em auto; padding: 0 1em; }
+img { max-width: 100%; }
+figure { margin: 2.5em 0; }
+table { border-collapse: collapse; }
+td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd; }
+td:first-child, th:first-child { text-align: left; }
 </style>
 <h1>Figures and results</h1>
-{results}
-{figures}
+{% for run in runs %}
+<h2>{{ run.script }}</h2>
+<p>{{ run.facts }}<br>{{ run.data.note or "" }}</p>
+<p><code>{{ run.command }}</code></p>
+{{ run.table.to_html(index=False, border=0) | safe }}
+{% endfor %}
+{% for figure in figures %}
+<figure id="{{ figure.name }}">
+<a href="{{ figure.name }}"><img src="{{ figure.name }}" alt="{{ figure.Title }}"></a>
+<figcaption>{{ figure.Description }}<br><code>{{ figure.Source }}</code></figcaption>
+</figure>
+{% endfor %}
 </html>
 """
 
 
-def _gallery(figs: Path, results: list[dict[str, Any]]) -> str:
-    sections = []
-    for result in results:
-        head, *rows = _table(result)
-        cells = [
-            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-            for tag, row in [("th", head), *(("td", row) for row in rows)]
-        ]
-        note = result["data"].get("note") or ""
-        sections.append(
-            f"<h2>{html.escape(str(result['script']))}</h2>\n"
-            f"<p>{html.escape(' · '.join(_facts(result)))}<br>{html.escape(note)}</p>\n"
-            f"<p><code>{html.escape(result['command'])}</code></p>\n"
-            "<table>\n" + "\n".join(cells) + "\n</table>"
-        )
+def publish(figs: Path) -> None:
+    """Writes README's table, `figs/RESULTS.md` and the gallery.
+
+    Raises:
+        UserError: there is no such folder, a .json in it is no results file, or a file cannot be written.
+    """
+    for path, text in pages(figs).items():
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def pages(figs: Path) -> dict[Path, str]:
+    """What `publish` writes, by path.
+
+    The README.md beside `figs` keeps all but what stands between its lines `<!-- results -->` and
+    `<!-- /results -->`; one without them, or none, is left alone.
+    """
+    tables = results_table(figs)
+    texts = {figs / "RESULTS.md": RESULTS + tables, figs / "index.html": _gallery(figs)}
+    readme = figs.resolve().parent / "README.md"
+    if readme.is_file():
+        between = re.compile("(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
+        texts[readme] = between.sub(lambda _: tables, readme.read_text(encoding="utf-8"), count=1)
+    return texts
+
+
+def results_table(figs: Path) -> str:
+    """What `figs/*.json` say, as Markdown: for each script its run, and its metrics beside the baselines."""
+    parts = []
+    for run in _runs(figs):
+        cells = run["table"].replace(r"\|", "&#124;", regex=True)
+        align = ["left"] + ["right"] * (len(cells.columns) - 1)
+        rows = cells.to_markdown(index=False, disable_numparse=True, colalign=align)
+        parts.append(f"**{run['script']}** · {run['facts']} · `{run['command']}`\n\n{rows}\n")
+    return "\n".join(parts) or "No script has been run yet.\n"
+
+
+def _gallery(figs: Path) -> str:
+    import jinja2
+    import pandas
+    from PIL import Image
+
     figures = []
     for path in sorted(figs.glob("[!.]*.png")):
         with Image.open(path) as image:
-            texts = {
-                key: html.escape(str(image.info.get(key, ""))) for key in ("Title", "Description", "Source")
-            }
-        name = html.escape(path.name)
-        figures.append(
-            f'<figure id="{name}">\n<a href="{name}"><img src="{name}" alt="{texts["Title"]}"></a>\n'
-            f"<figcaption>{texts['Description']}<br><code>{texts['Source']}</code></figcaption>\n</figure>"
-        )
-    return PAGE.format(results="\n".join(sections), figures="\n".join(figures))
+            figures.append({"name": path.name, **image.info})
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
+    with pandas.option_context("display.max_colwidth", None):
+        return environment.from_string(GALLERY).render(runs=_runs(figs), figures=figures)
+
+
+def _runs(figs: Path) -> list[dict[str, Any]]:
+    """What is shown of each results file."""
+    if not figs.is_dir():
+        raise UserError(f"there is no folder {figs}; run a script first, or name another with --figs")
+    runs = []
+    for path in sorted(figs.glob("[!.]*.json")):  # a name with a dot is left over from a killed run
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            shown = {key: result[key] for key in ("script", "command", "data")}
+            table = _table(result["metrics"], result["baselines"])
+            runs.append(shown | {"facts": _facts(**result), "table": table})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no results file ({error}); remove it") from None
+    return runs
+
+
+def _facts(data: dict[str, Any], seconds: float, device: str, commit: str, **_: Any) -> str:
+    stand_in = ", built-in stand-in" if data["builtin"] else ""
+    items = f"{data['name']} ({data['count']:,}{stand_in})"
+    return f"{items} · {seconds / 60:.1f} minutes · {device} · commit {commit}"
+
+
+def _table(metrics: dict[str, Any], baselines: Scores) -> pandas.DataFrame:
+    """A row of texts for each method; a script with one result may leave its name out: {"accuracy": 0.99}."""
+    import pandas
+
+    if not all(isinstance(values, dict) for values in metrics.values()):
+        metrics = {"this run": metrics}
+    rows: Scores = {**metrics, **baselines}
+    names = dict.fromkeys(metric for values in rows.values() for metric in values)
+    table = {"method": list(rows)}
+    for metric in names:
+        if not metric.endswith(DEVIATION):
+            heading = COLUMNS.get(metric, (metric,))[0]
+            table[heading] = [_cell(metric, values) for values in rows.values()]
+    return pandas.DataFrame(table)
+
+
+def _cell(metric: str, values: dict[str, float]) -> str:
+    """A number, with its standard deviation if there is one."""
+    deviation = values.get(metric + DEVIATION)
+    spread = f" ± {format_number(metric, deviation)}" if deviation else ""
+    return format_number(metric, values.get(metric)) + spread
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m common.results", description="Write README's table, RESULTS.md and the gallery."
+    )
+    parser.add_argument("--figs", type=Path, default=Path("figs"), help="Folder of the results files.")
+    try:
+        publish(parser.parse_args().figs)
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
-    publish(Path("figs"))
+    main()

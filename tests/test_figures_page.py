@@ -1,6 +1,5 @@
-"""Figures show pictures pixel for pixel and crop nothing; gallery and README say what the files say."""
+"""Figures show images pixel for pixel and crop nothing; charts put names and levels where they belong."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,15 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from PIL import Image
 from torch import Tensor
 
-from common import cli, results
+from common import cli
 from common.cli import UserError
 from common.figures import page
 from common.figures import training as training_figures
-from common.figures import upscale as figures
 
-SCORE = {"psnr": 25.6512, "ssim": 0.7381, "detail_db": -4.52, "grid": 1.2, "low_db": 45.0}
 WORDS = r"<b>costs</b> $1 & \more, in $HOME, " * 12  # as a formula it would be an error
 
 
@@ -40,77 +36,38 @@ def pixels_of(path: Path) -> np.ndarray:
     return pixels
 
 
-def find(pixels: np.ndarray, picture: Tensor, scale: int) -> tuple[int, int]:
-    """Top and left of a picture that is on the page, each pixel a square of `scale`; fails if it is not."""
-    wanted = picture.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
+def find(pixels: np.ndarray, image: Tensor, scale: int) -> tuple[int, int]:
+    """Top and left of an image that is on the page, each pixel a square of `scale`; fails if it is not."""
+    wanted = image.permute(1, 2, 0).numpy().repeat(scale, 0).repeat(scale, 1)
     height, width = wanted.shape[:2]
     room = pixels[: -height or None, : -width or None]
     for top, left in np.argwhere((room == wanted[0, 0]).all(-1)):
         if (pixels[top : top + height, left : left + width] == wanted).all():
             return int(top), int(left)
-    raise AssertionError("the picture is not on the page pixel for pixel")
-
-
-def test_triples_stand_in_rows_of_three_at_one_size(tmp_path: Path) -> None:
-    small, made, real = noise(2, 3, 64, 64), noise(2, 3, 224, 224), noise(2, 3, 224, 224) // 2
-    figures.triples(tmp_path / "t.png", small, made, real, title="A title " * 20, caption=WORDS)
-    pixels = pixels_of(tmp_path / "t.png")
-    places = [
-        [find(pixels, small[row], 7), find(pixels, made[row], 2), find(pixels, real[row], 2)]
-        for row in range(2)
-    ]
-    for row in places:
-        assert len({top for top, _ in row}) == 1
-        assert row[0][1] + 448 < row[1][1] and row[1][1] + 448 < row[2][1]
-    assert places[0][0][0] + 448 < places[1][0][0]
+    raise AssertionError("the image is not on the page pixel for pixel")
 
 
 def test_grid_enlarges_by_a_whole_number(tmp_path: Path) -> None:
-    pictures = noise(5, 3, 40, 56)
-    page.grid(tmp_path / "g.png", pictures, 3, title="Grid", caption="")
+    images = noise(5, 3, 40, 56)
+    page.grid(tmp_path / "g.png", images, 3, title="Grid", caption="")
     pixels = pixels_of(tmp_path / "g.png")
     scale = (page.WIDTH - 2 * page.MARGIN) // 3 // (56 + page.GAP)
     assert scale > 1
-    places = [find(pixels, picture, scale) for picture in pictures]
+    places = [find(pixels, image, scale) for image in images]
     assert places == sorted(places) and len({top for top, _ in places}) == 2
 
 
-def test_methods_shows_every_picture_and_labels_every_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    charts = spy(monkeypatch)
-    names = ["nearest", "bilinear", "bicubic", "Lanczos", "linear filter", "fidelity", "GAN"]
-    scores = {name: SCORE | {"psnr": 24 + i // 2} for i, name in enumerate(names)}  # some points coincide
-    scores["nearest"]["grid"] = math.inf
-    pictures = {name: noise(3, 112, 112) // (i + 1) for i, name in enumerate(names)}
-    pictures |= {"input": noise(3, 32, 32), "original": noise(3, 112, 112) // 9}
-    milliseconds = dict(zip(names, (0.1, 0.1, 0.1, 0.1, 0.9, 9.5, 9.5), strict=True))
-    figures.methods(tmp_path / "m.png", pictures, scores, milliseconds, title="T", caption=WORDS)
+def spy(monkeypatch: pytest.MonkeyPatch) -> list[page.Page]:
+    """Collects the pages that are drawn."""
+    drawn: list[page.Page] = []
+    original = page.Page.__init__
 
-    pixels = pixels_of(tmp_path / "m.png")
-    for name, picture in pictures.items():
-        find(pixels, picture, 14 if name == "input" else 4)
-    assert len(charts) == 2
-    for axes in charts:
-        labels = [text for text in axes.texts if isinstance(text, Annotation)]
-        assert [label.get_text() for label in labels] == names
-        # of the text alone, without the line that leads to its point
-        boxes = [super(Annotation, label).get_window_extent() for label in labels]
-        for i, box in enumerate(boxes):
-            assert not box.count_overlaps(boxes[:i]), labels[i].get_text()
+    def init(self: page.Page, *arguments: Any) -> None:
+        original(self, *arguments)
+        drawn.append(self)
 
-
-def spy(monkeypatch: pytest.MonkeyPatch) -> list[Axes]:
-    """Collects the charts that are drawn."""
-    charts: list[Axes] = []
-    original = page.Page.axes
-
-    def axes(self: page.Page, *place: float) -> Axes:
-        charts.append(original(self, *place))
-        return charts[-1]
-
-    monkeypatch.setattr(page.Page, "axes", axes)
-    return charts
+    monkeypatch.setattr(page.Page, "__init__", init)
+    return drawn
 
 
 def history() -> list[dict[str, Any]]:
@@ -131,15 +88,17 @@ def history() -> list[dict[str, Any]]:
     return rows
 
 
-def test_balance_puts_both_phases_on_one_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    charts = spy(monkeypatch)
+def test_training_curves_put_both_phases_on_one_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = spy(monkeypatch)
     references = {"bicubic": {"psnr": 24.59, "detail_db": -28.7}, "Lanczos": {"psnr": 24.60}}
-    training_figures.balance(tmp_path / "b.png", history(), title="T", caption="C", references=references)
+    training_figures.training_curves(
+        tmp_path / "b.png", history(), title="T", caption="C", references=references
+    )
     pixels_of(tmp_path / "b.png")
-    _, accuracy, gradients, psnr, detail = charts
+    _, accuracy, gradients, psnr, detail, _ = pages[0].figure.axes
     lines = {str(line.get_label()): np.asarray(line.get_xydata()) for line in accuracy.lines}
-    assert lines["made pictures"][0].tolist() == [305, 0.6]
-    assert lines["real pictures"][-1].tolist() == [400, 0.7]
+    assert lines["generated images"][0].tolist() == [305, 0.6]
+    assert lines["real images"][-1].tolist() == [400, 0.7]
     norms = {str(line.get_label()): np.asarray(line.get_xydata()) for line in gradients.lines}
     assert norms["fidelity"][-1].tolist() == [300, 0.1] and norms["generator"][0].tolist() == [305, 1]
     run = next(line for line in psnr.lines if line.get_label() == "this run")
@@ -152,9 +111,9 @@ def test_balance_puts_both_phases_on_one_axis(tmp_path: Path, monkeypatch: pytes
     assert [text.get_text() for text in detail.texts] == ["bicubic −28.7"]
 
 
-def test_balance_of_one_phase_alone(tmp_path: Path) -> None:
+def test_training_curves_of_one_phase_alone(tmp_path: Path) -> None:
     rows = [row for row in history() if row["phase"] == "gan"]
-    training_figures.balance(tmp_path / "b.png", rows, title="T", caption="")
+    training_figures.training_curves(tmp_path / "b.png", rows, title="T", caption="")
     pixels_of(tmp_path / "b.png")
 
 
@@ -175,88 +134,22 @@ def test_a_figure_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_an_unwritable_place_is_refused(tmp_path: Path) -> None:
+def test_an_unwritable_path_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file"):
         page.grid(tmp_path / "file" / "g.png", noise(1, 3, 9, 9), 1, title="", caption="")
 
 
-# ------------------------------------------------------------------------------ gallery and results table
-
-UPSCALE = {
-    "script": "gan_upscale",
-    "command": "python gan_upscale.py --minutes 20",
-    "data": {"name": "<photos|mine>", "count": 1234, "builtin": False, "note": "R&D"},
-    "metrics": {"GAN": SCORE | {"ms": 9.51}},
-    "baselines": {
-        "nearest": SCORE | {"grid": math.inf, "ms": 0.11},
-        "bicubic": {"psnr": 24.59, "ssim": math.nan},
-    },
-    "seconds": 312.0,
-    "device": "cpu, 2 threads",
-    "commit": "abc",
-}
-SPAM = UPSCALE | {
-    "script": "lstm",
-    "data": {"name": "SMS", "count": 5, "builtin": True},
-    "metrics": {"accuracy": 0.99123},
-    "baselines": {"majority class": {"accuracy": 0.87, "accuracy_sd": 0.01, "f1": 0}},
-}
-
-
-@pytest.fixture
-def figs(tmp_path: Path) -> Path:
-    folder = tmp_path / "figs"
-    folder.mkdir()
-    (folder / "gan_upscale.json").write_text(json.dumps(UPSCALE))
-    (folder / "lstm.json").write_text(json.dumps(SPAM))
-    page.grid(folder / "a & b.png", noise(1, 3, 9, 9), 1, title='"Quoted"', caption="if a < b & c")
-    return folder
-
-
-def test_results_table_has_metrics_beside_baselines(figs: Path) -> None:
-    lines = results.results_table(figs).splitlines()
-    assert "| method | PSNR, dB | SSIM | detail, dB | grid | low, dB | ms a picture |" in lines
-    assert "| GAN | 25.65 | 0.738 | −4.5 | 1.2 | 45.0 | 9.51 |" in lines
-    assert "| nearest | 25.65 | 0.738 | −4.5 | – | 45.0 | 0.11 |" in lines
-    assert "| bicubic | 24.59 | – | – | – | – | – |" in lines
-    assert "| this run | 0.9912 | – |" in lines and "| majority class | 0.8700 ± 0.0100 | 0.000 |" in lines
-    assert "1,234" in lines[0] and "5.2 minutes" in lines[0] and "--minutes 20" in lines[0]
-    assert "stand-in" not in lines[0]
-    assert any("**lstm**" in line and "built-in stand-in" in line for line in lines)
-
-
-def test_publish_writes_between_the_markers_only(figs: Path) -> None:
-    readme = figs.parent / "README.md"
-    readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
-    results.publish(figs)
-    once = readme.read_text(), (figs / "index.html").read_text()
-    table = results.results_table(figs)
-    assert once[0] == f"before\n<!-- results -->\n{table}<!-- /results -->\nafter\n"
-    results.publish(figs)
-    assert (readme.read_text(), (figs / "index.html").read_text()) == once
-
-
-@pytest.mark.parametrize("text", ["no markers\n", "<!-- results -->\nno end\n"])
-def test_publish_leaves_a_readme_without_markers_alone(figs: Path, text: str) -> None:
-    readme = figs.parent / "README.md"
-    readme.write_text(text)
-    results.publish(figs)
-    assert readme.read_text() == text
-
-
-def test_gallery_shows_every_figure_and_escapes_text(figs: Path) -> None:
-    results.publish(figs)
-    page = (figs / "index.html").read_text(encoding="utf-8")
-    assert 'src="a &amp; b.png"' in page and "if a &lt; b &amp; c" in page and "&quot;Quoted&quot;" in page
-    assert "&lt;photos|mine&gt;" in page and "R&amp;D" in page and "<photos" not in page
-    assert "<td>25.65</td>" in page and "python gan_upscale.py --minutes 20" in page
-    assert "http" not in page  # nothing is fetched from elsewhere
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"script": "x"}', '{"metrics": 1}'])
-def test_publish_refuses_a_file_that_is_no_result(figs: Path, text: str) -> None:
-    (figs / "bad.json").write_text(text)
-    with pytest.raises(UserError, match=r"bad\.json"):
-        results.publish(figs)
-    assert not (figs / "index.html").exists()
+def test_charts_keep_to_their_part_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = spy(monkeypatch)
+    with page.new_page(tmp_path / "c.png", 900, 600, "T", "C") as drawn:
+        drawn.charts(0, 300).subplots(1, 2)[0].set_title("A heading")
+        drawn.charts(300, 300, x=450).subplots().set_ylabel("a name")
+    pixels_of(tmp_path / "c.png")
+    left, right, below = (axes.get_tightbbox() for axes in pages[0].figure.axes)
+    top, middle = (drawn.height - drawn.head - y for y in (0, 300))
+    for box in (left, right, below):
+        assert box
+        assert box.x1 <= 900 and box.y1 <= top, "in the page, below the caption"
+    assert left and right and below
+    assert min(left.y0, right.y0) >= middle >= below.y1 and left.x1 < right.x0 and below.x0 >= 450

@@ -36,15 +36,15 @@ def threads_as_before() -> Iterator[None]:
 
 
 def test_parts_share_no_frequency_and_no_phase() -> None:
-    drawn = {part: sine.waves(part, 2000, 2, 0.0, (0,)) for part in sine.PARTS}
+    waves = {part: sine.waves(part, 2000, 2, 0.0, (0,)) for part in sine.PARTS}
     bands = {}
-    for part, (_, clean, frequencies) in drawn.items():
+    for part, (_, clean, frequencies) in waves.items():
         assert frequencies.min() >= 1 / 60 and frequencies.max() <= 1 / 30
-        # its place within one of the ten pieces of the range, in tenths
+        # where it lies within one of the ten pieces of the range, in tenths
         bands[part] = set(((frequencies * 60 - 1) * 10 % 1 * 10).floor().int().tolist())
         assert len(clean[:, 0].unique()) == 2000
     assert bands == {"train": {0, 1, 2, 3, 6, 7, 8, 9}, "validation": {4}, "test": {5}}
-    firsts = torch.cat([clean[:, 0] for _, clean, _ in drawn.values()])
+    firsts = torch.cat([clean[:, 0] for _, clean, _ in waves.values()])
     assert len(firsts.unique()) == 6000, "no part repeats the phases of another"
 
 
@@ -71,12 +71,12 @@ def test_copies_are_one_period() -> None:
 
 def test_ar2_is_exact_on_a_clean_sine() -> None:
     values, clean, frequencies = sine.waves("test", 50, 1100, 0.0, (0,))
-    found = evaluation.fit_ar2(values[:, :100])
+    fitted = evaluation.fit_ar2(values[:, :100])
     true = torch.stack([2 * torch.cos(2 * math.pi * frequencies), -torch.ones(50)], dim=1)
-    assert torch.allclose(found, true, atol=1e-9)
+    assert torch.allclose(fitted, true, atol=1e-9)
     scores = {
-        name: evaluation.score(made, values[:, 100:], clean[:, 100:])
-        for name, made in evaluation.linear_methods(values, 100).items()
+        name: evaluation.score(predictions, values[:, 100:], clean[:, 100:])
+        for name, predictions in evaluation.linear_methods(values, 100).items()
     }
     assert scores["AR(2)"]["one-step MSE"] < 1e-20
     assert scores["AR(2)"]["forecast RMSE"] < 1e-8
@@ -87,11 +87,11 @@ def test_ar2_is_exact_on_a_clean_sine() -> None:
 
 def test_linear_methods_on_a_line_and_on_a_constant() -> None:
     line = torch.arange(10, dtype=torch.float64).repeat(2, 1)
-    made = evaluation.linear_methods(line, 5)
-    for part in made["linear extrapolation"]:
+    predictions = evaluation.linear_methods(line, 5)
+    for part in predictions["linear extrapolation"]:
         assert torch.equal(part, line[:, 5:])
-    assert torch.equal(made["persistence"][0], line[:, 4:9])
-    assert torch.equal(made["persistence"][1], torch.full((2, 5), 4.0, dtype=torch.float64))
+    assert torch.equal(predictions["persistence"][0], line[:, 4:9])
+    assert torch.equal(predictions["persistence"][1], torch.full((2, 5), 4.0, dtype=torch.float64))
     constant = torch.ones(2, 10, dtype=torch.float64)
     for part in evaluation.linear_methods(constant, 5)["AR(2)"]:
         assert torch.allclose(part, constant[:, 5:])
@@ -99,10 +99,10 @@ def test_linear_methods_on_a_line_and_on_a_constant() -> None:
 
 def test_errors_are_those_of_the_definitions() -> None:
     values, clean, _ = sine.waves("test", 200, 1000, 0.3, (0,))
-    found = evaluation.score((clean, 0.9 * clean), values, clean)
-    assert found["one-step MSE"] == pytest.approx(0.3**2, rel=0.01), "to know the wave is to be at the floor"
-    assert found["forecast RMSE"] == pytest.approx(0.1 * clean.square().mean().sqrt().item())
-    assert found["amplitude drift, %"] == pytest.approx(10)
+    scores = evaluation.score((clean, 0.9 * clean), values, clean)
+    assert scores["one-step MSE"] == pytest.approx(0.3**2, rel=0.01), "to know the wave is to be at the floor"
+    assert scores["forecast RMSE"] == pytest.approx(0.1 * clean.square().mean().sqrt().item())
+    assert scores["amplitude drift, %"] == pytest.approx(10)
     half = torch.cat([0.9 * clean[:100], 1.1 * clean[100:]])
     assert evaluation.drift(half, clean) == pytest.approx(10), "too large and too small do not cancel"
 
@@ -157,15 +157,15 @@ def results(config: Config) -> dict:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """One quick run of the whole experiment."""
-    place = tmp_path_factory.mktemp("quick")
-    config = Config(figs=place / "figs", runs=place / "runs", quick=True)
+    path = tmp_path_factory.mktemp("quick")
+    config = Config(figs=path / "figs", runs=path / "runs", quick=True)
     assert main(config) == 0
     return config
 
 
 def test_it_learns(trained: Config) -> None:
-    found = results(trained)
-    net, rest = found["metrics"]["RNN"], found["baselines"]
+    result = results(trained)
+    net, rest = result["metrics"]["RNN"], result["baselines"]
     assert set(rest) == {"persistence", "linear extrapolation", "AR(2)", "noise floor"}
     for method in ("persistence", "linear extrapolation", "AR(2)"):
         assert net["noisy: one-step MSE"] < 0.5 * rest[method]["noisy: one-step MSE"], method
@@ -174,7 +174,7 @@ def test_it_learns(trained: Config) -> None:
         assert net["clean: forecast RMSE"] < 0.3 * rest[method]["clean: forecast RMSE"], method
     assert rest["noise floor"] == {"clean: one-step MSE": 0, "noisy: one-step MSE": pytest.approx(0.01)}
     assert 1 < net["noisy: one-step MSE"] / 0.01 < 1.15
-    phases = found["trained"]
+    phases = result["trained"]
     assert [phases[name]["steps"] for name in ("clean", "noisy", "copies")] == [40, 40, 2]
 
 
@@ -189,9 +189,9 @@ def test_training_is_what_makes_the_forecast(trained: Config, tmp_path: Path) ->
 
 
 def test_the_earlier_setup_scores_well_and_knows_nothing(trained: Config) -> None:
-    found = results(trained)
-    on_copies, on_waves = found["earlier"].values()
-    assert on_copies < 1e-6 and on_waves > found["baselines"]["persistence"]["clean: one-step MSE"]
+    result = results(trained)
+    on_copies, on_waves = result["earlier"].values()
+    assert on_copies < 1e-6 and on_waves > result["baselines"]["persistence"]["clean: one-step MSE"]
 
 
 def test_figure_says_data_noise_and_seed(trained: Config) -> None:
@@ -208,8 +208,8 @@ def test_a_net_that_learned_nothing_is_announced(
         return torch.zeros(states.shape[1], dtype=torch.float64) + 1e-3 * states.mean()
 
     monkeypatch.setattr("single_layer_rnn.least_squares", silent)
-    place = trained.figs.parent / "nothing"
-    assert main(replace(trained, figs=place, runs=place, steps=1, noise=0.0, hidden_size=10)) == 0
+    path = trained.figs.parent / "nothing"
+    assert main(replace(trained, figs=path, runs=path, steps=1, noise=0.0, hidden_size=10)) == 0
     assert "On clean waves the net is no better than persistence" in capsys.readouterr().out
 
 

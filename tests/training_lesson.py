@@ -33,16 +33,16 @@ def squared(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
     return {"squared": (model(noise) - real).square().mean() * (1 + random.random())}
 
 
-def hinge(d: nn.Module, real: Tensor, made: Tensor, given: Any, step: int) -> Any:
-    a, b = d(real), d(made)
+def hinge(d: nn.Module, real: Tensor, fake: Tensor, condition: Any, step: int) -> Any:
+    a, b = d(real), d(fake)
     losses = {"hinge": (1 - a).relu().mean() + (1 + b).relu().mean()}
     if step % 4 == 0:
         losses["size"] = 0.1 * a.square().mean()
     return losses, a, b
 
 
-def fooled(d: nn.Module, real: Tensor, made: Tensor, given: Any, step: int) -> dict[str, Tensor]:
-    return {"fooled": -d(made).mean()}
+def deceit(d: nn.Module, real: Tensor, fake: Tensor, condition: Any, step: int) -> dict[str, Tensor]:
+    return {"adversarial_loss": -d(fake).mean()}
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
         torch.optim.Adam(generator.parameters(), 1e-3, betas=(0.0, 0.99)),
         torch.optim.Adam(discriminator.parameters(), 1e-3, betas=(0.0, 0.99)),
     )
-    adversarial(run, "gan", generator, discriminator, players, fooled, hinge, batches, steps=100, **plan)
+    adversarial(run, "gan", generator, discriminator, players, deceit, hinge, batches, steps=100, **plan)
     run.finish()
     torch.save(
         {"weights": generator.state_dict(), "history": run.history, "random": torch.rand(4)},

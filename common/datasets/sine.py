@@ -5,6 +5,7 @@ and the middle of every piece is held out: a tenth of it for validation, a tenth
 """
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -14,6 +15,12 @@ PERIODS = (30, 60)  # steps: one octave of frequencies
 AMPLITUDES = (0.5, 1.0)
 PIECES = 10
 PARTS = ("train", "validation", "test")
+DESCRIPTION = SimpleNamespace(  # as a results file describes a data set
+    name="sine waves",
+    builtin=False,
+    note=f"Sine waves made by the program: periods of {PERIODS[0]} to {PERIODS[1]} steps, amplitudes of "
+    f"{AMPLITUDES[0]} to {AMPLITUDES[1]}; no frequency of the test was trained on.",
+)
 
 
 def waves(
@@ -33,14 +40,14 @@ def waves(
         frequencies: float64 [count], in cycles a step.
     """
     random = np.random.default_rng((PARTS.index(part), *seed))
-    place = random.random(count)  # within a piece
+    position = random.random(count)  # within a piece
     if part == "train":
-        place = 0.8 * place
-        place += 0.2 * (place >= 0.4)
+        position = 0.8 * position
+        position += 0.2 * (position >= 0.4)
     else:
-        place = 0.1 * place + (0.4 if part == "validation" else 0.5)
+        position = 0.1 * position + (0.4 if part == "validation" else 0.5)
     low, high = 1 / max(PERIODS), 1 / min(PERIODS)
-    frequencies = low + (high - low) * (random.integers(PIECES, size=count) + place) / PIECES
+    frequencies = low + (high - low) * (random.integers(PIECES, size=count) + position) / PIECES
     amplitudes = random.uniform(*AMPLITUDES, count)
     phases = random.uniform(0, 2 * math.pi, count)
 

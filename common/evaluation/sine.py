@@ -8,36 +8,36 @@ obeys it exactly, with a = 2 cos(2 pi frequency) and b = -1, so AR(2) cannot be 
 import torch
 from torch import Tensor
 
-Made = tuple[Tensor, Tensor]  # one step ahead each time, and forecast on its own output: both [N,horizon]
+Predictions = tuple[Tensor, Tensor]  # one step ahead each time; forecast on its own output: both [N,horizon]
 
 
-def linear_methods(values: Tensor, prefix: int) -> dict[str, Made]:
+def linear_methods(values: Tensor, prefix: int) -> dict[str, Predictions]:
     """Persistence, linear extrapolation, and AR(2) fitted to each prefix, for `values` [N,prefix+horizon]."""
-    known, horizon = values[:, :prefix], values.shape[1] - prefix
+    start, horizon = values[:, :prefix], values.shape[1] - prefix
     repeat = torch.ones(len(values), 1, dtype=values.dtype)
     coefficients = {
         "persistence": repeat * torch.tensor([1.0, 0.0]),
         "linear extrapolation": repeat * torch.tensor([2.0, -1.0]),
-        "AR(2)": fit_ar2(known),
+        "AR(2)": fit_ar2(start),
     }
     return {
-        name: (one_step(ab, values[:, prefix - 2 : -1]), forecast(ab, known, horizon))
+        name: (one_step(ab, values[:, prefix - 2 : -1]), forecast(ab, start, horizon))
         for name, ab in coefficients.items()
     }
 
 
-def score(made: Made, values: Tensor, clean: Tensor) -> dict[str, float]:
+def score(predictions: Predictions, values: Tensor, clean: Tensor) -> dict[str, float]:
     """One step ahead against the values, which have noise; the forecast against the clean waves.
 
     Args:
-        made: one step ahead and forecast, both [N,horizon].
+        predictions: one step ahead and forecast, both [N,horizon].
         values, clean: what followed the prefix, with and without noise, both [N,horizon].
     """
-    ahead, far = made
+    one_step_ahead, forecasts = predictions
     return {
-        "one-step MSE": mse(ahead, values),
-        "forecast RMSE": mse(far, clean) ** 0.5,
-        "amplitude drift, %": drift(far, clean),
+        "one-step MSE": mse(one_step_ahead, values),
+        "forecast RMSE": mse(forecasts, clean) ** 0.5,
+        "amplitude drift, %": drift(forecasts, clean),
     }
 
 
@@ -61,11 +61,11 @@ def forecast(coefficients: Tensor, prefix: Tensor, steps: int) -> Tensor:
     """Goes on from `prefix` [N,P] on its own output: [N,steps]."""
     a, b = coefficients.unbind(1)
     before, last = prefix[:, -2], prefix[:, -1]
-    made = []
+    values = []
     for _ in range(steps):
         before, last = last, a * last + b * before
-        made.append(last)
-    return torch.stack(made, dim=1)
+        values.append(last)
+    return torch.stack(values, dim=1)
 
 
 def mse(predicted: Tensor, values: Tensor) -> float:

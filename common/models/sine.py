@@ -1,7 +1,4 @@
-"""Recurrent nets: one that goes on with a series, and those that read a message and say whether it is spam.
-
-The batches of messages are `datasets.vocabulary.Batch`: without padding. `read` adds it and skips its states.
-"""
+"""A vanilla RNN that goes on with a series, and the formula for its read-out."""
 
 import math
 
@@ -51,12 +48,12 @@ class Forecaster(nn.Module):
         """Reads `prefix` [N,P], then goes on on its own output: [N,steps]."""
         output, state = self.rnn(prefix[..., None])  # [N,P,size], [1,N,size]
         value = self.read_out(output[:, -1:])  # [N,1,1]
-        made = [value]
+        values = [value]
         for _ in range(steps - 1):
             output, state = self.rnn(value, state)
             value = self.read_out(output)
-            made.append(value)
-        return torch.cat(made, dim=1)[..., 0]
+            values.append(value)
+        return torch.cat(values, dim=1)[..., 0]
 
 
 def least_squares(states: Tensor, targets: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
-"""What keeps a run alive: steps, progress, budget, checkpoints, resume, interrupts.
+"""The two training loops: `supervised` and `adversarial`.
 
 Losses, optimizers, schedules and the choice of weights are the lesson: they stand in the scripts and are
-passed in. This file knows no model and no dataset. Open it at `supervised` and `adversarial`; the rest
-serves them.
+passed in. This file knows no model and no dataset. Both loops are the plain one of any tutorial, a batch, a
+loss, a step; `_steps`, which hands out the batches, keeps the run alive around it: checkpoints, resume,
+history, evaluations, the learning rate and the averaged weights.
 
     run = Run(Path("runs/lesson"), settings=asdict(config), device=device, resume=config.resume)
-    model = supervised(run, "fit", model, optimizer, loss, batches, minutes=5, schedule=cosine, ema=0.99)
+    schedule = cosine_schedule(warm_up=0.1)
+    model = supervised(run, "fit", model, optimizer, loss, batches, minutes=5, schedule=schedule, ema=0.99)
     run.finish()
 """
 
@@ -13,8 +15,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -24,16 +25,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.training.run import Interrupted, Phase, Run, get_rng, line_of, say, set_rng
+from common.training.run import Interrupted, Phase, Run, get_rng, say, set_rng
 from common.training.run import Losses as Losses
 
 Batches = Callable[[int], Iterator[Any]]
-Step = Callable[[Any, int, float], tuple[Losses, Losses]]  # of batch, number, progress: terms, notes
 Schedule = Callable[[float], float]
 Evaluate = Callable[[nn.Module], dict[str, Any]]
+Step = tuple[Any, int, float]  # batch, number of the step, progress 0..1
 
 ROWS = 200  # of the history, for each phase
-PROBE_SECONDS = 4.0  # at most, to find the pace at the start
+TRIAL_SECONDS = 4.0  # at most, to find the pace at the start
 
 
 def cosine_schedule(warm_up: float = 0.0, start: float = 0.01, floor: float = 0.01) -> Schedule:
@@ -93,22 +94,23 @@ def supervised(
         UserError: a loss, gradient or weight is not finite, or the checkpoint does not fit the model.
         SystemExit: 130 after Ctrl-C or SIGTERM, once the run is saved.
     """
-
-    def step(batch: Any, number: int, progress: float) -> tuple[Losses, Losses]:
-        # Forward
-        with run.autocast():
-            losses = loss(model, batch, progress)
-        total = _total(losses)
-
-        # Backward and update
-        optimizer.zero_grad()
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        return losses, {"loss": total, "grad": norm}
-
     state = Phase(phase, [model], [optimizer], run.device)
-    return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations)
+    plan = _steps(run, state, batches, steps, minutes, schedule, ema, evaluate, evaluations)
+    if run.start(state):
+        with run.interruptible():
+            for batch, _, progress in plan:
+                # Forward
+                with run.autocast():
+                    losses = loss(model, batch, progress)
+                total = _total(losses)
+
+                # Backward and update
+                optimizer.zero_grad()
+                total.backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+                optimizer.step()
+                state.add(losses | {"loss": total, "grad": norm})
+    return run.result(state)
 
 
 def adversarial(
@@ -136,7 +138,7 @@ def adversarial(
     """Trains the two in place; returns `generator`, holding its averaged (EMA) weights, in eval mode.
 
     A batch is (condition, real): `condition` holds the inputs of the generator, noise and label or a small
-    picture. Both losses are called with (discriminator, real, fake, condition, step), where `step` counts the
+    image. Both losses are called with (discriminator, real, fake, condition, step), where `step` counts the
     steps of their own player: what a loss does in each 8th is as frequent for one who steps seldom.
 
     `discriminator_loss` also returns its scores of real and fake. The discriminator counts as right where
@@ -144,57 +146,55 @@ def adversarial(
     scores that are centred, `real - fake.mean()` and `fake - real.mean()`.
 
     The other arguments and what is raised: see `supervised`. `optimizers` are the generator's and the
-    discriminator's; the discriminator takes a step in each `d_every`, the generator in each `g_every`.
-    Each row of the history has, besides the terms of the losses: `loss_generator`, `loss_discriminator`,
-    `grad_generator`, `grad_discriminator`, and
-    `accuracy_real` and `accuracy_fake`, the shares (0..1) of the two that the
-    discriminator gets right. A line on screen says when one side has won.
+    discriminator's; the discriminator takes a step in each `d_every`, the generator in each `g_every`, and
+    who takes none computes nothing. Each row of the history has, besides the terms of the losses:
+    `loss_generator`, `loss_discriminator`, `grad_generator`, `grad_discriminator`, and `accuracy_real` and
+    `accuracy_fake`, the shares (0..1) of the two that the discriminator gets right. A line on screen says
+    when one side has won.
     """
     generator_optimizer, discriminator_optimizer = optimizers
-    judging = [p for p in discriminator.parameters() if p.requires_grad]
-
-    def step(batch: Any, number: int, progress: float) -> tuple[Losses, Losses]:
-        condition, real = batch
-        with run.autocast():
-            fake = generator(*condition)
-
-        # (1) Update D: tell real from fake
-        with run.autocast():
-            losses_d, scores_real, scores_fake = discriminator_loss(
-                discriminator, real, fake.detach(), condition, number // d_every
-            )
-        total_d = _total(losses_d)
-        discriminator_optimizer.zero_grad()
-        total_d.backward()
-        norm_d = nn.utils.clip_grad_norm_(judging, clip)
-        if number % d_every == 0:
-            discriminator_optimizer.step()
-
-        # (2) Update G: pass for real; D only judges, its parameters gather no gradients
-        for parameter in judging:
-            parameter.requires_grad_(False)
-        with run.autocast():  # a region of its own: autocast remembers D's weights within one
-            losses_g = generator_loss(discriminator, real, fake, condition, number // g_every)
-        total_g = _total(losses_g)
-        generator_optimizer.zero_grad()
-        total_g.backward()
-        norm_g = nn.utils.clip_grad_norm_(generator.parameters(), clip)
-        if number % g_every == 0:
-            generator_optimizer.step()
-        for parameter in judging:
-            parameter.requires_grad_(True)
-
-        return losses_d | losses_g, {
-            "loss_discriminator": total_d,
-            "loss_generator": total_g,
-            "accuracy_real": (scores_real > 0).float().mean(),
-            "accuracy_fake": (scores_fake < 0).float().mean(),
-            "grad_discriminator": norm_d,
-            "grad_generator": norm_g,
-        }
-
+    d_parameters = [p for p in discriminator.parameters() if p.requires_grad]
     state = Phase(phase, [generator, discriminator], list(optimizers), run.device)
-    return _train(run, state, step, batches, steps, minutes, schedule, ema, evaluate, evaluations)
+    plan = _steps(run, state, batches, steps, minutes, schedule, ema, evaluate, evaluations)
+    if run.start(state):
+        with run.interruptible():
+            for (condition, real), number, _ in plan:
+                d_steps, g_steps = number % d_every == 0, number % g_every == 0
+                with run.autocast(), torch.set_grad_enabled(g_steps):
+                    fake = generator(*condition)
+
+                # (1) Update D: tell real from fake
+                if d_steps:
+                    with run.autocast():
+                        losses, scores_real, scores_fake = discriminator_loss(
+                            discriminator, real, fake.detach(), condition, number // d_every
+                        )
+                    total = _total(losses)
+                    discriminator_optimizer.zero_grad()
+                    total.backward()
+                    norm = nn.utils.clip_grad_norm_(d_parameters, clip)
+                    discriminator_optimizer.step()
+                    right = {
+                        "accuracy_real": (scores_real > 0).float().mean(),
+                        "accuracy_fake": (scores_fake < 0).float().mean(),
+                    }
+                    state.add(losses | {"loss_discriminator": total, "grad_discriminator": norm} | right)
+
+                # (2) Update G: pass for real; D only scores, its parameters gather no gradients
+                if g_steps:
+                    for parameter in d_parameters:
+                        parameter.requires_grad_(False)
+                    with run.autocast():  # a region of its own: autocast remembers D's weights within one
+                        losses = generator_loss(discriminator, real, fake, condition, number // g_every)
+                    total = _total(losses)
+                    generator_optimizer.zero_grad()
+                    total.backward()
+                    norm = nn.utils.clip_grad_norm_(generator.parameters(), clip)
+                    generator_optimizer.step()
+                    for parameter in d_parameters:
+                        parameter.requires_grad_(True)
+                    state.add(losses | {"loss_generator": total, "grad_generator": norm})
+    return run.result(state)
 
 
 def winner(history: list[dict[str, Any]], phase: str, rows: int = 20) -> str:
@@ -219,10 +219,12 @@ def winner(history: list[dict[str, Any]], phase: str, rows: int = 20) -> str:
     return ""
 
 
-def _train(
+# ----------------------------------------------------------------------------- what surrounds every step
+
+
+def _steps(
     run: Run,
     phase: Phase,
-    step: Step,
     batches: Batches,
     steps: int | None,
     minutes: float | None,
@@ -230,172 +232,158 @@ def _train(
     ema: float,
     evaluate: Evaluate | None,
     evaluations: int,
-) -> nn.Module:
-    """The loop around `step`, the same for both kinds of training."""
+) -> Iterator[Step]:
+    """Yields each step that is left of a phase, for the loop to take, and looks after the run around it."""
     if (steps is None) == (minutes is None):
         raise ValueError("the budget is either steps or minutes")
     if (steps or minutes or 0) <= 0:
         raise UserError(f"{phase.name}: the budget must be above 0; give more steps or minutes")
-    if phase.name in run._begun:
-        raise ValueError(f"two phases are named {phase.name!r}")
-    run._begun.add(phase.name)
-    try:
-        if phase.name in run._finished:
-            return _result(run, phase)
-        _restore(run, phase)
-    except (RuntimeError, ValueError, KeyError):
-        raise UserError(
-            f"--resume: {run.path} does not fit phase {phase.name} or its model; start without --resume"
-        ) from None
+    for module in phase.modules:
+        module.train()
+    if phase.evaluated < 0:
+        _evaluate(run, phase, evaluate)
 
-    record = run.record.setdefault(phase.name, {})
-    begun = time.monotonic() - record.get("seconds", 0.0)
+    # Settle the number of steps, once: a resumed phase has it already
+    if not phase.steps:
+        run.use(run.precision)
+        if minutes is not None:
+            steps, evaluations = yield from _fill(
+                run, phase, batches, schedule, evaluate, minutes, evaluations
+            )
+        phase.steps, phase.precision, phase.evaluations = steps or 1, run.precision, evaluations
+        run.record[phase.name].update(steps=phase.steps, precision=phase.precision)
+        run.checkpoint(phase)
+
+    # Train
+    run.use(phase.precision)
+    row_every, count = max(1, phase.steps // ROWS), phase.evaluations
     check_every = 1 if run.device.type == "cpu" else 20  # a look at a number makes a GPU wait
-    warned: set[str] = set()
+    points = {round(i * phase.steps / count) for i in range(1, count + 1)} | {phase.steps}
+    stream = batches(phase.step)
+    saved = shown = time.monotonic()
+    # disable=None: no bar where the output is no terminal
+    with tqdm(total=phase.steps, initial=phase.step, desc=phase.name, unit="step", disable=None) as bar:
+        while phase.step < phase.steps or phase.evaluated < phase.step:
+            # Evaluate where it is due, also in a phase that was stopped just before
+            if phase.step in points and phase.evaluated < phase.step:
+                _evaluate(run, phase, evaluate)
+                saved = time.monotonic()
+                continue
 
-    def save() -> None:
-        phase.check(run.path, weights=True)
-        record["seconds"] = time.monotonic() - begun
-        run._save(phase)
+            # Take the step
+            yield from _step(phase, stream, phase.step / phase.steps, schedule)
+            _average(phase.average, phase.modules[0], min(ema, phase.step / (9 + phase.step)))
 
-    def advance(stream: Iterator[Any], progress: float) -> None:
-        asked = time.monotonic()
-        for group in phase.groups():
-            group["lr"] = group["initial_lr"] * schedule(progress)
-        with torch.random.fork_rng(devices=[]):  # a loader that starts draws a number: not from ours
-            batch = _to(next(stream), run.device)
-        phase.waiting += time.monotonic() - asked
-        losses, notes = step(batch, phase.step, progress)
-        _average(phase.average, phase.modules[0], min(ema, (1 + phase.step) / (10 + phase.step)))
-        phase.add(losses | notes)
-        phase.step += 1
-        if phase.step % check_every == 0:
-            phase.check(run.path)
-        phase.stepping += time.monotonic() - asked
+            # Write down what it gave
+            if phase.step % check_every == 0:
+                phase.check(run.path)
+            if phase.step % row_every == 0 and phase.step not in points:
+                _log(run, phase, {})
+            bar.update()
+            now = time.monotonic()
+            if not bar.disable and phase.sums and now - shown > 0.5:
+                bar.set_postfix_str(_format(phase.means()))
+                shown = now
+            if run.stopping or now - saved > run.checkpoint_every:
+                run.checkpoint(phase)
+                saved = now
+            if run.stopping:
+                raise Interrupted
 
-    def look() -> dict[str, float]:
-        rng = get_rng(run.device)
-        with torch.no_grad():
-            found = evaluate(phase.average) if evaluate else {}
-        set_rng(rng, run.device)
-        return {name: float(value) for name, value in found.items()}
-
-    def log(found: dict[str, float]) -> None:
-        phase.check(run.path)
-        run.history.append({"phase": phase.name, "step": phase.step, **phase.means(), **found})
-        phase.sums, phase.counts = {}, {}
-        sentence = winner(run.history, phase.name)
-        side = sentence.partition(" has won")[0]
-        if side and side not in warned:
-            warned.add(side)
-            say(f"{phase.name}, step {phase.step}: {sentence}.")
-
-    def examine() -> None:
-        save()
-        with run._nothing_to_lose():
-            found = look()
-        log(found)
-        phase.evaluated = phase.step
-        save()
-        left = record["seconds"] / 60 * (phase.steps / max(phase.step, 1) - 1)
-        time_left = f" ({left:.1f} minutes left)" if 0 < phase.step < phase.steps else ""
-        if line := line_of(run.history[-1]):
-            say(f"{phase.name}, step {phase.step}{time_left}: {line}")
-
-    with run._interruptible():
-        for module in phase.modules:
-            module.train()
-        if phase.evaluated < 0:
-            examine()
-        if not phase.steps:
-            with run._nothing_to_lose():
-                start = copy.deepcopy(phase.pack())
-                run._using = run.precision
-                if minutes is not None:
-                    probing = min(PROBE_SECONDS, 0.03 * 60 * minutes)
-                    trial = partial(advance, batches(0), 0.0)
-                    pace = _seconds_each(trial, probing, run.device, warm_up=3)
-                    del trial  # and its loader's workers
-                    phase.unpack(start)
-                    pause = _seconds_each(look, 0.0, run.device)
-                    # on a busy machine they would otherwise leave no time to train
-                    evaluations = max(1, min(evaluations, int(0.2 * 60 * minutes / pause)))
-                    left = 60 * minutes - (time.monotonic() - begun) - evaluations * pause
-                    steps = max(1, int(left / pace))
-                    record.update(minutes=minutes, seconds_per_step=pace, seconds_per_evaluation=pause)
-                    say(
-                        f"{phase.name}: {steps} steps of {pace:.3g} s and {evaluations} evaluations of "
-                        f"{pause:.3g} s fill {minutes:g} minutes."
-                    )
-            phase.steps, phase.precision, phase.evaluations = steps or 1, run._using, evaluations
-            record.update(steps=phase.steps, precision=phase.precision)
-            save()
-
-        run._using = phase.precision
-        row_every = max(1, phase.steps // ROWS)
-        count = phase.evaluations
-        points = {round(i * phase.steps / count) for i in range(1, count + 1)} | {phase.steps}
-        stream = batches(phase.step)
-        saved = shown = time.monotonic()
-        # disable=None: no bar where the output is no terminal
-        with tqdm(total=phase.steps, initial=phase.step, desc=phase.name, unit="step", disable=None) as bar:
-            while True:
-                if phase.step in points and phase.evaluated < phase.step:
-                    examine()
-                    saved = time.monotonic()
-                if phase.step == phase.steps:
-                    break
-                advance(stream, phase.step / phase.steps)
-                if phase.step % row_every == 0 and phase.step not in points:
-                    log({})
-                bar.update()
-                now = time.monotonic()
-                if not bar.disable and phase.sums and now - shown > 0.5:
-                    bar.set_postfix_str(line_of(phase.means()))
-                    shown = now
-                if run._asked or now - saved > run.checkpoint_every:
-                    save()
-                    saved = now
-                if run._asked:
-                    raise Interrupted
+    record = run.record[phase.name]
     record["data_wait"] = phase.waiting / max(phase.stepping, 1e-9)
     say(f"{phase.name}: {record['data_wait']:.1%} of the steps' time went by waiting for data.")
-    weights = copy.deepcopy(phase.average.state_dict())
-    run._finished[phase.name] = {"weights": weights, "rng": get_rng(run.device)}
-    run._save(None)
-    return _result(run, phase)
+    run.finish_phase(phase)
 
 
-def _restore(run: Run, phase: Phase) -> None:
-    """Brings a phase to where the checkpoint has it, if the checkpoint stands in one."""
-    pending, run._pending = run._pending, None
-    if pending is not None:
-        if pending["name"] != phase.name:
-            raise ValueError(phase.name)
-        phase.unpack(pending)
+def _step(phase: Phase, stream: Iterator[Any], progress: float, schedule: Schedule) -> Iterator[Step]:
+    """Yields one step, with its learning rate set and its time taken."""
+    start = time.monotonic()
+    for group in phase.groups():
+        group["lr"] = group["initial_lr"] * schedule(progress)
+    with torch.random.fork_rng(devices=[]):  # a loader that starts draws a number: not from ours
+        batch = _to(next(stream), phase.device)
+    phase.waiting += time.monotonic() - start
+    yield batch, phase.step, progress
+    phase.step += 1
+    phase.stepping += time.monotonic() - start
 
 
-def _result(run: Run, phase: Phase) -> nn.Module:
-    """The model of a finished phase, whether it was trained now or before."""
-    model = phase.modules[0]
-    model.load_state_dict(run._finished[phase.name]["weights"])
-    set_rng(run._finished[phase.name]["rng"], run.device)
-    return model.eval()
+def _fill(
+    run: Run,
+    phase: Phase,
+    batches: Batches,
+    schedule: Schedule,
+    evaluate: Evaluate | None,
+    minutes: float,
+    evaluations: int,
+) -> Generator[Step, None, tuple[int, int]]:
+    """Yields trial steps, rewinds them, and returns how many steps and evaluations fill the minutes."""
+    seconds = min(TRIAL_SECONDS, 0.03 * 60 * minutes)
+    with run.nothing_to_lose():
+        before = copy.deepcopy(phase.pack())
+        stream = batches(0)
+        for _ in range(3):  # the first ones are slower
+            yield from _step(phase, stream, 0.0, schedule)
+        _wait(run.device)
+        start, count = time.monotonic(), 0
+        while count == 0 or time.monotonic() - start < seconds:
+            yield from _step(phase, stream, 0.0, schedule)
+            _average(phase.average, phase.modules[0], 0.0)
+            count += 1
+        _wait(run.device)
+        pace = (time.monotonic() - start) / count
+        del stream  # and its loader's workers
+        phase.unpack(before)
+
+        start = time.monotonic()
+        _look(phase, evaluate)
+        pause = max(time.monotonic() - start, 1e-9)
+    # on a busy machine they would otherwise leave no time to train
+    evaluations = max(1, min(evaluations, int(0.2 * 60 * minutes / pause)))
+    left = 60 * minutes - (time.monotonic() - phase.start) - evaluations * pause
+    steps = max(1, int(left / pace))
+    run.record[phase.name].update(minutes=minutes, seconds_per_step=pace, seconds_per_evaluation=pause)
+    say(
+        f"{phase.name}: {steps} steps of {pace:.3g} s and {evaluations} evaluations of {pause:.3g} s fill "
+        f"{minutes:g} minutes."
+    )
+    return steps, evaluations
 
 
-def _seconds_each(
-    function: Callable[[], object], seconds: float, device: torch.device, warm_up: int = 0
-) -> float:
-    """Mean time of a call, over calls that fill `seconds`."""
-    for _ in range(warm_up):
-        function()
-    _wait(device)
-    begun, count = time.monotonic(), 0
-    while count == 0 or time.monotonic() - begun < seconds:
-        function()
-        count += 1
-    _wait(device)
-    return (time.monotonic() - begun) / count
+def _evaluate(run: Run, phase: Phase, evaluate: Evaluate | None) -> None:
+    """Evaluates the averaged model between two checkpoints, and writes a row of the history."""
+    run.checkpoint(phase)
+    with run.nothing_to_lose():
+        scores = _look(phase, evaluate)
+    _log(run, phase, scores)
+    phase.evaluated = phase.step
+    run.checkpoint(phase)
+    left = run.record[phase.name]["seconds"] / 60 * (phase.steps / max(phase.step, 1) - 1)
+    time_left = f" ({left:.1f} minutes left)" if 0 < phase.step < phase.steps else ""
+    if line := _format(run.history[-1]):
+        say(f"{phase.name}, step {phase.step}{time_left}: {line}")
+
+
+def _look(phase: Phase, evaluate: Evaluate | None) -> dict[str, float]:
+    """The numbers of an evaluation, which leaves the random numbers as they were."""
+    rng = get_rng(phase.device)
+    with torch.no_grad():
+        scores = evaluate(phase.average) if evaluate else {}
+    set_rng(rng, phase.device)
+    return {name: float(value) for name, value in scores.items()}
+
+
+def _log(run: Run, phase: Phase, scores: dict[str, float]) -> None:
+    """Writes a row of the history, and says so the first time that one side of a GAN has won."""
+    phase.check(run.path)
+    run.history.append({"phase": phase.name, "step": phase.step, **phase.means(), **scores})
+    phase.sums, phase.counts = {}, {}
+    sentence = winner(run.history, phase.name)
+    side = sentence.partition(" has won")[0]
+    if side and side not in phase.warned:
+        phase.warned.add(side)
+        say(f"{phase.name}, step {phase.step}: {sentence}.")
 
 
 def _wait(device: torch.device) -> None:
@@ -425,3 +413,9 @@ def _to(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, tuple | list):
         return type(batch)(_to(value, device) for value in batch)
     return batch
+
+
+def _format(row: dict[str, Any]) -> str:
+    """The numbers of a row as they are shown."""
+    hidden = ("phase", "step", "grad")
+    return ", ".join(f"{name} {value:.4g}" for name, value in row.items() if not name.startswith(hidden))

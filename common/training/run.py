@@ -1,4 +1,8 @@
-"""One training run in one folder: checkpoints, resume, interrupts, precision, history."""
+"""One training run in one folder: what it remembers, its checkpoints, how it is stopped and resumed.
+
+A run has phases, one after the other. `Phase` is all that changes while one trains; `Run` writes it to
+`checkpoint.pt`, with the phases that are finished, and brings it back.
+"""
 
 import copy
 import json
@@ -7,13 +11,16 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -24,9 +31,9 @@ from common.files import atomic_write
 Losses = dict[str, Tensor]
 
 
-def checkpoint(folder: Path) -> Path:
-    """Where a run in `folder` keeps what it goes on from."""
-    return folder / "checkpoint.pt"
+def checkpoint(run_dir: Path) -> Path:
+    """The file from which a run in `run_dir` is resumed."""
+    return run_dir / "checkpoint.pt"
 
 
 def pick_precision(device: torch.device) -> str:
@@ -40,19 +47,101 @@ def pick_precision(device: torch.device) -> str:
     return "bfloat16" if has.get("amx_bf16") or has.get("avx512_bf16") else "float32"
 
 
+@dataclass
+class Phase:
+    """All that changes while a phase trains: what a checkpoint keeps and a rewind brings back."""
+
+    name: str
+    modules: list[nn.Module]  # the first is the one that is averaged and returned
+    optimizers: list[Optimizer]
+    device: torch.device
+    step: int = 0
+    steps: int = 0  # 0: not settled yet
+    precision: str = ""
+    evaluations: int = 0
+    evaluated: int = -1  # step of the last evaluation
+    sums: Losses = field(default_factory=dict)  # since the last row of the history
+    counts: dict[str, int] = field(default_factory=dict)
+    stepping: float = 0.0  # seconds in all steps,
+    waiting: float = 0.0  # and of these until the batch was there
+    warned: set[str] = field(default_factory=set)  # sides of a GAN that were said to have won
+
+    PACKED = (
+        *("name", "step", "steps", "precision", "evaluations", "evaluated", "sums", "counts"),
+        *("stepping", "waiting"),
+    )
+
+    def __post_init__(self) -> None:
+        self.start = time.monotonic()
+        self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
+        for group in self.groups():
+            group.setdefault("initial_lr", group["lr"])  # torch's own name; saved with the optimizer
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of all optimizers."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def pack(self) -> dict[str, Any]:
+        """The state as tensors, numbers and names."""
+        return {
+            **{name: getattr(self, name) for name in self.PACKED},
+            "modules": [module.state_dict() for module in (*self.modules, self.average)],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rng": get_rng(self.device),
+        }
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        """Brings back what `pack` gave."""
+        packed = copy.deepcopy(packed)  # an optimizer would go on writing into it
+        for module, weights in zip((*self.modules, self.average), packed["modules"], strict=True):
+            module.load_state_dict(weights)
+        for optimizer, state in zip(self.optimizers, packed["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        for name in self.PACKED:
+            setattr(self, name, packed[name])
+        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
+        set_rng(packed["rng"], self.device)
+
+    def add(self, values: Losses) -> None:
+        """Adds numbers of a step to their sums, which stay on the device; some steps may lack some names."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """The means since the last row of the history."""
+        return {name: value.item() / self.counts[name] for name, value in self.sums.items()}
+
+    def check(self, path: Path, weights: bool = False) -> None:
+        """Stops where a sum, so a loss or a gradient since the last row, or a weight is not finite.
+
+        Raises:
+            UserError: one is not; `path` keeps the last good state.
+        """
+        bad = [name for name, value in self.sums.items() if not math.isfinite(value)]
+        if weights:
+            tensors = [t for module in self.modules for t in module.state_dict().values()]
+            bad += [] if all(bool(torch.isfinite(t).all()) for t in tensors) else ["a weight"]
+        if bad:
+            raise UserError(
+                f"{self.name}, step {self.step}: not finite: {', '.join(bad)}. {path} keeps the last good "
+                "state: --resume goes on from there; if it happens again, start anew at a lower learning rate"
+            )
+
+
 class Run:
     """One training run in one folder: phases one after the other, one file `checkpoint.pt`.
 
     Attributes:
         history: rows {"phase", "step", means since the row before, results of an evaluation}, at most about
             200 a phase besides those of evaluations.
-        record: for the results file, by phase: steps, precision, seconds, what was measured first, and
-            `data_wait`, the share (0..1) of the steps' time until their batches were there.
+        record: for the results file, by phase: steps, precision, seconds, and `data_wait`, the share (0..1)
+            of the steps' time until their batches were there.
     """
 
     def __init__(
         self,
-        folder: Path,
+        run_dir: Path,
         *,
         settings: dict[str, Any],
         device: torch.device,
@@ -60,19 +149,20 @@ class Run:
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         checkpoint_every: float = 30.0,
     ) -> None:
-        """Opens the run; an older checkpoint in the folder stays until the first phase begins.
+        """Opens the run; an older checkpoint in the folder stays until the first phase starts.
 
         Args:
-            folder: of this script's run, for example runs/gan_upscale.
+            run_dir: the folder of this script's run, for example runs/gan_upscale.
             settings: all that changes the result; must be the same for a run to go on.
-            resume: go on from the folder's checkpoint.
-            precision: `auto` follows from the processor, see `pick_precision`.
+            resume: whether to go on from the folder's checkpoint.
+            precision: of forward passes and losses; `auto` follows from the processor, see `pick_precision`.
             checkpoint_every: seconds between checkpoints.
 
         Raises:
-            UserError: on resume, no checkpoint, a damaged one, or one of other settings.
+            UserError: another process trains in the folder; on resume, no checkpoint, a damaged one, or one
+                of other settings.
         """
-        self.path = checkpoint(folder)
+        self.path = checkpoint(run_dir)
         self.settings = json.loads(json.dumps(settings, default=str))
         self.device, self.checkpoint_every = device, checkpoint_every
         self.precision = pick_precision(device) if precision == "auto" else precision
@@ -80,23 +170,118 @@ class Run:
         self.record: dict[str, dict[str, Any]] = {}
         self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
         self._pending: dict[str, Any] | None = None  # the phase that the checkpoint stands in
-        self._begun: set[str] = set()
+        self._started: set[str] = set()
         self._using = "float32"  # precision of the phase at work
         self._owns_file = resume  # False while the file, if any, is of an older run
-        self._asked = False  # to stop, by Ctrl-C or SIGTERM
+        self.stopping = False  # Ctrl-C or SIGTERM has asked for it
         self._saved = False  # nothing would be lost by stopping right now
-        for left in folder.glob(".checkpoint.*.pt"):  # of a run that was killed while it wrote
+        self._lock(run_dir)
+        for left in run_dir.glob(".checkpoint.*.pt"):  # of a run that was killed while it wrote
             left.unlink(missing_ok=True)
         if resume:
             self._load()
 
+    def _lock(self, run_dir: Path) -> None:
+        """Holds the folder until this process ends: two runs in one would overwrite each other."""
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            self._held = FileLock(run_dir / ".lock", timeout=0, is_singleton=True)
+            self._held.acquire()
+        except Timeout:
+            raise UserError(
+                f"another run is at work in {run_dir}; wait for it, or give this one other --runs"
+            ) from None
+        except OSError as error:
+            raise UserError(f"cannot write to {run_dir}: {error.strerror}; name another --runs") from None
+
+    # ------------------------------------------------------------------------------------ for the scripts
+
     def finish(self) -> None:
         """Marks the run as done: a new one may replace it, and resuming it trains nothing."""
-        self._save(None, done=True)
+        self.save(None, done=True)
 
     def autocast(self) -> torch.autocast:
         """The precision of the phase at work, for forward passes and losses; evaluations are float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._using == "bfloat16")
+
+    # ------------------------------------------------------------------------------------ for the loop
+
+    def start(self, phase: Phase) -> bool:
+        """Brings a phase to where the checkpoint has it; returns whether any of its steps are left.
+
+        Raises:
+            UserError: the checkpoint does not fit the phase or its model.
+        """
+        if phase.name in self._started:
+            raise ValueError(f"two phases are named {phase.name!r}")
+        self._started.add(phase.name)
+        pending, self._pending = self._pending, None
+        try:
+            if phase.name in self._finished:
+                self._pending = pending
+                self.result(phase)
+                return False
+            if pending is not None:
+                if pending["name"] != phase.name:
+                    raise ValueError(phase.name)
+                phase.unpack(pending)
+        except (RuntimeError, ValueError, KeyError):
+            raise UserError(
+                f"--resume: {self.path} does not fit phase {phase.name} or its model; start without --resume"
+            ) from None
+        phase.start = time.monotonic() - self.record.setdefault(phase.name, {}).get("seconds", 0.0)
+        return True
+
+    def use(self, precision: str) -> None:
+        """Sets the precision of `autocast`."""
+        self._using = precision
+
+    def checkpoint(self, phase: Phase) -> None:
+        """Writes the state of the phase at work, if all its numbers are finite."""
+        phase.check(self.path, weights=True)
+        self.record[phase.name]["seconds"] = time.monotonic() - phase.start
+        self.save(phase)
+
+    def finish_phase(self, phase: Phase) -> None:
+        """Keeps what the phase has trained."""
+        weights = copy.deepcopy(phase.average.state_dict())
+        self._finished[phase.name] = {"weights": weights, "rng": get_rng(self.device)}
+        self.save(None)
+
+    def result(self, phase: Phase) -> nn.Module:
+        """The model of a finished phase, whether it was trained now or before."""
+        model = phase.modules[0]
+        model.load_state_dict(self._finished[phase.name]["weights"])
+        set_rng(self._finished[phase.name]["rng"], self.device)
+        return model.eval()
+
+    def save(self, phase: Phase | None, done: bool = False) -> None:
+        """Writes the checkpoint, whole or not at all; one of an older, unfinished run is kept beside it.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if not self._owns_file and self.path.exists():
+            old = _read(self.path)
+            if old is None or not old["done"]:
+                kept = self.path.replace(self.path.with_name("checkpoint-previous.pt"))
+                say(f"{self.path} was of an unfinished run; it is kept as {kept.name}.")
+        content = BytesIO()  # torch's own writer tells a full disk in words that nobody understands
+        torch.save(
+            {
+                "settings": self.settings,
+                "machine": device_name(self.device),
+                "done": done,
+                "record": self.record,
+                "history": self.history,
+                "finished": self._finished,
+                "phase": phase.pack() if phase else None,
+            },
+            content,
+        )
+        with atomic_write(self.path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+        self._owns_file = True
 
     def _load(self) -> None:
         if not self.path.exists():
@@ -119,34 +304,15 @@ class Run:
         self.history, self.record = content["history"], content["record"]
         self._finished, self._pending = content["finished"], content["phase"]
 
-    def _save(self, phase: "Phase | None", done: bool = False) -> None:
-        if not self._owns_file and self.path.exists():
-            old = _read(self.path)
-            if old is None or not old["done"]:
-                kept = self.path.replace(self.path.with_name("checkpoint-previous.pt"))
-                say(f"{self.path} was of an unfinished run; it is kept as {kept.name}.")
-        content = {
-            "settings": self.settings,
-            "machine": device_name(self.device),
-            "done": done,
-            "record": self.record,
-            "history": self.history,
-            "finished": self._finished,
-            "phase": phase.pack() if phase else None,
-        }
-        try:
-            with atomic_write(self.path) as temporary:
-                torch.save(content, temporary)
-        except (OSError, RuntimeError) as error:  # torch's way to say that the disk is full
-            raise UserError(
-                f"cannot write {self.path}: {str(error).splitlines()[0]}; an older one is whole, "
-                "--resume goes on from it"
-            ) from None
-        self._owns_file = True
+    # ------------------------------------------------------------------------------------ interrupts
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Within it Ctrl-C and SIGTERM let the step end and be saved; a second one leaves at once."""
+    def interruptible(self) -> Iterator[None]:
+        """Within it Ctrl-C and SIGTERM let the step end and be saved; a second one leaves at once.
+
+        Raises:
+            SystemExit: 130, once the run is saved and the line that resumes it is shown.
+        """
         process = os.getpid()
 
         def handle(number: int, frame: object) -> None:
@@ -154,31 +320,31 @@ class Run:
                 if number == signal.SIGTERM:
                     signal.signal(number, signal.SIG_DFL)
                     os.kill(os.getpid(), number)
-            elif self._asked or self._saved:
+            elif self.stopping or self._saved:
                 raise Interrupted
-            self._asked = True
+            self.stopping = True
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         except (Interrupted, RuntimeError) as error:
             # Ctrl-C reaches loader workers too, and a step whose worker is gone fails
-            if isinstance(error, RuntimeError) and not self._asked:
+            if isinstance(error, RuntimeError) and not self.stopping:
                 raise
             words = [sys.executable, *(word for word in sys.argv if word != "--resume"), "--resume"]
             say(f"\nStopped. To go on: {command_line(*words)}")
             raise SystemExit(130) from None
         finally:
-            self._asked = False
+            self.stopping = self._saved = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     @contextmanager
-    def _nothing_to_lose(self) -> Iterator[None]:
+    def nothing_to_lose(self) -> Iterator[None]:
         """Within it, the first Ctrl-C leaves at once: the state is saved, and only looked at or rewound."""
         self._saved = True
         try:
-            if self._asked:
+            if self.stopping:
                 raise Interrupted
             yield
         finally:
@@ -189,84 +355,14 @@ class Interrupted(BaseException):
     """Leaves the training loop from wherever it is."""
 
 
-@dataclass
-class Phase:
-    """All that changes while a phase trains: what a checkpoint keeps and a rewind brings back."""
-
-    name: str
-    modules: list[nn.Module]  # the first is the one that is averaged and returned
-    optimizers: list[Optimizer]
-    device: torch.device
-    step: int = 0
-    steps: int = 0  # 0: not settled yet
-    precision: str = ""
-    evaluations: int = 0
-    evaluated: int = -1  # step of the last evaluation
-    sums: Losses = field(default_factory=dict)  # since the last row of the history
-    counts: dict[str, int] = field(default_factory=dict)
-    stepping: float = 0.0  # seconds in all steps,
-    waiting: float = 0.0  # and of these until the batch was there
-
-    PACKED = (
-        *("name", "step", "steps", "precision", "evaluations", "evaluated", "sums", "counts"),
-        *("stepping", "waiting"),
-    )
-
-    def __post_init__(self) -> None:
-        self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
-        for group in self.groups():
-            group.setdefault("initial_lr", group["lr"])  # torch's own name; saved with the optimizer
-
-    def groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def pack(self) -> dict[str, Any]:
-        return {
-            **{name: getattr(self, name) for name in self.PACKED},
-            "modules": [module.state_dict() for module in (*self.modules, self.average)],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "rng": get_rng(self.device),
-        }
-
-    def unpack(self, packed: dict[str, Any]) -> None:
-        packed = copy.deepcopy(packed)  # an optimizer would go on writing into it
-        for module, weights in zip((*self.modules, self.average), packed["modules"], strict=True):
-            module.load_state_dict(weights)
-        for optimizer, state in zip(self.optimizers, packed["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        for name in self.PACKED:
-            setattr(self, name, packed[name])
-        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
-        set_rng(packed["rng"], self.device)
-
-    def add(self, values: Losses) -> None:
-        """Sums stay on the device, and a term may be missing in some steps."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self) -> dict[str, float]:
-        return {name: value.item() / self.counts[name] for name, value in self.sums.items()}
-
-    def check(self, kept: Path, weights: bool = False) -> None:
-        """Stops where a sum, so a loss or a gradient since the last row, or a weight is not finite."""
-        bad = [name for name, value in self.sums.items() if not math.isfinite(value)]
-        if weights:
-            tensors = [t for module in self.modules for t in module.state_dict().values()]
-            bad += [] if all(bool(torch.isfinite(t).all()) for t in tensors) else ["a weight"]
-        if bad:
-            raise UserError(
-                f"{self.name}, step {self.step}: not finite: {', '.join(bad)}. {kept} keeps the last good "
-                "state: --resume goes on from there; if it happens again, start anew at a lower learning rate"
-            )
-
-
 def get_rng(device: torch.device) -> dict[str, Any]:
+    """The states of all random number generators that a training draws from."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
 
 
 def set_rng(state: dict[str, Any], device: torch.device) -> None:
+    """Brings back what `get_rng` gave."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     if device.type == "cuda" and state["cuda"] is not None:
@@ -282,12 +378,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def line_of(row: dict[str, Any]) -> str:
-    """The numbers of a row as they are shown."""
-    hidden = ("phase", "step", "grad")
-    return ", ".join(f"{name} {value:.4g}" for name, value in row.items() if not name.startswith(hidden))
-
-
 def say(text: str) -> None:
-    tqdm.write(text)  # above the bar
+    """Prints a line above the progress bar."""
+    tqdm.write(text)
     sys.stdout.flush()

@@ -1,0 +1,146 @@
+"""What is made of the results files: tables, README, RESULTS.md and the gallery say what the files say."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import results
+from common.cli import UserError
+from common.figures import page
+
+ROOT = Path(__file__).parents[1]
+README = "before\n<!-- results -->\nold\n<!-- /results -->\nafter\n"
+SCORE = {"psnr": 25.6512, "ssim": 0.7381, "detail_db": -4.52, "checkerboard": 1.2, "lr_psnr": 45.0}
+UPSCALE = {
+    "script": "gan_upscale",
+    "command": "python gan_upscale.py --minutes 20",
+    "data": {"name": "<photos|mine>", "count": 1234, "builtin": False, "note": "R&D"},
+    "metrics": {"GAN": SCORE | {"ms": 9.51}},
+    "baselines": {
+        "nearest": SCORE | {"checkerboard": math.inf, "ms": 0.11},
+        "bicubic": {"psnr": 24.59, "ssim": math.nan},
+    },
+    "seconds": 312.0,
+    "device": "cpu, 2 threads",
+    "commit": "abc",
+}
+SPAM = UPSCALE | {
+    "script": "lstm",
+    "data": {"name": "SMS", "count": 5, "builtin": True},
+    "metrics": {"accuracy": 0.99123},
+    "baselines": {"majority class": {"accuracy": 0.87, "accuracy_sd": 0.01, "f1": 0}},
+}
+
+
+@pytest.fixture
+def figs(tmp_path: Path) -> Path:
+    folder = tmp_path / "figs"
+    folder.mkdir()
+    (folder / "gan_upscale.json").write_text(json.dumps(UPSCALE))
+    (folder / "lstm.json").write_text(json.dumps(SPAM))
+    image = torch.zeros(1, 3, 9, 9, dtype=torch.uint8)
+    page.grid(folder / "a & b.png", image, 1, title='"Quoted"', caption="if a < b & c")
+    return folder
+
+
+def test_results_table_has_metrics_beside_baselines(figs: Path) -> None:
+    lines = re.sub(" +", " ", results.results_table(figs)).splitlines()  # cells are padded
+    assert "| method | PSNR, dB | SSIM | detail, dB | checkerboard | LR PSNR, dB | ms an image |" in lines
+    assert "| GAN | 25.65 | 0.738 | −4.5 | 1.2 | 45.0 | 9.51 |" in lines
+    assert "| nearest | 25.65 | 0.738 | −4.5 | – | 45.0 | 0.11 |" in lines
+    assert "| bicubic | 24.59 | – | – | – | – | – |" in lines
+    assert "| this run | 0.9912 | – |" in lines and "| majority class | 0.8700 ± 0.0100 | 0.000 |" in lines
+    assert "1,234" in lines[0] and "5.2 minutes" in lines[0] and "--minutes 20" in lines[0]
+    assert "stand-in" not in lines[0]
+    assert any("**lstm**" in line and "built-in stand-in" in line for line in lines)
+
+
+def test_publish_writes_between_the_markers_only(figs: Path) -> None:
+    readme = figs.parent / "README.md"
+    readme.write_text(README)
+    results.publish(figs)
+    paths = (readme, figs / "index.html", figs / "RESULTS.md")
+    once = [path.read_text(encoding="utf-8") for path in paths]
+    table = results.results_table(figs)
+    assert once[0] == f"before\n<!-- results -->\n{table}<!-- /results -->\nafter\n"
+    assert once[2].endswith("\n\n" + table)
+    results.publish(figs)
+    assert [path.read_text(encoding="utf-8") for path in paths] == once
+
+
+@pytest.mark.parametrize("text", ["no markers\n", "<!-- results -->\nno end\n"])
+def test_publish_leaves_a_readme_without_markers_alone(figs: Path, text: str) -> None:
+    readme = figs.parent / "README.md"
+    readme.write_text(text)
+    results.publish(figs)
+    assert readme.read_text() == text
+
+
+def test_gallery_shows_every_figure_and_escapes_text(figs: Path) -> None:
+    results.publish(figs)
+    page = (figs / "index.html").read_text(encoding="utf-8")
+    assert 'src="a &amp; b.png"' in page and "if a &lt; b &amp; c" in page and "&#34;Quoted&#34;" in page
+    assert "&lt;photos|mine&gt;" in page and "R&amp;D" in page and "<photos" not in page
+    assert "<td>25.65</td>" in page and "python gan_upscale.py --minutes 20" in page
+    assert "http" not in page  # nothing is fetched from elsewhere
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"script": "x"}', '{"metrics": 1}'])
+def test_publish_refuses_a_file_that_is_no_result(figs: Path, text: str) -> None:
+    (figs / "bad.json").write_text(text)
+    with pytest.raises(UserError, match=r"bad\.json"):
+        results.publish(figs)
+    assert not (figs / "index.html").exists()
+
+
+def test_the_committed_pages_are_those_of_the_committed_results() -> None:
+    pages = results.pages(ROOT / "figs")
+    assert {path.name for path in pages} == {"README.md", "RESULTS.md", "index.html"}
+    for path, text in pages.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m common.results"
+
+
+def test_a_script_writes_its_own_figures_and_the_command_writes_the_rest(tmp_path: Path) -> None:
+    figs, readme = tmp_path / "figs", tmp_path / "README.md"
+    readme.write_text(README)
+    figs.mkdir()
+    (figs / "index.html").write_text("old")
+    script = ["single_layer_rnn.py", "--quick", "--steps", "1", "--noise", "0", "--hidden-size", "10"]
+    subprocess.run([sys.executable, *script, "--figs", figs, "--runs", tmp_path], cwd=ROOT, check=True)
+    assert readme.read_text() == README and (figs / "index.html").read_text() == "old"
+    assert {path.name for path in figs.iterdir()} == {
+        "index.html",
+        "single_layer_rnn.json",
+        "single_layer_rnn.png",
+    }
+    subprocess.run([sys.executable, "-m", "common.results", "--figs", figs], cwd=ROOT, check=True)
+    assert "single_layer_rnn" in readme.read_text()
+    assert "single_layer_rnn.png" in (figs / "index.html").read_text(encoding="utf-8")
+    assert "| persistence " in (figs / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "common.results", "--figs", tmp_path / "nowhere"]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and "nowhere; run a script first" in run.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_table_for_the_screen() -> None:
+    scores = {"bicubic": {"psnr": 24.59, "parameters": 0}, "GAN": {"psnr": 2.57e7, "parameters": 12}}
+    assert results.table(scores, digits=1).splitlines() == [
+        " " * 15 + "       psnr  parameters",
+        "bicubic               24.6         0.0",
+        "GAN                      -        12.0",
+    ]
+
+
+def test_saving_needs_no_library_of_the_tables() -> None:
+    code = "import common.results, sys; sys.exit(bool({'pandas', 'jinja2', 'PIL'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
