@@ -1,4 +1,4 @@
-"""How many dead leaves pictures one core makes in a second: `python -m tests.bench_dead_leaves`."""
+"""How many dead leaves images one core generates in a second: `python -m tests.bench_dead_leaves`."""
 
 import time
 
@@ -9,4 +9,4 @@ dead_leaves(0)
 start = time.process_time()
 for seed in range(COUNT):
     dead_leaves(seed)
-print(f"{COUNT / (time.process_time() - start):.0f} pictures a second on one core")
+print(f"{COUNT / (time.process_time() - start):.0f} images a second on one core")

@@ -1,10 +1,10 @@
-"""Pictures a second of training's loader beside the usual one, and what a set costs as it grows.
+"""Images a second of training's loader beside the usual one, and what a set costs as it grows.
 
-    python -m tests.bench_photos                     # a thousand made photos, with two workers; some minutes
+    python -m tests.bench_photos                     # a thousand generated photos, two workers; some minutes
     python -m tests.bench_photos --data FOLDER       # photos of FOLDER/{wnid}/{wnid}_{number}.JPEG
     python -m tests.bench_photos --growth            # start-up and memory with a thousand to a million photos
 
-All loaders give what training needs: batches of (small, real), 3x64x64 and 3x224x224, float in 0..1. They
+All loaders give what training needs: batches of (lr, hr), 3x64x64 and 3x224x224, float in 0..1. They
 are timed in turn, in rounds and every second time in the reverse order, so that what else the machine does
 meets all of them; ratios are those within a round. Milliseconds are those of processors, main process and
 workers together.
@@ -34,7 +34,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
-from common.datasets import imagenet, imagenet_archive, photos
+from common.datasets import imagenet, imagenet_archive, photo_batches, photos
 from common.datasets.dead_leaves import dead_leaves
 from gan_upscale import pairs
 
@@ -49,63 +49,64 @@ class Config:
     """Times loaders, or what a set costs as it grows."""
 
     data: Path | None = None
-    """A folder of {wnid}/{wnid}_{number}.JPEG; without it photos are made."""
+    """Folder of photos as {wnid}/{wnid}_{number}.JPEG; without it photos are generated."""
     photos: int = 1000
-    """So many are made."""
+    """Number of photos to generate."""
     seconds: float = 8.0
-    """Each loader is timed so long in each round."""
+    """Seconds for which each loader is timed in each round."""
     rounds: int = 3
+    """Number of rounds."""
     growth: bool = False
     """Measure start-up and memory instead."""
 
 
-# ------------------------------------------------------------------------------------- pictures/s
+# ------------------------------------------------------------------------------------- images/s
 
 
-def made_photos(root: Path, count: int) -> None:
+def generate_photos(root: Path, count: int) -> None:
     """JPEGs of 500x375 pixels and about 110 kB, as ImageNet's are in the mean."""
     tiles = [np.asarray(dead_leaves(seed)) for seed in range(60)]
     for k in range(count):
         random = np.random.default_rng(k)
         four = [tiles[i][:: random.choice([1, -1])] for i in random.integers(0, len(tiles), 4)]
-        picture = np.block([[[four[0]], [four[1]]], [[four[2]], [four[3]]]])[:375, :500].astype(np.int16)
-        picture += random.integers(-9, 10, picture.shape[:2], np.int16)[..., None]  # a camera's noise
+        image = np.block([[[four[0]], [four[1]]], [[four[2]], [four[3]]]])[:375, :500].astype(np.int16)
+        image += random.integers(-9, 10, image.shape[:2], np.int16)[..., None]  # a camera's noise
         file = root / f"n{k % 20:08}" / f"n{k % 20:08}_{k}.JPEG"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(file, quality=92)
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(file, quality=92)
 
 
 def packed(folder: Path, tar: Path) -> None:
     """One tar for each class, inside of one tar."""
     with tarfile.open(tar, "w", format=tarfile.USTAR_FORMAT) as outer:
-        for place in sorted(folder.iterdir()):
-            inner = tar.with_name(f"{place.name}.tar")
+        for wnid in sorted(folder.iterdir()):
+            inner = tar.with_name(f"{wnid.name}.tar")
             with tarfile.open(inner, "w", format=tarfile.USTAR_FORMAT) as file:
-                for photo in sorted(place.iterdir()):
+                for photo in sorted(wnid.iterdir()):
                     file.add(photo, photo.name)
             outer.add(inner, inner.name)
             inner.unlink()
 
 
 class Usual(Dataset[tuple[Tensor, Tensor]]):
-    """What one finds in most repositories: everything for each picture, in the worker."""
+    """What one finds in most repositories: everything for each image, in the worker."""
 
     def __init__(self, folder: Path) -> None:
         crop = transforms.Compose(
             [
-                transforms.RandomResizedCrop(photos.HIGH),
+                transforms.RandomResizedCrop(photos.HR_SIDE),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
             ]
         )
-        self.pictures = ImageFolder(str(folder), crop)
+        self.images = ImageFolder(str(folder), crop)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        real, _ = self.pictures[i]  # [3,224,224]
-        return TF.resize(real, [photos.LOW, photos.LOW], antialias=True), real
+        hr, _ = self.images[i]  # [3,224,224]
+        return TF.resize(hr, [photos.LR_SIDE, photos.LR_SIDE], antialias=True), hr
 
 
 def usual(folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
@@ -115,10 +116,10 @@ def usual(folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
 
 
-def ours(items: imagenet.Listing | imagenet.Archived, uses: int) -> Iterator[tuple[Tensor, Tensor]]:
+def ours(items: imagenet.PhotoList) -> Iterator[tuple[Tensor, Tensor]]:
     """As `gan_upscale.py` trains on a set too large for the memory."""
     source = photos.Source(items, photos.read_to_train)
-    return pairs(photos.batches(source, size=photos.HIGH, batch=BATCH, seed=0, workers=WORKERS, uses=uses))(0)
+    return pairs(photo_batches.batches(source, batch=BATCH, seed=0, workers=WORKERS))(0)
 
 
 def worked() -> float:
@@ -131,23 +132,23 @@ def worked() -> float:
 
 
 def rate(batches: Iterator[tuple[Tensor, Tensor]], seconds: float) -> tuple[float, float]:
-    """Pictures a second, and milliseconds of processors a picture."""
+    """Images a second, and milliseconds of processors an image."""
     for _ in range(8):  # what the workers had ready
         next(batches)
-    begun, before, count = time.monotonic(), worked(), 0
-    while time.monotonic() - begun < seconds:
-        small, real = next(batches)
-        count += len(real)
-    assert small.shape[1:] == (3, photos.LOW, photos.LOW) and real.shape[1:] == (3, photos.HIGH, photos.HIGH)
-    return count / (time.monotonic() - begun), 1000 * (worked() - before) / count
+    start, before, count = time.monotonic(), worked(), 0
+    while time.monotonic() - start < seconds:
+        lr, hr = next(batches)
+        count += len(hr)
+    assert lr.shape[2:] == (photos.LR_SIDE,) * 2 and hr.shape[2:] == (photos.HR_SIDE,) * 2
+    return count / (time.monotonic() - start), 1000 * (worked() - before) / count
 
 
-def compare(config: Config, place: Path) -> None:
-    """Prints a table of pictures/s and ratios."""
-    folder = config.data or place / "made"
+def compare(config: Config, root: Path) -> None:
+    """Prints a table of images/s and ratios."""
+    folder = config.data or root / "generated"
     if config.data is None:
-        made_photos(folder, config.photos)
-    tar, shrunk = place / "ILSVRC2012_img_train.tar", place / "shrunk"
+        generate_photos(folder, config.photos)
+    tar, shrunk = root / "ILSVRC2012_img_train.tar", root / "shrunk"
     packed(folder, tar)
     for words in (["--mode", "index"], ["--mode", "shrink", "--out", shrunk, "--verify", "none"]):
         subprocess.run([sys.executable, UNZIP, tar, *words], check=True, stdout=subprocess.DEVNULL)
@@ -156,11 +157,10 @@ def compare(config: Config, place: Path) -> None:
         "tar with its index": imagenet.archived(tar),
         "shrunk to 256": imagenet.listing(shrunk / "train"),
     }
-    photos.MEMORY = 0  # so few photos would be kept in memory
-    loaders = {"usual: ImageFolder, RandomResizedCrop, twin of each": usual(folder)}
-    for uses, name in itertools.product((1, photos.USES), sets):
-        crops = "each photo once" if uses == 1 else f"{uses} crops of each photo"
-        loaders[f"ours: {name}, {crops}"] = ours(sets[name], uses)
+    photo_batches.MEMORY = 0  # so few photos would be kept in memory
+    loaders = {"usual: ImageFolder, RandomResizedCrop, lr of each": usual(folder)}
+    for name, items in sets.items():
+        loaders[f"ours: {name}, {photo_batches.USES} crops of each photo"] = ours(items)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
     for turn in range(config.rounds):
         for name in list(loaders)[:: -1 if turn % 2 else 1]:
@@ -169,20 +169,20 @@ def compare(config: Config, place: Path) -> None:
     count = len(sets["folder"])
     size = sum(Path(path).stat().st_size for path in sets["folder"]) / count
     print(f"{count} photos of {size / 1e3:.0f} kB, {WORKERS} workers, batches of {BATCH}; medians")
-    print(f"{'':58}{'pictures/s':>12}{'x usual':>9}{'ms':>8}{'x usual':>9}")
-    for name, found in rates.items():
-        speed, work = (statistics.median(row[k] for row in found) for k in (0, 1))
-        faster = statistics.median(a / b for (a, _), (b, _) in zip(found, first, strict=True))
-        cheaper = statistics.median(b / a for (_, a), (_, b) in zip(found, first, strict=True))
+    print(f"{'':58}{'images/s':>12}{'x usual':>9}{'ms':>8}{'x usual':>9}")
+    for name, rows in rates.items():
+        speed, work = (statistics.median(row[k] for row in rows) for k in (0, 1))
+        faster = statistics.median(a / b for (a, _), (b, _) in zip(rows, first, strict=True))
+        cheaper = statistics.median(b / a for (_, a), (_, b) in zip(rows, first, strict=True))
         print(f"{name:58}{speed:12.0f}{faster:9.2f}{work:8.1f}{cheaper:9.2f}")
 
 
 # ----------------------------------------------------------------------------------------- growth
 
 
-def made_index(place: Path, split: str, count: int) -> Path:
+def generate_index(root: Path, split: str, count: int) -> Path:
     """An archive of holes with an index of `count` photos."""
-    tar = place / f"ILSVRC2012_img_{split}.tar"
+    tar = root / f"ILSVRC2012_img_{split}.tar"
     wnids = [f"n{k:08}" for k in range(min(1000, count // 10))]
     rows = np.zeros(count, imagenet_archive.ROW)
     rows["class"] = np.arange(count) * len(wnids) // count
@@ -198,21 +198,18 @@ def made_index(place: Path, split: str, count: int) -> Path:
     return tar
 
 
-def made_listing(place: Path, split: str, count: int) -> None:
+def generate_listing(root: Path, split: str, count: int) -> None:
     """Folders of classes, all empty, and the cache of a listing that found `count` photos there."""
     classes = min(1000, count // 10)
-    folders = ["", *(f"n{k:08}" for k in range(classes))]
+    folders = ["", *(f"n{k:08}/" for k in range(classes))]
     for folder in folders:
-        (place / split / folder).mkdir(parents=True)
-        os.utime(place / split / folder, (1e9, 1e9))
-    names = [f"n{i * classes // count:08}_{100_000 + i}.JPEG".encode() for i in range(count)]
-    bounds = np.concatenate([[0], np.cumsum([len(name) for name in names])]).astype(np.uint32)
-    starts = np.concatenate([[0], np.searchsorted(np.arange(count) * classes // count, np.arange(classes))])
-    everything = np.arange(count, dtype=np.uint32)
-    root = str((place / split).resolve())
-    found = imagenet.Listing(root, folders, starts, b"".join(names), bounds, everything)
-    changed = np.array([(place / split / folder).stat().st_mtime_ns for folder in folders])
-    imagenet._to_cache(found, changed, imagenet.cache_of(place / split))
+        (root / split / folder).mkdir(parents=True)
+        os.utime(root / split / folder, (1e9, 1e9))
+    wnids = [f"n{i * classes // count:08}" for i in range(count)]
+    paths = np.array([f"{wnid}/{wnid}_{100_000 + i}.JPEG".encode() for i, wnid in enumerate(wnids)])
+    changed = np.array([(root / split / folder).stat().st_mtime_ns for folder in folders])
+    cache = imagenet.cache_of(root / split)
+    imagenet._to_cache(cache, paths=paths, folders=np.array(folders, bytes), changed=changed)
 
 
 def blank(item: object) -> Image.Image:
@@ -231,16 +228,16 @@ def memory(process: int) -> tuple[float, float]:
 def started(data: str, method: str) -> dict[str, float]:
     """Start-up and memory of training on `data`, in a process that has done nothing else."""
     torch.multiprocessing.set_start_method(method)
-    photos.MEMORY, photos.POOL = 0, 64
+    photo_batches.MEMORY, photo_batches.POOL = 0, 64
     before = memory(os.getpid())
-    begun, worked = time.perf_counter(), time.process_time()
-    found = photos.find(data)
-    found.train.fingerprint()
-    photos._shuffled(len(found.train), 0)(0)
-    seconds, work = time.perf_counter() - begun, time.process_time() - worked
+    start, worked = time.perf_counter(), time.process_time()
+    train = photos.find(data).train
+    train.fingerprint()
+    photo_batches.shuffled(0, len(train), seed=0)
+    seconds, work = time.perf_counter() - start, time.process_time() - worked
     main = memory(os.getpid())
-    source = photos.Source(found.train.items, blank)
-    steps = photos.batches(source, batch=BATCH, size=28, seed=0, workers=WORKERS)(0)
+    source = photos.Source(train.items, blank)
+    steps = photo_batches.batches(source, batch=BATCH, size=28, seed=0, workers=WORKERS)(0)
     for _ in itertools.islice(steps, 300):
         pass
     workers = [memory(child.pid) for child in active_children() if child.pid]
@@ -254,9 +251,9 @@ def started(data: str, method: str) -> dict[str, float]:
     }
 
 
-def grow(place: Path) -> None:
+def grow(root: Path) -> None:
     """Prints a table of start-up time and memory by number of photos."""
-    os.environ["XDG_CACHE_HOME"] = str(place / "cache")
+    os.environ["XDG_CACHE_HOME"] = str(root / "cache")
     print("start-up: seconds until all photos are known, split and shuffled (CPU seconds in brackets);")
     print("main: MB that the training process grew by; worker: its USS and, in brackets, PSS in MB, and what")
     print("more that is than with 1,000 photos: Python, torch and the rest are the same for all")
@@ -264,20 +261,20 @@ def grow(place: Path) -> None:
     for kind, method in (("tar", "fork"), ("tar", "spawn"), ("folder", "fork"), ("folder", "spawn")):
         least: dict[str, float] = {}
         for count in (1_000, 10_000, 100_000, 1_000_000, WHOLE):
-            data = place / f"{kind}-{count}"
+            data = root / f"{kind}-{count}"
             if not data.exists():
                 data.mkdir()
                 for split, part in (("train", count), ("val", max(100, count // 25))):
-                    (made_index if kind == "tar" else made_listing)(data, split, part)
+                    (generate_index if kind == "tar" else generate_listing)(data, split, part)
             words = ["-m", "tests.bench_photos", "started", str(data), method]
             done = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
-            found = json.loads(done.stdout)
-            least = least or found
+            result = json.loads(done.stdout)
+            least = least or result
             name = f"{'tar with index' if kind == 'tar' else 'folder, listing cached'}, {method}"
             print(
-                f"{name:34}{count:10,}{found['seconds']:9.2f} ({found['cpu']:.2f}){found['main']:8.0f}"
-                f"{found['uss']:10.0f} ({found['pss']:.0f}){found['uss'] - least['uss']:+9.0f} "
-                f"({found['pss'] - least['pss']:+.0f})",
+                f"{name:34}{count:10,}{result['seconds']:9.2f} ({result['cpu']:.2f}){result['main']:8.0f}"
+                f"{result['uss']:10.0f} ({result['pss']:.0f}){result['uss'] - least['uss']:+9.0f} "
+                f"({result['pss'] - least['pss']:+.0f})",
                 flush=True,
             )
 
@@ -285,11 +282,11 @@ def grow(place: Path) -> None:
 def main(config: Config) -> None:
     """One of the two."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as root:
         if config.growth:
-            grow(Path(place))
+            grow(Path(root))
         else:
-            compare(config, Path(place))
+            compare(config, Path(root))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Dead leaves: pictures without photos, for training where there are none.
+"""Dead leaves: images that are generated, for training where there are no photos.
 
 Random shapes of power-law sizes fall on each other, each with a colour, a shading and a pink-noise texture of
-its own. Such pictures share with photos what upscaling has to learn: edges at every scale, occlusion, and the
+its own. Such images share with photos what upscaling has to learn: edges at every scale, occlusion, and the
 power spectrum (about f^-2.5 for both). After Achddou, Gousseau and Ladjal, "Synthetic images as a regularity
 prior for image restoration neural networks" (SSVM 2021).
 
-One core makes some 75 a second: `python -m tests.bench_dead_leaves`.
+One core generates some 75 a second: `python -m tests.bench_dead_leaves`.
 """
 
 import numpy as np
@@ -23,15 +23,15 @@ CORNERS, OFTEN = (3, 4, 5, 24), (0.15, 0.3, 0.1, 0.45)
 
 
 def dead_leaves(seed: int) -> Image.Image:
-    """One RGB picture of 256x256 pixels; the same seed gives the same picture."""
+    """One RGB image of 256x256 pixels; the same seed gives the same image."""
     random = np.random.default_rng(seed)
     shape = _fallen(random)  # [512,512], the number of the shape that lies on top
 
-    # neighbours are often alike, and a picture has its own brightness, contrast and cast
+    # neighbours are often alike, and an image has its own brightness, contrast and cast
     grey = random.uniform(0.25, 0.75) + random.normal(0, random.uniform(0.1, 0.3), SHAPES)
     colour = grey[:, None] + random.normal(0, 0.06, (SHAPES, 3)) + random.normal(0, 0.06, 3)
     flat = (colour.clip(0.02, 0.98) * 255).astype(np.uint8)[shape]  # [512,512,3]
-    picture = np.asarray(Image.fromarray(flat).reduce(FINER)).astype(np.float32)  # [256,256,3]
+    image = np.asarray(Image.fromarray(flat).reduce(FINER)).astype(np.float32)  # [256,256,3]
 
     # texture and shading are faint: they need no softer edges, so one pixel in four tells the shape
     shape = shape[::FINER, ::FINER]  # [256,256]
@@ -42,13 +42,13 @@ def dead_leaves(seed: int) -> Image.Image:
     light *= texture[(y + moved[0][shape]) % SIDE, (x + moved[1][shape]) % SIDE]
     slope = random.normal(0, 0.15, (2, SHAPES)).astype(np.float32)
     light += slope[0][shape] * (y - SIDE // 2) + slope[1][shape] * (x - SIDE // 2)
-    picture += light[..., None]
-    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+    image += light[..., None]
+    return Image.fromarray(image.clip(0, 255).astype(np.uint8))
 
 
 def _fallen(random: np.random.Generator) -> np.ndarray:
     side = SIDE * FINER
-    # a density of r^-3 gives every scale the same area, up to three times as wide as the picture
+    # a density of r^-3 gives every scale the same area, up to three times as wide as the image
     radius = np.concatenate(
         [_power_law(random, 60, 900, GROUND), _power_law(random, 5, 300, SHAPES - GROUND)]
     )

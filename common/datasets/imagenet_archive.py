@@ -1,6 +1,6 @@
-"""ImageNet's archives used in place: an index of where every picture lies, and whether a folder is whole.
+"""ImageNet's archives used in place: an index of where every image lies, and whether a folder is whole.
 
-Beside `X.tar` lie `X.tar.index.npy`, a row for every picture sorted by (class, number), and
+Beside `X.tar` lie `X.tar.index.npy`, a row for every image sorted by (class, number), and
 `X.tar.index.json`, which says what the archive is. `util/unzip_imagenet` writes both.
 """
 
@@ -21,7 +21,7 @@ NOTED = {"mode", "size", "quality", "part", "classes", "pictures", "bytes"}
 COMPLETE, JOURNAL, MANIFEST = ".complete", ".journal", "manifest.json"
 
 
-def picture_name(split: str, wnid: str, number: int) -> str:
+def image_name(split: str, wnid: str, number: int) -> str:
     """As ImageNet calls it: `n01440764_18.JPEG` in `train`, `ILSVRC2012_val_00000293.JPEG` in `val`."""
     return f"{wnid}_{number}.JPEG" if split == "train" else f"ILSVRC2012_val_{number:08d}.JPEG"
 
@@ -41,22 +41,21 @@ def write_index(tar: Path, rows: np.ndarray, about: dict[str, Any]) -> None:
     """
     npy, description = index_files(tar)
     description.unlink(missing_ok=True)
-    with atomic_write(npy) as beside:
-        np.save(beside, rows, allow_pickle=False)
+    with atomic_write(npy) as temporary:
+        np.save(temporary, rows, allow_pickle=False)
     about = {"format": FORMAT, "archive": tar.name} | about | {"pictures": len(rows), "complete": True}
     save_json(description, about)
 
 
 def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """The rows [pictures] of dtype `ROW`, memory-mapped and read-only, and the description.
+    """The rows [images] of dtype `ROW`, memory-mapped and read-only, and the description.
 
-    Picture i is `picture_name(about["split"], about["wnids"][rows[i]["class"]], rows[i]["number"])`.
+    Image i is `image_name(about["split"], about["wnids"][rows[i]["class"]], rows[i]["number"])`.
 
     Raises:
         UserError: no such archive; the index is missing, damaged, or of an archive that has changed since.
             The message has the command that makes it.
     """
-    remedy = f"make it: {command_line('python', 'util/unzip_imagenet', str(tar), '--mode', 'index')}"
     npy, description = index_files(tar)
     if not description.exists():  # a link has an index of its own, or its archive's
         npy, description = index_files(tar.resolve())
@@ -67,16 +66,11 @@ def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         about = json.loads(description.read_text(encoding="utf-8"))
         rows = np.load(npy, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UserError(f"{tar} has no index ({Path(error.filename).name}); {remedy}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"the index of {tar} is damaged ({error}); {remedy}") from None
-    try:
         if about["format"] != FORMAT:
-            raise UserError(f"the index of {tar} is of another version; {remedy}")
-        if (about["archive_bytes"], about["archive_mtime_ns"]) != (state.st_size, state.st_mtime_ns):
-            raise UserError(f"{tar} has changed since its index was made; {remedy}")
-        whole_index = (
+            fault = f"the index of {tar} is of another version"
+        elif (about["archive_bytes"], about["archive_mtime_ns"]) != (state.st_size, state.st_mtime_ns):
+            fault = f"{tar} has changed since its index was made"
+        elif not (
             about["complete"] is True
             and about["split"] in ("train", "val")
             and rows.dtype == ROW
@@ -84,12 +78,16 @@ def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
             and len(rows) > 0
             and int(rows["class"].max()) < len(about["wnids"])
             and int((rows["offset"] + rows["size"]).max()) <= state.st_size
-        )
-    except (KeyError, TypeError):
-        whole_index = False
-    if not whole_index:
-        raise UserError(f"the index of {tar} is damaged; {remedy}")
-    return rows, about
+        ):
+            fault = f"the index of {tar} is damaged"
+        else:
+            return rows, about
+    except FileNotFoundError as error:
+        fault = f"{tar} has no index ({Path(error.filename).name})"
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        fault = f"the index of {tar} is damaged ({error})"
+    remedy = command_line("python", "util/unzip_imagenet", str(tar), "--mode", "index")
+    raise UserError(f"{fault}; make it: {remedy}")
 
 
 def check_complete(folder: Path) -> dict[str, Any] | None:
@@ -100,7 +98,7 @@ def check_complete(folder: Path) -> dict[str, Any] | None:
         `shrink`), `size` and `quality` of a shrunk set, `part`, `classes`, `pictures`, `bytes`.
 
     Raises:
-        UserError: the work was begun and not finished; the message has the command that finishes it.
+        UserError: the work was started and not finished; the message has the command that finishes it.
     """
     try:
         about = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
@@ -110,15 +108,12 @@ def check_complete(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder / COMPLETE} cannot be read ({error}); remove {folder} and extract again"
-        ) from None
+        remedy = f"remove {folder} and extract again"
+        raise UserError(f"{folder / COMPLETE} cannot be read ({error}); {remedy}") from None
     try:
-        head = (folder / JOURNAL).read_text(encoding="utf-8").split("\n", 1)[0]
+        command = json.loads((folder / JOURNAL).read_text(encoding="utf-8").split("\n", 1)[0])["command"]
     except FileNotFoundError:
         return None
-    try:
-        command = json.loads(head)["command"]
     except (ValueError, KeyError, TypeError):  # killed while the first line was written
         command = "the same util/unzip_imagenet again"
     raise UserError(f"{folder} is not complete: its extraction was interrupted; finish it: {command}")
