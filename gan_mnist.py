@@ -4,15 +4,13 @@
     python gan_mnist.py --quick                              # the same path in half a minute
     python gan_mnist.py --write "2026 11" --output note.png  # handwriting, with the weights that come along
 
-A generator makes images of noise, a discriminator learns to tell them from real ones, and each is the other's
-teacher. Neither says how far from real the images are: so an evaluator does, a digit classifier that has
-never seen a generated one. Its distance stands beside real digits, blurred ones and noise, and `--balance`
-shows what becomes of it when one of the two players is made stronger or weaker.
+A generator makes images of noise, a discriminator learns to know them from real ones, and each is the other's
+teacher. How far from real the images are says an evaluator, a digit classifier that has never seen a
+generated one. `--balance` shows what becomes of it when one of the two players is stronger or weaker.
 
-Three ways lead to a chosen character: a net that is conditioned on it (`--method conditional`), a small net
-for each character (`--method 1`), or one unconditional net, and rejection sampling with a digit classifier
-(`--method 2`). Expect with the default: FID-MNIST 0.2 where real digits have 0.1 and blurred ones 11, recall
-0.8 of 0.9, and a class accuracy of 99.9 %.
+Three ways lead to a chosen character: one net, conditioned on it (`--method conditional`), a small net for
+each (`--method 1`), or one unconditional net and rejection sampling with a digit classifier (`--method 2`).
+Expect FID-MNIST 0.2 (real digits 0.1, blurred ones 11), recall 0.8 (0.9), and a class accuracy of 99.9 %.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -33,8 +31,7 @@ class Config(TrainingFlags):
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Precision of the training; these nets are so small that bfloat16 makes them slower on a CPU."""
     method: Literal["conditional", "1", "2"] = "conditional"
-    """How a character is chosen. conditional: one net, conditioned on it; 1: a small net for each character;
-    2: one net over all characters, and rejection sampling with a digit classifier."""
+    """The way to a character: one conditional net, a net for each (1), or one and rejection sampling (2)."""
     unconditional: bool = False
     """Train the classic set-up, a net without labels: the same as --method 2."""
     sample: int | None = None
@@ -98,7 +95,6 @@ from common.inference import mnist as inference
 from common.models.mnist import Classifier, Discriminator, Generator
 from common.studies import mnist as studies
 from common.training import loop
-from common.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -182,24 +178,23 @@ def generator_losses(
 
 def train(
     config: Config, preset: Preset, data: mnist.Digits, classifier: Classifier, device: torch.device
-) -> tuple[inference.Sampler, Run, figures.Progress]:
-    """Trains what --method names; `classifier` is the evaluator's. Returns what samples, its run, and what
-    the validation showed on the way."""
+) -> tuple[inference.Sampler, figures.Progress]:
+    """Trains what --method names, and shows its progress to the evaluator's classifier."""
     run = inference.open_run(config, asdict(preset), data, device)
     split = data.validation_split()
     progress = figures.Progress(run, split, classifier, config.method)
 
     # Models and their optimizers
-    conditional, count = config.method == "conditional", len(data.characters)
-    classes, nets = count if conditional else 0, count if config.method == "1" else 1
+    count = len(data.characters)
+    classes, nets = {"conditional": (count, 1), "1": (0, count), "2": (0, 1)}[config.method]
     torch.manual_seed(config.seed)
     generator = Generator(preset.latent, preset.g_channels, classes, nets)
     discriminator = Discriminator(preset.d_channels, classes, nets, preset.minibatch_std)
-
-    def adam(net: nn.Module) -> torch.optim.Adam:
-        """Without momentum: the other player's next move changes the way."""
+    for net in (generator, discriminator):
         net.to(device).to(memory_format=torch.channels_last)
-        return torch.optim.Adam(net.parameters(), preset.learning_rate, betas=(0.0, 0.99), fused=True)
+    # without momentum: the other player's next move changes the way
+    adam = partial(torch.optim.Adam, lr=preset.learning_rate, betas=(0.0, 0.99), fused=True)
+    optimizers = adam(generator.parameters()), adam(discriminator.parameters())
 
     # Train
     loop.adversarial(
@@ -207,10 +202,10 @@ def train(
         "gan",
         generator,
         discriminator,
-        (adam(generator), adam(discriminator)),
+        optimizers,
         generator_losses,
         discriminator_losses,
-        mnist.gan_batches(split, preset.batch, preset.latent, config.seed, bool(classes), nets > 1),
+        mnist.gan_batches(split, preset.batch, preset.latent, config.seed, classes > 0, nets > 1),
         **config.budget(preset.steps, MINUTES),
         schedule=loop.cosine_schedule(floor=0.1),
         ema=EMA,
@@ -223,7 +218,7 @@ def train(
     sampler = inference.Sampler(config.method, generator, data.characters, about=inference.origin(data, run))
     if config.method == "2":  # which also needs a classifier; it is not the evaluator's
         sampler.classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
-    return sampler, run, progress
+    return sampler, progress
 
 
 def main(config: Config) -> int:
@@ -242,10 +237,10 @@ def main(config: Config) -> int:
 
     # Data, and the evaluator
     data = mnist.find(config.data, download=not config.quick)
-    if config.quick:
-        data = replace(data, test=data.test[:1_000], test_labels=data.test_labels[:1_000])
-    about = f"{len(data.train):,} characters to train on, on {cli.device_name(device)}"
-    print(f"Data: {data.name}; {about}\n{data.note}".strip())
+    data = data.trial() if config.quick else data
+    print(
+        f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
+    )
     classifier, was_stopped = evaluation.find_evaluator(config, data, device)
     config = replace(config, resume=config.resume and not was_stopped)  # it was, before the GAN began
     evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
@@ -260,29 +255,26 @@ def main(config: Config) -> int:
 
     # Train, or take what was trained
     if config.evaluate:
-        sampler, run, progress = load(config.method), None, None
+        sampler, progress = load(config.method), None
     else:
-        sampler, run, progress = train(config, preset, data, classifier, device)
-        inference.save(run.path.with_name("weights.safetensors"), [sampler])
-        # a resumed run counts from its first start on
-        start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())
+        sampler, progress = train(config, preset, data, classifier, device)
+        inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
+        start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
 
     # Evaluate beside real characters, blurred ones and noise
     fake, labels, scores, facts = inference.evaluate(sampler, evaluator, data, config.seed)
     baselines = evaluation.baselines(evaluator, data)
-    print(results.table(evaluation.named(scores | baselines, data.name, gaps=True)))
-    if run:
-        inference.save(run.path.with_name("weights.safetensors"), [sampler])
-        run.finish()
+    metrics, references = (evaluation.named(rows, data.name) for rows in (scores, baselines))
+    print(results.table(metrics | references))
+    if progress:
+        inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
+        progress.run.finish()
 
     # Figures and results
     name = "gan_mnist" if config.method == "conditional" else f"gan_mnist_method_{config.method}"
     path = figures.save_all(figs, name, sampler, fake, labels, data, config.seed, progress)
-    metrics, references = (evaluation.named(rows, data.name) for rows in (scores, baselines))
     facts |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
-    results.save(
-        figs, name, config, data=data, count=len(data.test), metrics=metrics, baselines=references, **facts
-    )
+    results.save(figs, name, config, data=data, metrics=metrics, baselines=references, **facts)
     print(f"{evaluation.verdict(scores['GAN'], baselines, data.name)}. Images: {path}")
     return 0
 

@@ -20,7 +20,7 @@ import torch
 from torchvision import datasets
 
 from common.cli import UserError
-from common.datasets import mnist
+from common.datasets import download, mnist
 
 REAL = Path(__file__).parents[2] / "shared/data"
 RAW = Path("data/MNIST/raw")
@@ -413,7 +413,7 @@ def harm(mirror: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
         (mirror / f"{LABELS}.gz").write_bytes(gzip.compress(idx(fake_files()[LABELS][::-1].copy())))
         return "has another content than expected, its md5 is"
     if how == "no answer":
-        monkeypatch.setattr(mnist, "TIMEOUT", 0.3)
+        monkeypatch.setattr(download, "TIMEOUT", 0.3)
     mark, word = {
         "no answer": ("silent", "timed out"),
         "cut off": ("cut", "IncompleteRead"),
@@ -432,7 +432,7 @@ def test_what_one_mirror_does_not_give_another_does(
 ) -> None:
     harm(served / "a", how, monkeypatch)
     if how == "no answer":
-        monkeypatch.setattr(mnist, "TIMEOUT", 1.5)  # enough for the other one, on a busy machine
+        monkeypatch.setattr(download, "TIMEOUT", 1.5)  # enough for the other one, on a busy machine
     found = mnist.find("auto")
     assert not found.builtin and len(list(RAW.iterdir())) == 4
     names = list(fake_files())

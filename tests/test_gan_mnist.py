@@ -466,7 +466,7 @@ def test_losses_are_as_published() -> None:
         def forward(self, images: Tensor) -> tuple[Tensor, None]:
             return 3 * images.sum((2, 3)), None
 
-    penalty = gan_mnist.gradient_penalty(Sum(), torch.rand(4, 1, 28, 28))
+    penalty = gan_mnist.gradient_penalty(Sum(), torch.rand(4, 1, 28, 28), ())
     assert penalty.item() == pytest.approx(9 * 784 / 2)
 
 

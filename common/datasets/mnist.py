@@ -18,10 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
-import pooch
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -29,12 +27,11 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from common.cli import UserError
+from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.images import to_float
 from common.files import atomic_write
 
 SIDE = 28
-TIMEOUT = 10
-"""Seconds without an answer after which a server counts as out of reach."""
 ORIGINAL = "1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"
 """`_sha256` of the original MNIST, whose four files have the MD5 sums that are known for them unpacked."""
 REMEDY = "put a whole copy in its place, or name another folder by --data"
@@ -63,6 +60,10 @@ class Digits:
         images, labels = self.train, self.train_labels
         validation = replace(self, test=images[end:], test_labels=labels[end:])
         return replace(validation, train=images[:end], train_labels=labels[:end])
+
+    def trial(self) -> "Digits":
+        """The set with at most 1,000 test characters."""
+        return replace(self, test=self.test[:1_000], test_labels=self.test_labels[:1_000])
 
     def training_sample(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` training images at random, always the same ones, and their labels."""
@@ -260,7 +261,7 @@ def _unpacked(content: bytes, path: Path) -> np.ndarray:
     try:
         return np.frombuffer(bytearray(gzip.decompress(content)), np.uint8)
     except (EOFError, OSError, zlib.error) as error:
-        raise _unusable(f"{path} cannot be unpacked ({_in_one_line(error)})") from None
+        raise _unusable(f"{path} cannot be unpacked ({in_one_line(error)})") from None
 
 
 def _digits(public: PublicSet, files: list[Path], contents: list[np.ndarray]) -> Digits:
@@ -340,14 +341,20 @@ def _download(folder: Path, public: PublicSet) -> Digits:
     Raises:
         UserError: they cannot be had; the message names the address and where to put them by hand.
     """
+    from torchvision import datasets  # which knows addresses and checksums
+
+    if public is MNIST:
+        names = ", ".join(name for name, _ in datasets.MNIST.resources)
+        by_hand = f"fetch {names} from {datasets.MNIST.mirrors[0]} by hand and put them into {folder}"
+    else:
+        names = " and ".join(f"{part}-*" for part in public.parts)
+        by_hand = f"fetch {datasets.EMNIST.url} by hand, unzip it and put its {names} into {folder}"
     try:
-        packed = _fetch_mnist() if public is MNIST else _fetch_emnist(folder)
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError) as error:
-        raise UserError(
-            f"{public.name} could not be had ({_in_one_line(error)}); {_by_hand(folder, public)}"
-        ) from None
+        packed = _fetch_mnist() if public is MNIST else _fetch_emnist(folder.parent.parent)
+    except FAILURES as error:
+        raise UserError(f"{public.name} could not be had ({in_one_line(error)}); {by_hand}") from None
     files = [folder / name for name in public.files()]
-    contents = [_unpacked(content, file) for content, file in zip(packed, files, strict=True)]
+    contents = [_unpacked(packed[file.name], file) for file in files]
     digits = _digits(public, files, contents)
     try:
         with ExitStack() as stack:  # all four are written before the first one gets its name
@@ -355,79 +362,31 @@ def _download(folder: Path, public: PublicSet) -> Digits:
             for path, content in zip(temporary, contents, strict=True):
                 content.tofile(path)
     except UserError as error:
-        lost = f"{public.name} could not be kept, the next run fetches it again ({_in_one_line(error)})."
+        lost = f"{public.name} could not be kept, the next run fetches it again ({in_one_line(error)})."
         digits.note = f"{digits.note}\n{lost}".strip()
     return digits
 
 
-def _by_hand(folder: Path, public: PublicSet) -> str:
+def _fetch_mnist() -> dict[str, bytes]:
+    """The four packed files, by their unpacked names."""
     from torchvision import datasets
 
-    if public is MNIST:
-        names = ", ".join(name for name, _ in datasets.MNIST.resources)
-        return f"fetch {names} from {datasets.MNIST.mirrors[0]} by hand and put them into {folder}"
-    names = " and ".join(f"{part}-*" for part in public.parts)
-    return f"fetch {datasets.EMNIST.url} by hand, unzip it and put its {names} into {folder}"
-
-
-def _fetch_mnist() -> list[bytes]:
-    """The four packed files, in the order of `MNIST.files()`, by torchvision's addresses and checksums."""
-    from torchvision import datasets
-
-    mirrors = list(datasets.MNIST.mirrors)
     print("Fetching MNIST, 12 MB of real digits", file=sys.stderr)
-    packed = {}
+    mirrors, packed = list(datasets.MNIST.mirrors), {}
     for name, md5 in datasets.MNIST.resources:
-        reasons = []
-        for mirror in tuple(mirrors):
-            received = io.BytesIO()
-            try:
-                _get(mirror + name, md5, received)
-            except OSError as error:
-                reasons.append(f"{urlsplit(mirror).netloc}: {_in_one_line(error)}")
-                mirrors.append(mirrors.pop(0))  # it is asked last for the other files
-                continue
-            packed[name.removesuffix(".gz")] = received.getvalue()
-            break
-        else:
-            raise OSError("; ".join(reasons))
-    return [packed[name] for name in MNIST.files()]
+        file = io.BytesIO()
+        fetch_from_mirrors(mirrors, name, file, md5)
+        packed[name.removesuffix(".gz")] = file.getvalue()
+    return packed
 
 
-def _fetch_emnist(folder: Path) -> list[bytes]:
-    """The four packed files of the balanced split out of the archive of all, which is not kept."""
+def _fetch_emnist(folder: Path) -> dict[str, bytes]:
+    """The same of EMNIST's balanced split, out of an archive that is in `folder` meanwhile."""
     from torchvision import datasets
 
     print(f"Fetching EMNIST, 560 MB of real digits and letters, from {datasets.EMNIST.url}", file=sys.stderr)
-    data = folder.parent.parent
-    data.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=data) as archive:
-        _get(datasets.EMNIST.url, datasets.EMNIST.md5, archive)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as archive:
+        fetch(datasets.EMNIST.url, archive, datasets.EMNIST.md5)
         with zipfile.ZipFile(archive) as opened:
-            return [opened.read(f"gzip/{name}.gz") for name in BALANCED.files()]
-
-
-def _get(url: str, md5: str, received: io.BufferedIOBase) -> None:
-    """Writes what is at `url`, whole and with the right checksum, into a file that can be read again.
-
-    Raises:
-        OSError: it cannot be had.
-    """
-    get = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(),
-        chunk_size=2**16,
-        timeout=TIMEOUT,
-        # some servers call the file's own gzip an encoding of the transfer, which requests would undo
-        hooks={"response": lambda response, **_: response.raw.headers.discard("Content-Encoding")},
-    )
-    get(url, received, None)
-    received.seek(0)
-    digest = hashlib.file_digest(received, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if digest != md5:
-        raise OSError(f"{url} has another content than expected, its md5 is {digest} instead of {md5}")
-
-
-def _in_one_line(error: BaseException) -> str:
-    while error.__context__:  # the first one says it shortest
-        error = error.__context__
-    return " ".join(str(error).split()) or type(error).__name__
+            return {name: opened.read(f"gzip/{name}.gz") for name in BALANCED.files()}

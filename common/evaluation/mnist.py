@@ -5,7 +5,6 @@ features of Inception on ImageNet. It is called FID-MNIST here, and only numbers
 compared. So real digits that it does not compare with, blurred ones and noise stand beside it.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,12 +141,10 @@ def baselines(evaluator: Evaluator, data: Digits) -> Scores:
     }
 
 
-def named(scores: Scores, data: str, gaps: bool = False) -> Scores:
-    """With the distance under its full name, FID-MNIST for MNIST; `gaps` fills what is missing with NaN."""
+def named(scores: Scores, data: str) -> Scores:
+    """The scores with the distance under its full name, FID-MNIST for MNIST."""
     names = {"distance": f"FID-{data.split()[0]}"}
-    renamed = {row: {names.get(k, k): value for k, value in of.items()} for row, of in scores.items()}
-    metrics = dict.fromkeys((metric for of in renamed.values() for metric in of), math.nan)
-    return {row: metrics | of for row, of in renamed.items()} if gaps else renamed
+    return {row: {names.get(k, k): value for k, value in score.items()} for row, score in scores.items()}
 
 
 def verdict(gan: dict[str, float], baselines: Scores, data: str) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
-from common.figures import training
 from common.figures.page import (
     BLUE,
     GREEN,
@@ -25,6 +24,7 @@ from common.figures.page import (
     legend,
     new_page,
 )
+from common.figures.training import training_curves
 from common.files import atomic_write
 from common.inference.mnist import Sampler, tiled
 from common.models.mnist import Classifier
@@ -71,6 +71,10 @@ class Progress:
             Image.fromarray(tiled(sample(10 * columns, seed=2)[0], columns)).save(temporary)
         return self.evaluator.score(*sample(count, seed=1))
 
+    def seconds(self) -> float:
+        """How long the run's phases took, those before a stop too."""
+        return sum(phase["seconds"] for phase in self.run.record.values())
+
     def save_film(self, path: Path) -> None:
         """Writes the samples as an animated GIF."""
         font, frames = ImageFont.load_default(20), []
@@ -91,13 +95,13 @@ class Progress:
     def save_curves(self, path: Path, data: Digits, caption: str) -> None:
         """Draws the whole training, beside as many real characters as the validation part has: a distance
         depends on how many are compared."""
-        training.balance(
+        training_curves(
             path,
             [row for row in self.run.history if row["phase"] == "gan"],  # not Method 2's classifier
             title="The balance of the two players",
             caption=f"{caption} Scored on validation characters, by the evaluator.",
             references={"real": self.evaluator.score(data.train[: len(self.evaluator.labels)])},
-            watched=VALIDATION,
+            metrics=VALIDATION,
         )
 
 
@@ -184,10 +188,10 @@ def balance(path: Path, rows: list[dict[str, Any]], real: dict[str, float], capt
     title = "Where the balance of the two players is lost"
     with new_page(path, WIDTH, chart + 20 + len(rows) * row_height, title, caption) as page:
         distance, recall = page.charts(0, chart).subplots(1, 2)
-        distance.set_title("Distance to real digits (lower is nearer)", loc="left", fontsize="medium")
+        distance.set_title("Distance to real digits (lower is nearer)")
         distance.set_yscale("log")
         few_ticks(distance.yaxis)
-        recall.set_title("Recall (higher is more varied)", loc="left", fontsize="medium")
+        recall.set_title("Recall (higher is more varied)")
         recall.set_ylim(0, 1)
         lines = (
             ("width", "o-", BLUE, "by its width"),
@@ -235,8 +239,8 @@ def compare(
             _strip(page, i * row_height, name, 200, facts.format(**scores[name]), written)
         axes = page.charts(len(images) * row_height, chart).subplots()
         bars = pd.DataFrame(distances, index=list(characters))
-        bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY], zorder=2)
-        axes.set_title("Distance of each character to real ones (lower is nearer)", loc="left", size="medium")
+        bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY])
+        axes.set_title("Distance of each character to real ones (lower is nearer)")
         legend(axes)
 
 
@@ -245,4 +249,4 @@ def _strip(page: Page, y: int, name: str, x: int, facts: str, images: Tensor) ->
     page.text(MARGIN, y, name, weight="bold")
     page.text(MARGIN + x, y, facts, color="#444444")
     for k, image in enumerate(_on_white(images[:24])):
-        page.picture(MARGIN + k * 58, y + 26, image, 2)
+        page.image(MARGIN + k * 58, y + 26, image, 2)

@@ -245,7 +245,7 @@ def evaluate(
     ratio = nearest_neighbour_ratio(fake[:1_000], data.test[:1_000], data.train)
     print(f"Nearest-neighbour ratio {ratio:.2f} (1: as new as real ones; near 0: copies)")
     print(f"{rate:,.0f} samples a second")
-    facts = {"evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
+    facts = {"count": len(labels), "evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
     sampler.about |= {"scores": scores, "evaluator_accuracy": evaluator.accuracy}
     return fake, labels, scores, facts | {"samples_per_second": rate, "samples_per_character": cost}
 

@@ -17,13 +17,13 @@ from common.figures import mnist as figures
 from common.inference import mnist as inference
 from common.inference.mnist import METHODS, Sampler
 from common.results import Scores
-from common.training.run import Run, checkpoint
+from common.training.run import checkpoint
 
 STEPS, QUICK_STEPS = 900, 20  # of each player at least, in each small GAN
 WRITTEN = 1_000
 """Characters that each method writes for its score, in turn."""
 
-Train = Callable[[Any, Any], tuple[Sampler, Run, Any]]  # of config and preset: the sampler, its run, and more
+Train = Callable[[Any, Any], tuple[Sampler, figures.Progress]]  # of config and preset
 
 
 def balance(config: Any, preset: Any, data: Digits, evaluator: Evaluator, train: Train, figs: Path) -> int:
@@ -45,14 +45,14 @@ def balance(config: Any, preset: Any, data: Digits, evaluator: Evaluator, train:
         runs = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
         own = replace(config, steps=steps, runs=runs)
         started = checkpoint(inference.run_dir(own, own.method)).exists()
-        sampler, run, _ = train(replace(own, resume=config.resume and started), variant)
-        run.finish()
-        seconds += sum(phase["seconds"] for phase in run.record.values())  # those before a stop, too
+        sampler, progress = train(replace(own, resume=config.resume and started), variant)
+        progress.run.finish()
+        seconds += progress.seconds()
 
         fake, _ = sampler.sample(labels, torch.Generator().manual_seed(config.seed))
         score = evaluator.score(fake, labels)
         scores[name] = {metric: value for metric, value in score.items() if metric != "precision"}
-        last = [row for row in run.history if "accuracy_real" in row][-20:]
+        last = [row for row in progress.run.history if "accuracy_real" in row][-20:]
         right[name] = {of: sum(row[f"accuracy_{of}"] for row in last) / len(last) for of in ("real", "fake")}
         about = {"name": name, "ways": ways, "strength": strength, "images": fake[: 2 * len(data.characters)]}
         rows.append(about | scores[name] | right[name])
@@ -156,7 +156,7 @@ def _save(
     file."""
     metrics = next(iter(scores.values()))
     baselines = {name: {k: row[k] for k in row if k in metrics} for name, row in baselines.items()}
-    print(results.table(evaluation.named(scores | baselines, data.name, gaps=True)))
+    print(results.table(evaluation.named(scores | baselines, data.name)))
     results.save(
         figs,
         name,
