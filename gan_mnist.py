@@ -92,7 +92,7 @@ from common.datasets import mnist
 from common.evaluation import mnist as evaluation
 from common.figures import mnist as figures
 from common.inference import mnist as inference
-from common.models.mnist import Classifier, Discriminator, Generator
+from common.models.mnist import Discriminator, Generator
 from common.studies import mnist as studies
 from common.training import loop
 
@@ -124,12 +124,10 @@ SIDE_BY_SIDE = {  # for Method 1
 }
 R1_WEIGHT, R1_EVERY, CLASSIFICATION_WEIGHT = 0.1, 8, 0.03
 EMA, MINUTES = 0.998, 8
-
-
-# The losses. Images are [N,nets,28,28] in 0..1, scores [N,nets].
 Condition = tuple[Tensor, ...]  # noise [N,nets,latent], and labels [N] of a conditional GAN
 
 
+# The losses of images [N,nets,28,28] in 0..1, by their scores [N,nets]
 def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
     """What should look more real must score higher than what should not: only the difference counts
     (Jolicoeur-Martineau 2019, "The relativistic discriminator", section 4)."""
@@ -177,12 +175,12 @@ def generator_losses(
 
 
 def train(
-    config: Config, preset: Preset, data: mnist.Digits, classifier: Classifier, device: torch.device
+    config: Config, preset: Preset, data: mnist.Digits, evaluator: evaluation.Evaluator, device: torch.device
 ) -> tuple[inference.Sampler, figures.Progress]:
-    """Trains what --method names, and shows its progress to the evaluator's classifier."""
+    """Trains what --method names, and shows its progress to the evaluator on validation characters."""
     run = inference.open_run(config, asdict(preset), data, device)
     split = data.validation_split()
-    progress = figures.Progress(run, split, classifier, config.method)
+    progress = figures.Progress(run, split, evaluator, config.method)
 
     # Models and their optimizers
     count = len(data.characters)
@@ -241,23 +239,20 @@ def main(config: Config) -> int:
     print(
         f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
     )
-    classifier, was_stopped = evaluation.find_evaluator(config, data, device)
+    evaluator, was_stopped = evaluation.find_evaluator(config, data, device)
     config = replace(config, resume=config.resume and not was_stopped)  # it was, before the GAN began
-    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
 
     # Studies
-    load = partial(inference.load_chosen, config, device=device, data=data)
     if config.balance:
-        train_variant = partial(train, data=data, classifier=classifier, device=device)
-        return studies.balance(config, preset, data, evaluator, train_variant, figs)
+        return studies.balance(config, preset, data, evaluator, device, train)
     if config.compare:
-        return studies.compare(config, data, evaluator, load, figs)
+        return studies.compare(config, data, evaluator, device)
 
     # Train, or take what was trained
     if config.evaluate:
-        sampler, progress = load(config.method), None
+        sampler, progress = inference.load_chosen(config, config.method, device, data), None
     else:
-        sampler, progress = train(config, preset, data, classifier, device)
+        sampler, progress = train(config, preset, data, evaluator, device)
         inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
         start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
 

@@ -105,10 +105,10 @@ def main() -> None:
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         config = gan_mnist.Config(minutes=arguments.minutes, runs=Path(folder))
-        classifier, _ = evaluation.find_evaluator(config, data, device)
+        evaluator, _ = evaluation.find_evaluator(config, data, device)
         torch.manual_seed(0)
         start = time.process_time()
-        sampler, run, _ = gan_mnist.train(config, gan_mnist.PRESETS["cpu"], data, classifier, device)
+        sampler, progress = gan_mnist.train(config, gan_mnist.PRESETS["cpu"], data, evaluator, device)
         taken = time.process_time() - start
     torch.manual_seed(0)
     usual, steps = train_dcgan(data.train, taken)
@@ -118,9 +118,8 @@ def main() -> None:
     start = time.perf_counter()
     fake, _ = sampler.sample(labels, torch.Generator().manual_seed(0))
     rate = count / (time.perf_counter() - start)
-    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
     scores = {
-        f"ours, {run.record['gan']['steps']:,} steps": evaluator.score(fake),
+        f"ours, {progress.run.record['gan']['steps']:,} steps": evaluator.score(fake),
         f"DCGAN, {steps:,} steps": evaluator.score(sample(usual, count)),
         "real": evaluation.baselines(evaluator, data)["real"],
     }

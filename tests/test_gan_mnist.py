@@ -76,11 +76,12 @@ def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     data = mnist.find("builtin")
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
     preset = replace(gan_mnist.PRESETS["quick"], g_channels=4, d_channels=4, batch=8)
 
     def weights(name: str, resume: bool = False) -> dict[str, Tensor]:
         config = replace(trained, steps=8, method=method, runs=tmp_path / name, resume=resume)
-        return gan_mnist.train(config, preset, data, Classifier(2, 4, 10), CPU)[0].generator.state_dict()
+        return gan_mnist.train(config, preset, data, evaluator, CPU)[0].generator.state_dict()
 
     one = weights("whole")
     real_batches = mnist.gan_batches
@@ -339,14 +340,16 @@ def test_weights_of_each_method_are_saved_and_loaded(method: str, tmp_path: Path
         inference.load(tmp_path / "w.safetensors", other, CPU)
 
 
-def test_the_three_methods_are_compared_and_saved_in_one_file(trained: Config, tmp_path: Path) -> None:
+def test_the_three_methods_are_compared_and_saved_in_one_file(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Sure(Classifier):
         """Is sure of anything."""
 
         def forward(self, images: Tensor) -> Tensor:
             return 99.0 * nn.functional.one_hot((255 * images).sum((1, 2, 3)).round().long() % 10, 10)
 
-    def load(method: str) -> Sampler:
+    def load(config: Config, method: str, *words: Any) -> Sampler:
         generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1).eval()
         phases = {"gan": {"seconds": 60.0}} | ({"classifier": {"seconds": 30.0}} if method == "2" else {})
         classifier = Sure(2, 4, 10) if method == "2" else None
@@ -355,8 +358,9 @@ def test_the_three_methods_are_compared_and_saved_in_one_file(trained: Config, t
     classifier, _ = evaluation.load_classifier(trained.runs / "gan_mnist-evaluator" / "evaluator.safetensors")
     data = mnist.find("builtin")
     evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
-    config = replace(trained, quick=False, runs=tmp_path)
-    assert studies.compare(config, data, evaluator, load, tmp_path / "figs") == 0
+    monkeypatch.setattr(inference, "load_chosen", load)
+    config = replace(trained, quick=False, runs=tmp_path, figs=tmp_path / "figs")
+    assert studies.compare(config, data, evaluator, CPU) == 0
     found = json.loads((tmp_path / "figs" / "gan_mnist_methods.json").read_text())["metrics"]
     minutes = {name: of["training, minutes"] for name, of in found.items()}
     assert minutes == {"conditional": 1.0, "Method 1": 1.0, "Method 2": 1.5}

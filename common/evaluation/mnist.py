@@ -200,15 +200,15 @@ def train_small_classifier(run: Run, data: Digits, device: torch.device, seed: i
     return classifier
 
 
-def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Classifier, bool]:
-    """The classifier for these characters: one trained before, the shipped one, or a new one.
+def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Evaluator, bool]:
+    """The evaluator of these characters, by a classifier: one trained before, the shipped one, or a new one.
 
     Args:
         config: with `train_evaluator`, a new one is trained though there is one; with `resume`, a training
             that was stopped goes on.
 
     Returns:
-        the classifier, and whether its training had been stopped.
+        the evaluator, which compares with the test part, and whether its training had been stopped.
     """
     folder = config.runs / "gan_mnist-evaluator"
     trained, fingerprint = folder / "evaluator.safetensors", data.fingerprint()[:16]
@@ -218,7 +218,7 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Cla
             classifier, about = load_classifier(path)
             if about.get("fingerprint") == fingerprint:
                 print(f"Evaluator: {path}, accuracy {about['accuracy']:.2%} on {about['data']}")
-                return classifier.to(device), False
+                return Evaluator(classifier.to(device).predict, data.test, data.test_labels), False
     print(f"Evaluator: trained now, on {data.name}")
     split = data.validation_split()
     epochs = 5 if len(split.train) > 10_000 else 10
@@ -228,12 +228,13 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Cla
     classifier = Classifier(16, 64, len(data.characters)).to(device)
     train_classifier(run, "evaluator", classifier, split, epochs, seed=1)
     classifier.normalise(split.train[:5_000])
-    accuracy = Evaluator(classifier.predict, data.test, data.test_labels).accuracy
-    about |= {"data": data.name, "accuracy": accuracy, "command": cli.command(), "commit": cli.commit()}
+    evaluator = Evaluator(classifier.predict, data.test, data.test_labels)
+    about |= {"data": data.name, "accuracy": evaluator.accuracy}
+    about |= {"command": cli.command(), "commit": cli.commit()}
     save_classifier(trained, classifier, about)
     run.path.unlink()  # a checkpoint is there only while its training was stopped
-    print(f"Evaluator: accuracy {accuracy:.2%} on {len(data.test):,} test characters")
-    return classifier, stopped
+    print(f"Evaluator: accuracy {evaluator.accuracy:.2%} on {len(data.test):,} test characters")
+    return evaluator, stopped
 
 
 def save_classifier(path: Path, classifier: Classifier, about: dict[str, Any]) -> None:

@@ -27,7 +27,6 @@ from common.figures.page import (
 from common.figures.training import training_curves
 from common.files import atomic_write
 from common.inference.mnist import Sampler, tiled
-from common.models.mnist import Classifier
 from common.results import Scores
 from common.training.run import Run
 
@@ -44,12 +43,12 @@ class Progress:
 
     Args:
         split: whose test part is for validation.
-        classifier: the evaluator's.
+        evaluator: that of the test part.
     """
 
-    def __init__(self, run: Run, split: Digits, classifier: Classifier, method: str) -> None:
+    def __init__(self, run: Run, split: Digits, evaluator: evaluation.Evaluator, method: str) -> None:
         self.run, self.method, self.characters = run, method, split.characters
-        self.evaluator = evaluation.Evaluator(classifier.predict, split.test, split.test_labels)
+        self.evaluator = evaluation.Evaluator(evaluator.predict, split.test, split.test_labels)
         self.folder = run.path.parent / "film"
         if not run.history:  # it does not go on
             for old in self.folder.glob("*.png"):

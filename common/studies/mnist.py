@@ -4,12 +4,11 @@ methods to write with."""
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from common import cli, results
+from common import results
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
 from common.evaluation.mnist import Evaluator
@@ -23,10 +22,12 @@ STEPS, QUICK_STEPS = 900, 20  # of each player at least, in each small GAN
 WRITTEN = 1_000
 """Characters that each method writes for its score, in turn."""
 
-Train = Callable[[Any, Any], tuple[Sampler, figures.Progress]]  # of config and preset
+Train = Callable[[Any, Any, Digits, Evaluator, torch.device], tuple[Sampler, figures.Progress]]
 
 
-def balance(config: Any, preset: Any, data: Digits, evaluator: Evaluator, train: Train, figs: Path) -> int:
+def balance(
+    config: Any, preset: Any, data: Digits, evaluator: Evaluator, device: torch.device, train: Train
+) -> int:
     """Trains small GANs that differ in the strength of one player only, and shows what became of each.
 
     The discriminator is made weaker and stronger in two ways: by its width, and by how often the two take a
@@ -45,7 +46,9 @@ def balance(config: Any, preset: Any, data: Digits, evaluator: Evaluator, train:
         runs = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
         own = replace(config, steps=steps, runs=runs)
         started = checkpoint(inference.run_dir(own, own.method)).exists()
-        sampler, progress = train(replace(own, resume=config.resume and started), variant)
+        sampler, progress = train(
+            replace(own, resume=config.resume and started), variant, data, evaluator, device
+        )
         progress.run.finish()
         seconds += progress.seconds()
 
@@ -59,16 +62,15 @@ def balance(config: Any, preset: Any, data: Digits, evaluator: Evaluator, train:
         print(f"{name}: distance {score['distance']:.2f}, recall {score['recall']:.2f}")
 
     baselines = evaluation.baselines(evaluator, data)
-    _save(figs, "gan_mnist_balance", config, data, scores, baselines, seconds, discriminator_right=right)
+    more = {"seconds": seconds, "device": device, "discriminator_right": right}
+    _save("gan_mnist_balance", config, data, scores, baselines, more)
     caption = (
         f"Conditional GANs, {player_steps:,} steps of each player or what is said; nothing else differs."
     )
-    figures.balance(figs / "GAN_mnist_balance.png", rows, baselines["real"], _caption(config, data, caption))
+    path = config.figs_dir() / "GAN_mnist_balance.png"
+    figures.balance(path, rows, baselines["real"], _caption(config, data, caption))
     best, *_, worst = sorted((score["distance"], name) for name, score in scores.items())
-    print(
-        f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}. "
-        f"Figure: {figs}/GAN_mnist_balance.png"
-    )
+    print(f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}. Figure: {path}")
     return 0
 
 
@@ -92,14 +94,12 @@ def _variants(channels: int, quick: bool) -> list[tuple[str, set[str], float, di
     return [*variants, (name, {"minibatch_std"}, 1.0, {"minibatch_std": False})]
 
 
-def compare(
-    config: Any, data: Digits, evaluator: Evaluator, load: Callable[[str], Sampler], figs: Path
-) -> int:
+def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.device) -> int:
     """Writes with each of the three methods, scores what was written, and saves the three in one file.
 
-    `load` gives a method's sampler. Returns the exit code.
+    Returns the exit code.
     """
-    samplers = {name: load(method) for method, name in METHODS.items()}
+    samplers = {name: inference.load_chosen(config, method, device, data) for method, name in METHODS.items()}
     count = len(data.characters)
     labels, all_labels = torch.arange(WRITTEN) % count, torch.arange(len(data.test)) % count
     scores: Scores = {}
@@ -124,17 +124,17 @@ def compare(
         images[name] = written[: 2 * count]
     distances["real"] = evaluator.distances(*data.training_sample(len(data.test)))
     baselines = evaluation.baselines(evaluator, data)
-    seconds = time.monotonic() - start
-    _save(figs, "gan_mnist_methods", config, data, scores, baselines, seconds, distance_by_class=distances)
+    more = {"seconds": time.monotonic() - start, "device": device, "distance_by_class": distances}
+    _save("gan_mnist_methods", config, data, scores, baselines, more)
+    figure = config.figs_dir() / "GAN_mnist_methods.png"
     caption = f"The first of {WRITTEN:,} written characters; distances of {len(data.test):,}."
-    caption = _caption(config, data, caption)
-    figures.compare(figs / "GAN_mnist_methods.png", images, scores, distances, data.characters, caption)
+    figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
 
     path = config.runs / "gan_mnist-all" / "digits.safetensors"
     inference.save(path, samplers.values(), half=True)
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
-    print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figs}/GAN_mnist_methods.png")
+    print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figure}")
     return 0
 
 
@@ -143,29 +143,12 @@ def _caption(config: Any, data: Digits, what: str) -> str:
 
 
 def _save(
-    figs: Path,
-    name: str,
-    config: Any,
-    data: Digits,
-    scores: Scores,
-    baselines: Scores,
-    seconds: float,
-    **more: Any,
+    script: str, config: Any, data: Digits, scores: Scores, baselines: Scores, more: dict[str, Any]
 ) -> None:
-    """Shows a study's scores beside those of the baselines that it has as well, and writes its results
-    file."""
+    """Shows the scores of a study beside the same ones of the baselines, and writes its results file."""
     metrics = next(iter(scores.values()))
     baselines = {name: {k: row[k] for k in row if k in metrics} for name, row in baselines.items()}
-    print(results.table(evaluation.named(scores | baselines, data.name)))
-    results.save(
-        figs,
-        name,
-        config,
-        data=data,
-        count=len(data.test),
-        metrics=evaluation.named(scores, data.name),
-        baselines=evaluation.named(baselines, data.name),
-        seconds=seconds,
-        device=cli.pick_device(config.device),
-        **more,
-    )
+    scores, baselines = (evaluation.named(rows, data.name) for rows in (scores, baselines))
+    print(results.table(scores | baselines))
+    more |= {"data": data, "count": len(data.test), "metrics": scores, "baselines": baselines}
+    results.save(config.figs_dir(), script, config, **more)
