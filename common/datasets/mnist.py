@@ -28,6 +28,7 @@ from torch import Tensor
 
 from common.cli import UserError
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
+from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
 from common.files import atomic_write
 
@@ -92,20 +93,14 @@ def gan_batches(
         raise UserError(f"--data: a character has {fewest} images to train on; take larger data")
 
     def start(first: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-        step, per_epoch = first, max(1, len(data.train) // size)
-        while True:
+        for step, batch in enumerate(shuffled_batches(len(data.train), size, seed, first), first):
             rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            index = torch.tensor(batch)[:, None]  # [N,1]
             if by_class:
                 index = torch.stack([of[torch.randint(len(of), (size,), generator=rng)] for of in classes], 1)
-            else:
-                if step == first or step % per_epoch == 0:
-                    shuffled = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
-                    order = torch.randperm(len(data.train), generator=shuffled)
-                index = order[step % per_epoch * size :][:size, None]
             noise = torch.randn(*index.shape, latent, generator=rng)
             label = (data.train_labels[index[:, 0]],) if labelled else ()
             yield (noise, *label), to_float(data.train[index])
-            step += 1
 
     return start
 

@@ -16,6 +16,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from common import cli, weights
 from common.cli import UserError
+from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
 from common.datasets.mnist import Digits
 from common.models.mnist import Classifier
@@ -164,17 +165,11 @@ def train_classifier(
     run: Run, phase: str, classifier: Classifier, data: Digits, epochs: int, seed: int
 ) -> None:
     """Trains `classifier` in place to name the characters of the training part."""
-    size = min(100, len(data.train))
-    per_epoch = len(data.train) // size
+    count, size = len(data.train), 100
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        step = first
-        while True:
-            rng = torch.Generator().manual_seed(seed * 1_000_003 + step // per_epoch)
-            order = torch.randperm(len(data.train), generator=rng)
-            for index in order.split(size)[step % per_epoch : per_epoch]:
-                yield to_float(data.train[index][:, None]), data.train_labels[index]
-                step += 1
+        for index in map(torch.tensor, shuffled_batches(count, size, seed, first)):
+            yield to_float(data.train[index][:, None]), data.train_labels[index]
 
     def loss(net: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> loop.Losses:
         images, labels = batch
@@ -187,7 +182,7 @@ def train_classifier(
         torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.02),
         loss,
         batches,
-        steps=epochs * per_epoch,
+        steps=epochs * max(1, count // size),
         schedule=loop.cosine_schedule(warm_up=0.2, floor=0.0),
         ema=0.98,
     )
