@@ -240,7 +240,7 @@ def main(config: Config) -> int:
         f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
     )
     evaluator, was_stopped = evaluation.find_evaluator(config, data, device)
-    config = replace(config, resume=config.resume and not was_stopped)  # it was, before the GAN began
+    config = replace(config, resume=config.resume and not was_stopped)  # stopped before the GAN began
 
     # Studies
     if config.balance:

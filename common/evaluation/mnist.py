@@ -114,10 +114,8 @@ def nearest(some: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest_neighbour_ratio(fake: Tensor, unseen: Tensor, train: Tensor) -> float:
-    """Whether the training images were copied: the median distance of generated characters to their nearest
-    training character, over that of real ones that were not trained on. About 1 or above: as new as real
-    ones;
-    near 0: copies.
+    """Median distance of generated characters to their nearest training character, over that of real ones
+    that were not trained on: about 1 or above, they are as new as real ones; near 0, they are copies.
 
     Args:
         fake, unseen, train: uint8 [N,28,28] each.

@@ -11,19 +11,8 @@ from torch import Tensor
 
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
-from common.figures.page import (
-    BLUE,
-    GREEN,
-    GREY,
-    MARGIN,
-    ORANGE,
-    WIDTH,
-    Page,
-    few_ticks,
-    grid,
-    legend,
-    new_page,
-)
+from common.figures import page as look
+from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, few_ticks, grid, legend, new_page
 from common.figures.training import training_curves
 from common.files import atomic_write
 from common.inference.mnist import Sampler, tiled
@@ -185,7 +174,7 @@ def balance(path: Path, rows: list[dict[str, Any]], real: dict[str, float], capt
     """
     chart, row_height = 330, 2 * 28 + 34
     title = "Where the balance of the two players is lost"
-    with new_page(path, WIDTH, chart + 20 + len(rows) * row_height, title, caption) as page:
+    with new_page(path, look.WIDTH, chart + 20 + len(rows) * row_height, title, caption) as page:
         distance, recall = page.charts(0, chart).subplots(1, 2)
         distance.set_title("Distance to real digits (lower is nearer)")
         distance.set_yscale("log")
@@ -232,7 +221,7 @@ def compare(
     """
     row_height, chart = 110, 370
     title = "Three ways to write a character"
-    with new_page(path, WIDTH, len(images) * row_height + chart, title, caption) as page:
+    with new_page(path, look.WIDTH, len(images) * row_height + chart, title, caption) as page:
         for i, (name, written) in enumerate(images.items()):
             facts = "class accuracy {class_accuracy:.1%}, distance {distance:.2f}, recall {recall:.2f}"
             _strip(page, i * row_height, name, 200, facts.format(**scores[name]), written)
@@ -243,7 +232,7 @@ def compare(
         legend(axes)
 
 
-def _strip(page: Page, y: int, name: str, x: int, facts: str, images: Tensor) -> None:
+def _strip(page: look.Page, y: int, name: str, x: int, facts: str, images: Tensor) -> None:
     """A name, at `x` facts beside it, and up to 24 characters, uint8 [N,28,28], below."""
     page.text(MARGIN, y, name, weight="bold")
     page.text(MARGIN + x, y, facts, color="#444444")

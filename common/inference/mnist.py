@@ -82,7 +82,7 @@ class Sampler:
     def sample_unconditional(self, count: int, rng: torch.Generator) -> Tensor:
         """Samples of a net without labels, none rejected: uint8 [count,28,28]."""
         sizes = [min(BATCH, count - start) for start in range(0, count, BATCH)]
-        return torch.cat([self._generate(self._noise(size, rng)[:, None])[:, 0] for size in sizes])
+        return torch.cat([self._generate(self._noise(rng, size, 1))[:, 0] for size in sizes])
 
     @torch.inference_mode()
     def interpolate(self, noise: Tensor, label: int) -> Tensor:
@@ -92,11 +92,9 @@ class Sampler:
         labels = () if self.method == "2" else (torch.full((len(noise),), label),)
         return self._generate(noise[:, None], *labels)[:, 0]
 
-    def _noise(self, count: int, rng: torch.Generator, style: Tensor | None = None) -> Tensor:
-        """[count,latent]"""
-        if style is not None:
-            return style.expand(count, -1)
-        return torch.randn(count, self.generator.latent, generator=rng)
+    def _noise(self, rng: torch.Generator, *size: int) -> Tensor:
+        """[*size,latent]"""
+        return torch.randn(*size, self.generator.latent, generator=rng)
 
     def _generate(self, noise: Tensor, *label: Tensor) -> Tensor:
         """Noise [N,nets,latent] to uint8 [N,nets,28,28]."""
@@ -104,13 +102,14 @@ class Sampler:
         return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
 
     def _conditional(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
-        return self._generate(self._noise(len(labels), rng, style)[:, None], labels)[:, 0]
+        noise = self._noise(rng, len(labels)) if style is None else style.expand(len(labels), -1)
+        return self._generate(noise[:, None], labels)[:, 0]
 
     def _side_by_side(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
         """All nets run at once, so labels [N] are dealt out to rows in which no character comes twice."""
         same = labels[:, None] == labels  # [N,N]
         row = same.tril(-1).sum(1)  # how often the character was asked for before
-        noise = torch.randn(int(row.max()) + 1, self.generator.nets, self.generator.latent, generator=rng)
+        noise = self._noise(rng, int(row.max()) + 1, self.generator.nets)
         if style is not None:
             noise[:] = style
         return self._generate(noise)[row, labels]
@@ -131,7 +130,7 @@ class Sampler:
                     f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain, and found no more of "
                     f"{missing}; train it longer, or take another --method"
                 )
-            noise = self._noise(BATCH, rng)
+            noise = self._noise(rng, BATCH)
             if style is not None:
                 noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
             fake = self._generate(noise[:, None])[:, 0]  # [BATCH,28,28]
@@ -168,7 +167,8 @@ def open_run(config: Any, preset: dict[str, Any], data: Digits, device: torch.de
 
 def origin(data: Digits, run: Run) -> dict[str, Any]:
     """Where weights come from, for those who find them in a file."""
-    return {"data": data.name, "phases": run.record, "command": cli.command(), "commit": cli.commit()}
+    about = {"data": data.name, "phases": run.record, "device": cli.device_name(run.device)}
+    return about | {"command": cli.command(), "commit": cli.commit()}
 
 
 def save(path: Path, samplers: Iterable[Sampler], *, half: bool = False) -> None:
@@ -254,7 +254,11 @@ def evaluate(
 
 
 def run_inference(config: Any, device: torch.device) -> int:
-    """Samples digits (--sample), or writes a text (--write), into --output; returns the exit code."""
+    """Samples digits (--sample), or writes a text (--write), into --output; returns the exit code.
+
+    Raises:
+        UserError: the weights, the text or a colour cannot be used, or the file cannot be written.
+    """
     sampler = load_chosen(config, config.method, device)
     rng = torch.Generator().manual_seed(config.seed)
     if config.write is None:
