@@ -28,8 +28,6 @@ class Config(TrainingFlags):
     data: str = "auto"
     """Digits: a folder with MNIST's or EMNIST's files, `emnist` (letters too, 560 MB), `builtin`, or auto:
     data/MNIST, else a download of 12 MB, else builtin."""
-    precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Precision of the training; these nets are so small that bfloat16 makes them slower on a CPU."""
     method: Literal["conditional", "1", "2"] = "conditional"
     """The way to a character: one conditional net, a net for each (1), or one and rejection sampling (2)."""
     unconditional: bool = False

@@ -5,72 +5,61 @@
     python multi_layer_rnn.py --predict messages.txt   # probability, spam or ham, message
 
 A vanilla RNN multiplies its state by the same matrix at each token, so what it read long ago fades. Messages
-are short, and the largest of all states is kept, so here it does not matter: see the twin. The two scripts
-differ in the model and its options, and in nothing else.
+are short, and the largest of all states counts, so here it does not matter: see the twin. The two scripts
+differ in the model, cell and head, and in its sizes, and in nothing else.
 
 Every accuracy stands beside the majority class, which already has 87 %, and beside naive Bayes and linear
-support vector machines, which are hard to beat on messages this short.
+support vector machines, which are hard to beat on messages this short. Expected, over five folds: accuracy
+.992, F1 .97; naive Bayes has .985 and .94, the support vector machine on characters .990 and .96.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from common import cli, results
-from common.datasets import sms_spam
-from common.datasets.vocabulary import Vocabulary, tokenize
-from common.evaluation import spam as evaluation
-from common.inference import spam
-from common.models.spam import Committee, SpamRNN
-from common.results import table
-from common.studies import spam as studies
-from common.training import loop
-from common.training.run import Run
+from common.cli import (
+    Flags,
+    UserError,
+    check_positive,
+    check_unused,
+    chosen_mode,
+    is_given,
+    launch,
+    read_flags,
+)
+from common.files import check_writable
 
 SCRIPT = "multi_layer_rnn"
 KIND = "RNN"
+SIZES = ("embed_size", "hidden_size", "num_layers")
+SHIPPED = Path(__file__).parent / "data" / "pretrained" / f"spam_{KIND.lower()}.safetensors"
 
 
 @dataclass
-class Config(cli.Flags):
+class Config(Flags):
     """Tell spam from ham with a vanilla RNN: train it, score it, ask it."""
 
     data: str = "auto"
     """Messages: a file, a folder, `builtin`, or auto: data/sms, else a download of 0.2 MB, else builtin."""
-    figs: Path = Path("figs")
-    """Where figures and multi_layer_rnn.json go."""
-    runs: Path = Path("runs")
-    """Where checkpoints and trained weights go."""
-    seed: int = 0
-    """Of the split, weights and batches."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes the CPU, which is as fast for nets this small."""
-    resume: bool = False
-    """Go on with the run that was stopped, exactly where it was."""
-    quick: bool = False
-    """The same path at its smallest, under half a minute; figures go to figs/quick, weights apart."""
+    """Device to compute on; auto takes the CPU, which is as fast for models this small."""
     folds: int = 0
-    """Cross-validation over so many parts; 0 tests on one fifth of the messages and keeps the weights."""
+    """Cross-validation over so many parts; 0 tests on one fifth of the messages and saves the weights."""
     keep_duplicates: bool = False
     """Keep messages that repeat an earlier one, as classic reports do; they flatter the score."""
     embed_size: int = 32
-    """Numbers for each token."""
+    """Size of the vector of each token."""
     hidden_size: int = 32
-    """Numbers in the state, in each direction."""
+    """Size of the state, in each direction."""
     num_layers: int = 2
-    """RNNs on top of one another."""
-    members: int = 5
-    """Nets that vote; each keeps another tenth of the training messages for validation."""
+    """Recurrent layers on top of one another."""
+    n_models: int = 5
+    """Models in the ensemble; each has another tenth of the training messages for validation."""
     epochs: int = 12
-    """Times that each net sees its training messages."""
+    """Times that each model sees its training messages."""
     batch_size: int = 64
-    """Messages in a step of each net."""
+    """Messages in a step of each model."""
     collapse: bool = False
     """Train the earlier set-up, which reads padding as text, and draw why it failed."""
     sweep: bool = False
@@ -78,95 +67,136 @@ class Config(cli.Flags):
     predict: str | None = None
     """Answer each line of this file, or of standard input for `-`, and do nothing else."""
     explain: bool = False
-    """For --predict: show which words moved the probability."""
+    """With --predict: show which words moved the probability."""
     weights: str = "auto"
-    """For --predict: a .safetensors file, `shipped`, or auto: newest trained, else shipped."""
+    """With --predict: a .safetensors file, `shipped`, or auto for the newest trained, else shipped."""
 
+    def check(self) -> None:
+        super().check()
+        mode = chosen_mode(self, "predict", "collapse", "sweep")
+        train = ("data", "resume", "quick", "keep_duplicates", "epochs", "batch_size")
+        unused = {
+            "predict": (*train, *SIZES, "folds", "n_models", "seed", "device", "figs"),
+            "collapse": ("resume", "folds", "keep_duplicates", "n_models", "explain", "weights"),
+            "sweep": (*SIZES, "folds", "n_models", "explain", "weights"),
+            "": ("explain", "weights"),
+        }
+        check_unused(self, mode, *unused[mode])
+        check_positive(self, *SIZES, "n_models", "epochs", "batch_size")
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"--folds {self.folds}: cross-validation takes 2 or more; 0 is for one split")
+        if mode != "predict":
+            check_writable(self.figs_dir(), self.runs)
+
+
+if __name__ == "__main__":
+    CONFIG = read_flags(Config)  # before torch is imported, which takes seconds: --help answers at once
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common import results, weights
+from common.cli import command, commit, pick_device, seed_everything
+from common.datasets import sms_spam
+from common.datasets.vocabulary import Batch, Vocabulary, ensemble_batches, steps_per_epoch, tokenize
+from common.evaluation import spam as evaluation
+from common.inference import spam
+from common.models.spam import Ensemble, SpamClassifier
+from common.training import loop
+from common.training.run import Run
 
 LEARNING_RATE = 3e-3
-SHIPPED = Path(__file__).parent / "data" / "pretrained" / "spam_rnn.safetensors"
+DROPOUT = 0.3  # share of a vector's or state's numbers
+TOKEN_DROPOUT = 0.25  # share of a training message's tokens that a model does not see, others in each epoch,
+FEATURE_DROPOUT = 0.4  # and of the features, such as pieces of words, of those that it sees
+VALIDATION_PARTS = 10  # of the training messages; each model is validated on another one of them
 
 
-# The lesson: loss, schedule, and what is chosen on messages that the net has not learned from.
+# The lesson: model, loss, schedule, and what is chosen on messages that a model was not trained on.
 
 
-def losses(committee: nn.Module, batches: list[tuple[Any, Tensor]], progress: float) -> dict[str, Tensor]:
-    """Binary cross entropy in nats of each net, on a batch of its own training messages."""
-    assert isinstance(committee, Committee)
+def head(size: int, dropout: float) -> nn.Module:
+    """One linear layer makes a logit, [N,1], of the largest states of a message, [N,size]."""
+    return nn.Linear(size, 1)  # [N,1]
+
+
+build = partial(SpamClassifier, cell=nn.RNN, head=head)
+
+
+def losses(ensemble: nn.Module, batches: list[tuple[Batch, Tensor]], progress: float) -> loop.Losses:
+    """Binary cross entropy of each model, in nats, on a batch of its own training messages."""
+    assert isinstance(ensemble, Ensemble)
     return {
-        f"net {number}": F.binary_cross_entropy_with_logits(net(*batch), label)
-        for number, (net, (batch, label)) in enumerate(zip(committee.nets, batches, strict=True), 1)
+        f"model {number}": F.binary_cross_entropy_with_logits(model(*batch), labels)
+        for number, (model, (batch, labels)) in enumerate(zip(ensemble.models, batches, strict=True), 1)
     }
 
 
-def cosine(progress: float) -> float:
-    """Learning rate: up over a tenth, then along a cosine to a hundredth (Loshchilov, Hutter 2017, SGDR)."""
-    return min(1.0, progress / 0.1 + 0.01) * (0.505 + 0.495 * math.cos(math.pi * progress))
-
-
 def fit(
-    config: Config,
-    build: Callable[..., nn.Module],
-    messages: sms_spam.Messages,
-    run: Run,
-    phase: str,
+    config: Config, build: partial[SpamClassifier], data: sms_spam.Messages, run: Run, phase: str
 ) -> spam.SpamFilter:
-    """Trains a committee on messages, none of which is of the test part.
+    """Trains an ensemble on messages, none of which is of the test part.
 
     Args:
-        build: makes a net of (features, embed_size, hidden_size, num_layers).
+        build: builds a model of (features, embed_size, hidden_size, num_layers, dropout).
     """
-    labels = messages.labels
-    vocabulary = Vocabulary.of(messages.texts)
-    tokens = [tokenize(text) for text in messages.texts]
+    # Data: each model has a validation part of its own
+    vocabulary = Vocabulary.from_texts(data.texts)
+    tokens = [tokenize(text) for text in data.texts]
     texts = [vocabulary.encode(text) for text in tokens]
-    parts = spam.parts(labels, config.members, config.seed)
-    learn = [train for train, _ in parts]
+    parts = max(config.n_models, VALIDATION_PARTS)
+    splits = sms_spam.folds(data.labels, parts, config.seed)[: config.n_models]
+    train = [index for index, _ in splits]
+    validation = evaluation.Validation(vocabulary, tokens, data.labels, splits)
+    batches = ensemble_batches(
+        texts, data.labels, train, config.batch_size, config.seed, TOKEN_DROPOUT, FEATURE_DROPOUT
+    )
 
     # Model
-    sizes = {name: getattr(config, name) for name in ("embed_size", "hidden_size", "num_layers")}
-    committee = Committee(build(len(vocabulary), *sizes.values()) for _ in parts).to(run.device)
-    spam.know_only_learned(committee, texts, learn)
-    optimizer = torch.optim.AdamW(committee.parameters(), LEARNING_RATE, weight_decay=0.01, fused=True)
-
-    def evaluate(averaged: nn.Module) -> dict[str, float]:
-        assert isinstance(averaged, Committee)
-        return spam.watch(averaged, vocabulary, tokens, labels, parts)
+    sizes = {name: getattr(config, name) for name in SIZES}
+    models = [build(len(vocabulary), **sizes, dropout=DROPOUT) for _ in splits]
+    for model, index in zip(models, train, strict=True):
+        model.zero_unseen(torch.cat([torch.from_numpy(texts[i][0]) for i in index]))
+    ensemble = Ensemble(models).to(run.device)
+    optimizer = torch.optim.AdamW(ensemble.parameters(), LEARNING_RATE, weight_decay=0.01, fused=True)
 
     # Train
     trained = loop.supervised(
         run,
         phase,
-        committee,
+        ensemble,
         optimizer,
         losses,
-        spam.batches(texts, labels, learn, config.batch_size, config.seed),
-        steps=config.epochs * spam.steps_per_epoch(learn, config.batch_size),
-        schedule=cosine,
+        batches,
+        steps=config.epochs * steps_per_epoch(train, config.batch_size),
+        schedule=loop.cosine_schedule(warm_up=0.1),
         ema=0.99,
         clip=2.0,
-        evaluate=evaluate,
+        evaluate=validation.scores,
         evaluations=config.epochs,
     )
-    assert isinstance(trained, Committee)
+    assert isinstance(trained, Ensemble)
 
     # Choose what makes a probability of a logit, so also the threshold, by the validation messages
-    answers, truth = spam.out_of_fold(trained, vocabulary, tokens, labels, parts)
+    answers, truth = validation.out_of_fold(trained)
     scale, shift = evaluation.calibrate(truth, answers)
-    about = {"kind": KIND, **sizes, "data": messages.name, "messages": len(messages)}
+    about = {"kind": KIND, **sizes, "data": data.name, "messages": len(data)}
     return spam.SpamFilter(trained, vocabulary, scale, shift, about)
 
 
 def main(config: Config) -> int:
     # Set up
     config.check()
-    cli.seed_everything(config.seed)
-    device = cli.pick_device("cpu" if config.device == "auto" else config.device)
-    spam.refuse_bad_flags(config)
-    figs, folder = spam.places(config, SCRIPT)
+    figs, run_dir = config.figs_dir(), config.run_dir(SCRIPT)
     if config.predict is not None:
-        path = spam.choose_weights(config.weights, folder, SHIPPED)
-        return spam.predict(spam.load(path, KIND, SpamRNN), config.predict, config.explain)
+        path = weights.choose(config.weights, run_dir / "weights.safetensors", SHIPPED)
+        return spam.predict(spam.load(path, KIND, build), config.predict, config.explain)
+    from common.figures import spam as figures  # not above: --predict answers sooner without matplotlib
+    from common.studies import spam as studies
+
+    seed_everything(config.seed)
+    device = pick_device("cpu" if config.device == "auto" else config.device)
     torch.set_num_threads(1)  # the steps are so small that more would only wait for one another
 
     # Data
@@ -174,68 +204,69 @@ def main(config: Config) -> int:
         config.data, keep_duplicates=config.keep_duplicates or config.collapse, download=not config.quick
     )
     if config.quick:
-        data = spam.smaller(data, 1_000, config.seed)
-        config = replace(config, **spam.unless_given(config, members=2, batch_size=16))
+        data = data.sample(1_000, config.seed)
+        small: dict[str, Any] = {"n_models": 2, "batch_size": 16}
+        config = replace(config, **{name: small[name] for name in small if not is_given(config, name)})
     print(f"Data: {data.name}; {len(data):,} messages, {data.labels.mean():.2%} of them spam")
     if data.note:
         print(data.note)
     if config.collapse:
-        return studies.collapse(config, SCRIPT, KIND, fit, SpamRNN, data, figs, folder, device)
+        return studies.collapse(config, SCRIPT, KIND, fit, build, data, device)
     if config.sweep:
-        return studies.sweep(config, fit, data, figs, folder, device)
+        return studies.sweep(config, fit, data, device)
 
     # Train, and test each fold beside the baselines
-    run = spam.start(config, data, folder, device)
-    tests = []
-    for fold, (rest, test) in enumerate(sms_spam.folds(data.labels, config.folds or 5, config.seed), 1):
-        known, unknown = data.part(rest), data.part(test)
-        spam_filter = fit(config, SpamRNN, known, run, f"fold {fold}")
-        tests.append(spam.test(spam_filter, KIND, known, unknown, config.seed))
-        if not config.folds:
-            break
-    scores = spam.scores(tests)
-    print(table(spam.shown(scores), digits=4))
+    names = ("seed", "folds", *SIZES, "n_models", "epochs", "batch_size")
+    settings = {"data": data.name, "texts": data.digest()} | {name: getattr(config, name) for name in names}
+    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision="float32")
+    folds = []
+    splits = sms_spam.folds(data.labels, config.folds or 5, config.seed)[: config.folds or 1]
+    for number, (index, test_index) in enumerate(splits, 1):
+        train, test = data.part(index), data.part(test_index)
+        spam_filter = fit(config, build, train, run, f"fold {number}")
+        probability, single = spam_filter.probabilities(test.texts), spam_filter.single_models(test.texts)
+        folds.append(evaluation.test_fold(KIND, train, test, probability, single, config.seed))
+    scores = evaluation.scores(folds)
+    print(evaluation.table(scores))
     if scores[KIND]["accuracy"] <= scores["majority class"]["accuracy"]:
         print("The net is no better than answering ham to everything: it has learned nothing.")
     if not config.folds:
-        source = {"command": cli.command(), "commit": cli.commit()}
-        spam_filter.about |= source | {"scores": scores[KIND], "test messages": len(unknown)}
-        spam_filter.save(folder / "weights.safetensors")
+        source = {"command": command(), "commit": commit()}
+        spam_filter.about |= source | {"scores": scores[KIND], "test messages": len(test)}
+        spam_filter.save(run_dir / "weights.safetensors")
     run.finish()
 
     # Figures
     repeats = f"{config.folds} folds" if config.folds else f"one split, seed {config.seed}"
-    spam.report(
+    figures.report(
         figs / f"{SCRIPT}.png",
         KIND,
-        tests,
+        folds,
         scores,
-        run,
-        title=f"Is this SMS spam? The vote of {config.members} nets with an {KIND}",
+        run.history,
+        title=f"Is this SMS spam? The mean logit of {config.n_models} models with an {KIND}",
         caption=f"{data.name}, {len(data):,} messages, {repeats}. {data.note.partition(chr(10))[0]}".strip(),
     )
-    net = {name: scores.pop(name) for name in list(scores) if name.startswith(KIND)}
     results.save(
         figs,
         SCRIPT,
         config,
         data=data,
         count=len(data),
-        metrics=net,
-        baselines=scores,
+        metrics={name: row for name, row in scores.items() if name.startswith(KIND)},
+        baselines={name: row for name, row in scores.items() if not name.startswith(KIND)},
         seconds=sum(phase["seconds"] for phase in run.record.values()),
         device=device,
         trained=run.record,
-        wrong=spam.mistakes(tests),
+        wrong=evaluation.mistakes(folds),
     )
-    best, simple = net[KIND], scores["SVM on characters"]
+    best, majority, svm = (scores[name] for name in (KIND, "majority class", "SVM on characters"))
     print(
-        f"{KIND}: accuracy {best['accuracy']:.2%}, F1 {best['f1']:.3f} (majority "
-        f"{scores['majority class']['accuracy']:.2%}; SVM on characters {simple['accuracy']:.2%}, "
-        f"{simple['f1']:.3f}). Pictures: {figs}/{SCRIPT}.png"
+        f"{KIND}: accuracy {best['accuracy']:.2%}, F1 {best['f1']:.3f} (majority {majority['accuracy']:.2%}; "
+        f"SVM on characters {svm['accuracy']:.2%}, {svm['f1']:.3f}). Figure: {figs}/{SCRIPT}.png"
     )
     return 0
 
 
 if __name__ == "__main__":
-    cli.launch(main, cli.read_flags(Config))
+    launch(main, CONFIG)

@@ -6,13 +6,16 @@ takes seconds.
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import random
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -152,6 +155,29 @@ def check_unused(config: Flags, mode: str, *names: str) -> None:
             )
 
 
+def user_path(name: str, text: str | Path) -> Path:
+    """The path that a flag names, with `~` expanded.
+
+    Raises:
+        UserError: it is in the home folder of a user who is not known here.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{flag(name)} {text}: there is no such home folder; write the path out") from None
+
+
+def check_empty(words: list[str]) -> None:
+    """Refuses an empty word, as an unset variable in quotes gives: as a path it would be the current folder.
+
+    Raises:
+        UserError: one is empty.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise UserError(f"{word.rstrip('=') or before} is empty; give it a value, or leave it out")
+
+
 def check_positive(config: Flags, *names: str) -> None:
     """Refuses numbers below 1.
 
@@ -172,8 +198,13 @@ def read_flags(config_class: type[Config]) -> Config:
     """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
     import tyro  # not for the tools that only need UserError
 
-    config = tyro.cli(config_class)
-    _one_line(config.check)
+    prepare_output()
+    os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
+    with one_line():
+        check_empty(sys.argv[1:])
+        config = tyro.cli(config_class)
+        config.check()
+    signal.signal(signal.SIGINT, _leave)  # while modules are imported, which takes seconds
     return config
 
 
@@ -182,20 +213,83 @@ def launch(main: Callable[[Config], int | None], config: Config) -> NoReturn:
 
     A UserError is one line on stderr and exit code 2; Ctrl-C outside of training is exit code 130.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):  # temporary files are removed on the way out
+        if number := getattr(signal, name, None):
+            signal.signal(number, _stop)
     commit()  # of the code that runs: another may be there when the run ends
-    sys.exit(_one_line(main, config) or 0)
+    with one_line():
+        code = main(config) or 0
+        sys.stdout.flush()
+    sys.exit(code)
 
 
-def _one_line(function: Callable[..., int | None], *arguments: Any) -> int | None:
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turns what a user has to know into one line on stderr and an exit code, without a traceback.
+
+    Raises:
+        SystemExit: 2 for a UserError, 1 where memory ran out, 130 for Ctrl-C, 0 where nobody reads the output
+            any more.
+    """
     script = Path(sys.argv[0]).name
     try:
-        return function(*arguments)
+        yield
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(2)
+    except MemoryError:
+        print(
+            f"{script}: there is not enough memory; close other programs, or take less data", file=sys.stderr
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         print(f"\n{script}: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    """At once: nothing has been begun, and a module that is half imported catches exceptions."""
+    os.write(2, f"\n{Path(sys.argv[0]).name}: interrupted\n".encode(errors="replace"))
+    os._exit(130)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+class _Output(io.TextIOWrapper):
+    """An output that never fails the work: what cannot be shown is escaped, what finds no room is dropped."""
+
+    def write(self, text: str) -> int:
+        self._try(super().write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(super().flush)
+
+    @staticmethod
+    def _try(function: Callable[..., object], *words: str) -> None:
+        try:
+            function(*words)
+        except BrokenPipeError:  # nobody reads any more: `one_line` ends the program
+            raise
+        except OSError:
+            pass
+
+
+def prepare_output() -> None:
+    """Lets no print fail, whatever the output is: another encoding, a full disk, or closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the caller
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open
+        encoding, by_line = stream.encoding, stream.line_buffering
+        output = _Output(stream.detach(), encoding, "backslashreplace", line_buffering=by_line)
+        setattr(sys, name, output)
 
 
 def seed_everything(seed: int) -> None:

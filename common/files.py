@@ -1,19 +1,33 @@
-"""Files that appear whole or not at all, and one line where they cannot be written."""
+"""Files that appear whole or not at all, and one line with the true cause where they cannot be written."""
 
+import contextlib
 import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common.cli import UserError
 
+PREFIX = ".unfinished-"  # short: a name of 250 bytes must find room too
+FORGOTTEN = 3600  # seconds after which the temporary file of a program that was killed is swept away
+
 
 class DiskFull(UserError):
     """No room for a file: every further one would meet it too."""
+
+
+def cause_of(error: BaseException) -> str:
+    """Why something failed, in one line: what the system says, and not what a library makes of it."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split()) or type(error).__name__
 
 
 @contextmanager
@@ -28,22 +42,33 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        _sweep(path.parent.resolve())
+        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.suffix[:20], dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's own mode would hide the file from everybody else
+        with contextlib.suppress(OSError):  # some disks know no modes; mkstemp's own hides it
+            temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
-        cause = f"cannot write {path}: {error.strerror or error}"
+        cause = f"cannot write {path}: {cause_of(error)}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(f"{cause}; make room, or name another place") from None
         raise UserError(f"{cause}; name another place") from None
     finally:
         if temporary:
             temporary.unlink(missing_ok=True)
+
+
+@cache
+def _sweep(folder: Path) -> None:
+    """Removes, once for each folder, what programs that were killed have left half-written."""
+    with contextlib.suppress(OSError):
+        for left in folder.glob(f"{PREFIX}*"):
+            if time.time() - left.stat().st_mtime > FORGOTTEN:
+                left.unlink()
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -1,6 +1,6 @@
 """How many messages a second `--predict` answers, beside the linear SVM on characters; and its memory.
 
-    python -m tests.bench_spam                    # 100,000 lines for each of the two nets, minutes
+    python -m tests.bench_spam                    # 100,000 lines for each of the two scripts, minutes
 
 The lines are those of the built-in stand-in, or of `--data`, again and again with a number added, so that no
 two are the same. The SVM answers the same lines in one call, the nets as `python lstm.py --predict` does.
@@ -24,17 +24,17 @@ ROOT = Path(__file__).parents[1]
 
 def predict(script: str, path: Path) -> tuple[float, float]:
     """Seconds, and the largest memory of the process in MB."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     code = (
         "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)"
     )
     words = [sys.executable, "-c", code, f"{script}.py", "--predict", str(path), "--weights", "shipped"]
-    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return time.perf_counter() - begun, float(done.stderr.split()[-1])
+    result = subprocess.run(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if result.returncode:
+        sys.exit(result.stderr)
+    return time.perf_counter() - start, float(result.stderr.split()[-1])
 
 
 def main() -> None:
@@ -47,9 +47,9 @@ def main() -> None:
 
     svm = make_pipeline(TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5)), LinearSVC())
     svm.fit(messages.texts, messages.labels)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     svm.predict(lines)
-    simple = len(lines) / (time.perf_counter() - begun)
+    simple = len(lines) / (time.perf_counter() - start)
     print(f"SVM on characters: {simple:,.0f} messages/s")
     with tempfile.TemporaryDirectory() as folder:
         whole, tenth = Path(folder) / "lines.txt", Path(folder) / "tenth.txt"

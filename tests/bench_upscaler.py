@@ -1,4 +1,4 @@
-"""Time of one 64x64 picture, one thread, in one process: ratios to torch's bicubic hold on any machine.
+"""Time of one 64x64 image, one thread, in one process: ratios to torch's bicubic hold on any machine.
 
 python tests/bench_upscaler.py
 """
@@ -36,29 +36,29 @@ class SRResNet(nn.Module):
         self.up = nn.Sequential(*(layer for step in steps for layer in step))
         self.tail = nn.Conv2d(64, 3, 9, padding=4)
 
-    def forward(self, small: Tensor) -> Tensor:
-        first = x = self.head(small)  # [N,64,64,64]
+    def forward(self, lr: Tensor) -> Tensor:
+        first = x = self.head(lr)  # [N,64,64,64]
         for block in self.blocks:
             x = x + block(x)
         return self.tail(self.up(first + x)[..., 16:240, 16:240])  # [N,3,224,224]
 
 
-def milliseconds(function: Callable[[Tensor], Tensor], small: Tensor, seconds: float = 2.0) -> float:
+def milliseconds(function: Callable[[Tensor], Tensor], lr: Tensor, seconds: float = 2.0) -> float:
     """Median over calls that fill the time, after some to warm up."""
     for _ in range(3):
-        function(small)
+        function(lr)
     times: list[float] = []
     while sum(times) < seconds or len(times) < 5:
-        begun = time.perf_counter()
-        function(small)
-        times.append(time.perf_counter() - begun)
+        start = time.perf_counter()
+        function(lr)
+        times.append(time.perf_counter() - start)
     return 1000 * sorted(times)[len(times) // 2]
 
 
 @torch.inference_mode()
 def main() -> None:
     torch.set_num_threads(1)
-    small = torch.rand(1, 3, 64, 64)
+    lr = torch.rand(1, 3, 64, 64)
     nets: dict[str, Callable[[Tensor], Tensor]] = {"torch bicubic": bicubic}
     for name in ("cpu", "gpu"):
         preset = PRESETS[name]
@@ -66,7 +66,7 @@ def main() -> None:
             preset.channels, preset.blocks
         ).eval()
     nets["SRResNet (64 channels, 16 blocks)"] = SRResNet().eval()
-    times = {name: milliseconds(net, small) for name, net in nets.items()}
+    times = {name: milliseconds(net, lr) for name, net in nets.items()}
     reference, largest = times["torch bicubic"], list(times.values())[-1]
     print(f"{'':42}{'ms':>8}{'x bicubic':>12}{'SRResNet / it':>15}")
     for name, taken in times.items():

@@ -1,4 +1,4 @@
-"""The scores: those of the tool that defines them, and right on pictures one can predict."""
+"""The scores: those of the tool that defines them, and right on images one can predict."""
 
 import importlib.util
 import json
@@ -16,64 +16,65 @@ from common.evaluation import upscale as evaluation
 from common.results import table
 
 TOOL = Path(__file__).parents[2] / "shared" / "tools" / "measure_upscaling.py"
+NAMES = {"grid": "checkerboard", "low_db": "lr_psnr"}  # the tool's, and ours
 PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "ImageNet" / "val"
 
 
 @pytest.fixture(scope="module")
-def real() -> torch.Tensor:
+def hr() -> torch.Tensor:
     """Ten crops of real photos, uint8 [10,3,224,224]."""
-    return photos.find("builtin").test.standard_pictures()[0]
+    return photos.find("builtin").test.standard_images()
 
 
 @pytest.mark.skipif(not TOOL.exists(), reason="the tool is not at hand")
-def test_scores_are_the_tools_own(real: torch.Tensor) -> None:
+def test_scores_are_the_tools_own(hr: torch.Tensor) -> None:
     spec = importlib.util.spec_from_file_location("tool", TOOL)
     assert spec and spec.loader
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     for method in evaluation.CLASSICAL:
-        made = evaluation.upscale_classical(method, photos.shrink(real))
-        assert evaluation.score(made, real) == pytest.approx(
-            {k: v for k, v in tool.score(made, real).items() if k != "lpips"}, rel=1e-5
-        )
+        fake = evaluation.upscale_classical(method, photos.downscale(hr))
+        scores = {NAMES.get(name, name): value for name, value in tool.score(fake, hr).items()}
+        del scores["lpips"]
+        assert evaluation.score(fake, hr) == pytest.approx(scores, rel=1e-5)
 
 
 @pytest.mark.skipif(not (TOOL.exists() and PHOTOS.exists()), reason="the tool is not at hand")
 def test_the_tools_command_agrees_from_photo_to_score(tmp_path: Path) -> None:
-    """From files: cutting, shrinking, enlarging by Pillow, scoring."""
+    """From files: cutting, downscaling, upscaling by Pillow, scoring."""
     for photo in sorted(PHOTOS.rglob("*.JPEG"))[:6]:
         (tmp_path / photo.name).symlink_to(photo)
     done = subprocess.run(
         [sys.executable, TOOL, tmp_path, "--score"], capture_output=True, text=True, check=True
     )
     theirs = {row["method"]: row for row in map(json.loads, done.stdout.splitlines())}
-    real = torch.stack([photos.standard(photos.read(p)) for p in sorted(tmp_path.iterdir())])
+    hr = torch.stack([photos.standard(photos.read(p)) for p in sorted(tmp_path.iterdir())])
     for method in evaluation.CLASSICAL:
-        ours = evaluation.score(evaluation.upscale_classical(method, photos.shrink(real)), real)
-        row = theirs[method.lower()]
+        ours = evaluation.score(evaluation.upscale_classical(method, photos.downscale(hr)), hr)
+        row = {NAMES.get(name, name): value for name, value in theirs[method.lower()].items()}
         assert ours == pytest.approx({name: row[name] for name in ours}, rel=1e-4)
 
 
-def test_the_original_scores_perfectly(real: torch.Tensor) -> None:
-    scores = evaluation.score(real, real)
+def test_the_original_scores_perfectly(hr: torch.Tensor) -> None:
+    scores = evaluation.score(hr, hr)
     assert scores["ssim"] == pytest.approx(1) and scores["detail_db"] == pytest.approx(0)
-    assert scores["psnr"] == scores["low_db"] == pytest.approx(100), "the cap"
-    assert 1 < scores["grid"] < 1.3
+    assert scores["psnr"] == scores["lr_psnr"] == pytest.approx(100), "the cap"
+    assert 1 < scores["checkerboard"] < 1.3
 
 
-def test_each_score_sees_its_own_fault(real: torch.Tensor) -> None:
-    blurred = TF.gaussian_blur(real, [9, 9], [2.0, 2.0])
-    assert evaluation.score(blurred, real)["detail_db"] < -15
+def test_each_score_sees_its_own_fault(hr: torch.Tensor) -> None:
+    blurred = TF.gaussian_blur(hr, [9, 9], [2.0, 2.0])
+    assert evaluation.score(blurred, hr)["detail_db"] < -15
 
-    dotted = real.float()
+    dotted = hr.float()
     dotted[..., ::7, ::7] += 40
-    assert evaluation.score(dotted.clamp(0, 255).byte(), real)["grid"] > 4
+    assert evaluation.score(dotted.clamp(0, 255).byte(), hr)["checkerboard"] > 4
 
-    shifted = real.roll(2, dims=3)
-    scores = evaluation.score(shifted, real)
+    shifted = hr.roll(2, dims=3)
+    scores = evaluation.score(shifted, hr)
     assert scores["psnr"] < 28 and abs(scores["detail_db"]) < 1, "as sharp, but wrong"
 
-    assert evaluation.score(255 - real, real)["low_db"] < 15, "another picture"
+    assert evaluation.score(255 - hr, hr)["lr_psnr"] < 15, "another image"
 
 
 def test_psnr_by_hand() -> None:
@@ -81,10 +82,10 @@ def test_psnr_by_hand() -> None:
     assert evaluation.psnr(grey, black).item() == pytest.approx(20)
 
 
-def test_classical_methods_are_pillows(real: torch.Tensor) -> None:
-    small = photos.shrink(real[:1])
-    ours = evaluation.upscale_classical("bicubic", small)[0]
-    pillow = TF.to_pil_image(small[0]).resize((224, 224), Image.Resampling.BICUBIC)
+def test_classical_methods_are_pillows(hr: torch.Tensor) -> None:
+    lr = photos.downscale(hr[:1])
+    ours = evaluation.upscale_classical("bicubic", lr)[0]
+    pillow = TF.to_pil_image(lr[0]).resize((224, 224), Image.Resampling.BICUBIC)
     assert torch.equal(ours, TF.pil_to_tensor(pillow))
 
 

@@ -3,8 +3,10 @@
 import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,18 @@ def test_scripts_keep_their_order_and_size(script: str) -> None:
     assert ast.get_docstring(tree)
     names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     assert names[0] == "Config" and names[-1] == "main"
+
+
+def test_a_wheel_brings_the_weights_and_the_tool(tmp_path: Path) -> None:
+    sources, site = tmp_path / "sources", tmp_path / "site"
+    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(".*", "runs", "figs", "*.egg-info", "build"))
+    words = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, sources]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    shipped = {path.name for path in (ROOT / "data" / "pretrained").iterdir()}
+    assert shipped <= {path.name for path in (site / "data" / "pretrained").iterdir()}
+    for script in ("lstm.py", "util/unzip_imagenet"):
+        subprocess.run([sys.executable, script, "--help"], cwd=site, capture_output=True, check=True)

@@ -21,13 +21,14 @@ from torch.nn import functional as F
 
 from common.cli import UserError
 from common.inference import upscale as inference
+from common.models.upscale import upscaled_size
 
 REPOSITORY = Path(__file__).parents[1]
 
 
 class Net(nn.Module):
-    """A small net of the kind that `common.pictures` expects, with random weights: a nearest-neighbour skip
-    and three convolutions, which see three 2x2 blocks, so six pixels, in each direction."""
+    """A small net of the kind that is expected, with random weights: a nearest-neighbour skip and three
+    convolutions, which see three 2x2 blocks, so six pixels, in each direction."""
 
     reach = 6
 
@@ -75,13 +76,22 @@ def noise(height: int, width: int, seed: int = 0) -> Tensor:
 
 
 def photo(mode: str = "RGB", size: tuple[int, int] = (12, 8)) -> Image.Image:
-    """A smooth colour picture, brighter to the right."""
+    """A smooth colour image, brighter to the right."""
     across, down = np.meshgrid(np.linspace(30, 220, size[0]), np.linspace(0, 60, size[1]))
     return Image.fromarray(np.stack([across, 250 - across, down], 2).astype(np.uint8)).convert(mode)
 
 
+def upscale(model: nn.Module, image: Tensor, tile: int = inference.TILE) -> Tensor:
+    """The tiles of an image, put together."""
+    _, height, width = image.shape
+    hr = torch.empty(3, upscaled_size(height), upscaled_size(width), dtype=torch.uint8)
+    for top, left, block in inference.tiles(model, image, inference.Progress(height * width), tile):
+        hr[:, top : top + block.shape[1], left : left + block.shape[2]] = block
+    return hr
+
+
 def run(source: Path, target: Path, overwrite: bool = False, model: nn.Module | None = None) -> int:
-    return inference.enlarge_files(model or Nearest(), source, target, overwrite=overwrite)
+    return inference.upscale_files(model or Nearest(), source, target, overwrite=overwrite)
 
 
 def files(folder: Path) -> list[str]:
@@ -108,21 +118,21 @@ def refused(source: Path, target: Path, overwrite: bool = False) -> str:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([2, 6, 8, 14]), st.integers(0, 99))
 def test_tiles_leave_no_seam(height: int, width: int, tile: int, seed: int) -> None:
-    model, picture = Net(), noise(height, width, seed)
+    model, image = Net(), noise(height, width, seed)
     with torch.inference_mode():
-        whole = model(picture[None].float() / 255)[0].clamp(0, 1).mul(255).round()
-    tiled = inference.enlarge(model, picture, tile=tile)
-    assert tiled.dtype == torch.uint8
-    assert tiled.shape == (3, (7 * height + 1) // 2, (7 * width + 1) // 2)
-    assert (tiled.float() - whole).abs().max() <= 1
+        whole = model(image[None].float() / 255)[0].clamp(0, 1).mul(255).round()
+    upscaled = upscale(model, image, tile)
+    assert upscaled.dtype == torch.uint8
+    assert upscaled.shape == (3, (7 * height + 1) // 2, (7 * width + 1) // 2)
+    assert (upscaled.float() - whole).abs().max() <= 1
 
 
 def test_a_margin_smaller_than_reach_would_leave_seams() -> None:
     """So the test above can fail: the stand-in net does look as far as it says."""
-    model, picture = Net(), noise(40, 40)
-    untiled = inference.enlarge(model, picture, tile=40).float()
+    model, image = Net(), noise(40, 40)
+    untiled = upscale(model, image, 40).float()
     model.reach = 4
-    assert (inference.enlarge(model, picture, tile=8).float() - untiled).abs().max() > 1
+    assert (upscale(model, image, 8).float() - untiled).abs().max() > 1
 
 
 @pytest.mark.parametrize("shift, becomes", [(0.0, 0), (-0.4, 0), (0.4, 0), (0.6, 1)])
@@ -131,27 +141,27 @@ def test_levels_are_rounded_to_the_nearest(shift: float, becomes: int) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + shift / 255
 
-    picture = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, 16, 16)
-    want = (picture[:, ::2, ::2].int() + becomes).clamp(0, 255)
-    assert torch.equal(inference.enlarge(Shifted(), picture)[:, ::7, ::7].int(), want)
+    image = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, 16, 16)
+    want = (image[:, ::2, ::2].int() + becomes).clamp(0, 255)
+    assert torch.equal(upscale(Shifted(), image)[:, ::7, ::7].int(), want)
 
 
 def test_odd_reach_and_odd_tile() -> None:
-    model, picture = Net(), noise(30, 30)
-    untiled = inference.enlarge(model, picture)
+    model, image = Net(), noise(30, 30)
+    untiled = upscale(model, image)
     model.reach = 5  # rounded up
-    assert (inference.enlarge(model, picture, tile=8).float() - untiled.float()).abs().max() <= 1
+    assert (upscale(model, image, 8).float() - untiled.float()).abs().max() <= 1
     with pytest.raises(ValueError, match="even"):
-        inference.enlarge(model, picture, tile=7)
+        upscale(model, image, 7)
 
 
 def test_files_are_tiled_like_tensors(tmp_path: Path) -> None:
-    """A picture of several tiles, odd on both sides, through files."""
-    model, picture = Net(), noise(259, 515)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "in.png")
+    """An image of several tiles, odd on both sides, through files."""
+    model, image = Net(), noise(259, 515)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "in.png")
     assert run(tmp_path / "in.png", tmp_path / "out.png", model=model) == 0
     out = torch.from_numpy(np.array(Image.open(tmp_path / "out.png"))).permute(2, 0, 1)
-    assert torch.equal(out, inference.enlarge(model, picture))
+    assert torch.equal(out, upscale(model, image))
 
 
 @pytest.mark.parametrize(
@@ -163,9 +173,9 @@ def test_long_runs_say_how_long(
     """16 tiles; the first also warms up, and counts only where it is slow beyond that."""
     clock = iter([time for second in seconds for time in (0, second)])
     monkeypatch.setattr(inference.time, "perf_counter", lambda: next(clock))
-    inference.enlarge(Nearest(), noise(8, 8), tile=2, progress=True)
+    upscale(Nearest(), noise(8, 8), 2)
     out = capsys.readouterr().out
-    assert out == (f"enlarging will take about {said} (min:s), then saving\n" if said else "")
+    assert out == (f"upscaling will take about {said} (min:s), then saving\n" if said else "")
 
 
 # --- what survives
@@ -275,7 +285,7 @@ def test_alpha_is_kept_without_fringes(tmp_path: Path, size: tuple[int, int]) ->
 
 
 def test_alpha_lies_on_the_colours_at_odd_sizes(tmp_path: Path) -> None:
-    """Alpha and a grey channel that equals it must still be equal after enlarging by the same filter."""
+    """Alpha and a grey channel that equals it must still be equal after upscaling by the same filter."""
 
     class Bicubic(Nearest):
         def forward(self, x: Tensor) -> Tensor:
@@ -303,9 +313,9 @@ def test_colour_profile_is_kept(tmp_path: Path) -> None:
 def test_greyscale_profile_is_kept_where_there_is_greyscale(tmp_path: Path) -> None:
     profile = b"\0" * 16 + b"GRAY" + b"\0" * 200
     photo("L").save(tmp_path / "in.png", icc_profile=profile)
-    for target, kept in (("out.png", profile), ("out.jpg", profile), ("out.webp", None)):
+    for target, expected in (("out.png", profile), ("out.jpg", profile), ("out.webp", None)):
         run(tmp_path / "in.png", tmp_path / target)
-        assert Image.open(tmp_path / target).info.get("icc_profile") == kept
+        assert Image.open(tmp_path / target).info.get("icc_profile") == expected
 
 
 def test_cmyk_becomes_rgb_without_its_profile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,9 +345,9 @@ def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int) -> None
         )
         assert out.size == want.size
         assert np.abs(np.asarray(out, float) - np.asarray(want, float)).mean() < 5
-        kept = out.getexif()
-        assert kept.get(0x0112, 1) == 1 and kept[0x010F] == "A camera"
-        assert kept.get_ifd(0x8769) == {0xA002: out.width, 0xA003: out.height, 0x8827: 200}
+        exif = out.getexif()
+        assert exif.get(0x0112, 1) == 1 and exif[0x010F] == "A camera"
+        assert exif.get_ifd(0x8769) == {0xA002: out.width, 0xA003: out.height, 0x8827: 200}
 
 
 def test_damaged_exif_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,10 +372,10 @@ def test_input_is_refused(tmp_path: Path) -> None:
     assert "No such file" in refused(tmp_path / "none.png", target)
     (tmp_path / "nothing.jpg").touch()
     assert "empty" in refused(tmp_path / "nothing.jpg", target)
-    (tmp_path / "text.png").write_text("not a picture")
-    assert "not a picture" in refused(tmp_path / "text.png", target)
+    (tmp_path / "text.png").write_text("not an image")
+    assert "not an image" in refused(tmp_path / "text.png", target)
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    assert "not a picture" in refused(tmp_path / "script.eps", target)  # Pillow would start Ghostscript
+    assert "not an image" in refused(tmp_path / "script.eps", target)  # Pillow would start Ghostscript
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     assert "floating-point" in refused(tmp_path / "float.tif", target)
     os.mkfifo(tmp_path / "pipe.png")
@@ -374,7 +384,7 @@ def test_input_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "gif", "bmp", "tif"])
-def test_truncated_pictures_are_refused(tmp_path: Path, kind: str) -> None:
+def test_truncated_images_are_refused(tmp_path: Path, kind: str) -> None:
     Image.fromarray(noise(64, 64).permute(1, 2, 0).numpy()).save(tmp_path / f"whole.{kind}")
     content = (tmp_path / f"whole.{kind}").read_bytes()
     for share in (0.1, 0.5, 0.9):
@@ -404,7 +414,7 @@ def test_bombs_are_refused(tmp_path: Path, side: int, monkeypatch: pytest.Monkey
     assert "megapixels" in refused(tmp_path / "bomb.png", tmp_path / "out.png")
 
 
-def test_large_pictures_below_the_limit_pass_quietly(
+def test_large_images_below_the_limit_pass_quietly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Where Pillow only warns, our own limit decides."""
@@ -423,7 +433,7 @@ def test_no_pixels(tmp_path: Path) -> None:
 
 def test_24_megapixels_pass_the_checks(tmp_path: Path) -> None:
     (tmp_path / "in.png").write_bytes(png_head(6000, 4000))
-    assert inference._check(tmp_path / "in.png", tmp_path / "out.png", False) == 24_000_000
+    assert inference.check(tmp_path / "in.png", tmp_path / "out.png", False) == 24_000_000
 
 
 def test_output_is_refused(tmp_path: Path) -> None:
@@ -438,7 +448,7 @@ def test_output_is_refused(tmp_path: Path) -> None:
     assert "is a folder" in refused(source, tmp_path / "folder", overwrite=True)
     (tmp_path / "link.png").symlink_to(source)
     for same in (source, tmp_path, tmp_path / "link.png", tmp_path / "folder" / ".." / "in.png"):
-        assert "is the picture" in refused(source, same, overwrite=True)
+        assert "is the image" in refused(source, same, overwrite=True)
     assert "cannot write" in refused(source, tmp_path / "old.png" / "out.png")
     assert "too long" in refused(source, tmp_path / ("x" * 300 + ".png"))
     assert "cannot write" in refused(source, Path("/proc/nowhere/out.png"))
@@ -467,7 +477,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
 # --- folders
 
 
-def test_a_folder_goes_on_past_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_goes_on_past_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     (source / "deep" / "er").mkdir(parents=True)
     (source / ".hidden").mkdir()
@@ -477,14 +487,14 @@ def test_a_folder_goes_on_past_bad_pictures(tmp_path: Path, capsys: pytest.Captu
     (source / "notes.txt").write_text("hello")
     assert run(source, target) == 0
     assert files(target) == ["a.png", "deep/b.png", "deep/er/c.png", "lies.png"]
-    assert capsys.readouterr().out == f"{target}: 4 of 4 pictures enlarged, 1 other files left alone\n"
+    assert capsys.readouterr().out == f"{target}: 4 of 4 images upscaled, 1 other files left alone\n"
 
     (source / "cut.jpg").write_bytes((source / "a.jpg").read_bytes()[:400])
-    (source / "text.png").write_text("no picture")
+    (source / "text.png").write_text("no image")
     photo().save(source / "new.png")
     assert run(source, target) == 1  # the four of before exist
     said = capsys.readouterr()
-    assert "1 of 7 pictures enlarged, 6 could not be (named above)" in said.out
+    assert "1 of 7 images upscaled, 6 could not be (named above)" in said.out
     assert len(said.err.splitlines()) == 6 and said.err.count("exists") == 4
     assert "cut.jpg" in said.err and "text.png" in said.err
     assert files(target) == ["a.png", "deep/b.png", "deep/er/c.png", "lies.png", "new.png"]
@@ -498,7 +508,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()
     (source / "notes.txt").write_text("hello")
-    assert "no pictures" in refused(source, tmp_path / "out")
+    assert "no images" in refused(source, tmp_path / "out")
     photo().save(source / "a.png")
     assert "name another folder" in refused(source, source, overwrite=True)
     (tmp_path / "file").write_text("")
@@ -507,7 +517,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert files(tmp_path) == ["file", "in/a.png", "in/notes.txt"]
 
 
-def test_two_pictures_never_share_an_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_images_never_share_an_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     photo("L").save(source / "a.jpg")
@@ -579,7 +589,8 @@ def test_a_failed_write_is_one_line(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    lines = [f"out.{k}: 350x350\ncannot write out.{k}: File too large\n" for k in ("png", "jpg", "webp")]
+    cause = "File too large; make room, or name another place"
+    lines = [f"out.{kind}: 350x350\ncannot write out.{kind}: {cause}\n" for kind in ("png", "jpg", "webp")]
     assert done.stdout == "".join(lines)
     assert done.stderr == "" and files(tmp_path) == ["in.png"]
 
@@ -599,7 +610,7 @@ def test_a_full_disk_stops_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         save(image, file, *rest, **options)
 
     monkeypatch.setattr(Image.Image, "save", save_until_full)
-    with pytest.raises(UserError, match=r"b\.png: No space left on device.*; 1 of 3 pictures are done"):
+    with pytest.raises(UserError, match=r"b\.png: No space left on device.*; 1 of 3 images are done"):
         run(source, target)
     assert len(calls) == 2 and files(target) == ["a.png"]
 
@@ -632,7 +643,7 @@ def test_24_megapixels_in_3_gigabytes(tmp_path: Path) -> None:
 
 
 def png_size(path: Path) -> tuple[int, int]:
-    """From the head: Pillow refuses to open a picture of this size."""
+    """From the head: Pillow refuses to open an image of this size."""
     with path.open("rb") as file:
         head = file.read(24)
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.datasets import photos
+from common.datasets.images import to_float
 from common.models.upscale import LinearFilter, PatchDiscriminator, Upscaler, bicubic
 
 
@@ -21,21 +22,21 @@ def lively(channels: int = 8, blocks: int = 1) -> Upscaler:
 @given(height=st.integers(1, 21), width=st.integers(1, 21))
 @settings(max_examples=25, deadline=None)
 def test_any_size_goes_in_and_seven_halves_of_it_come_out(height: int, width: int) -> None:
-    made = lively()(torch.rand(1, 3, height, width))
-    assert made.shape == (1, 3, (7 * height + 1) // 2, (7 * width + 1) // 2)
+    fake = lively()(torch.rand(1, 3, height, width))
+    assert fake.shape == (1, 3, (7 * height + 1) // 2, (7 * width + 1) // 2)
 
 
 @torch.no_grad()
-def test_an_odd_picture_is_the_crop_of_an_even_one() -> None:
-    net, small = lively(), torch.rand(1, 3, 9, 13)
-    even = F.pad(small, (0, 1, 0, 1), mode="replicate")
-    torch.testing.assert_close(net(small), net(even)[..., :32, :46])
+def test_an_odd_image_is_the_crop_of_an_even_one() -> None:
+    net, lr = lively(), torch.rand(1, 3, 9, 13)
+    even = F.pad(lr, (0, 1, 0, 1), mode="replicate")
+    torch.testing.assert_close(net(lr), net(even)[..., :32, :46])
 
 
 @torch.no_grad()
 def test_it_begins_as_the_linear_filter() -> None:
-    net, small = Upscaler(8, 2), torch.rand(2, 3, 16, 16)
-    assert torch.equal(net(small), net.skip(small))
+    net, lr = Upscaler(8, 2), torch.rand(2, 3, 16, 16)
+    assert torch.equal(net(lr), net.skip(lr))
 
 
 def test_the_linear_filter_is_fitted_and_aligned() -> None:
@@ -44,47 +45,47 @@ def test_the_linear_filter_is_fitted_and_aligned() -> None:
     y, x = torch.meshgrid(torch.arange(112.0), torch.arange(112.0), indexing="ij")
     k, phase = 0.12 * torch.rand(40, 3, 2, 1, 1) - 0.06, 6.3 * torch.rand(40, 3, 1, 1)
     waves = 127.5 + 100 * torch.sin(k[:, :, 0] * y + k[:, :, 1] * x + phase)
-    high8 = waves.round().byte()
-    small, high = photos.shrink(high8).float() / 255, high8.float() / 255
+    hr8 = waves.round().byte()
+    lr, hr = to_float(photos.downscale(hr8)), to_float(hr8)
     linear = LinearFilter()
-    linear.fit([(small[:30], high[:30])])
+    linear.fit([(lr[:30], hr[:30])])
     with torch.no_grad():
-        error = F.mse_loss(linear(small[30:]), high[30:])
+        error = F.mse_loss(linear(lr[30:]), hr[30:])
     assert error < 2e-5, "no more than rounding to 8 bits leaves"
-    assert error < F.mse_loss(bicubic(small[30:]), high[30:])
+    assert error < F.mse_loss(bicubic(lr[30:]), hr[30:])
 
 
 @torch.no_grad()
 def test_no_other_linear_filter_is_better() -> None:
-    """The optimum: a step in any direction makes the error on the pictures it was fitted on larger."""
+    """The optimum: a step in any direction makes the error on the images it was fitted on larger."""
     torch.manual_seed(0)
-    small, high = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 56, 56)
+    lr, hr = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 56, 56)
     linear = LinearFilter()
-    linear.fit([(small, high)])
-    best = F.mse_loss(linear(small), high)
+    linear.fit([(lr, hr)])
+    best = F.mse_loss(linear(lr), hr)
     for _ in range(5):
         linear.conv.weight += (step := 0.01 * torch.randn_like(linear.conv.weight))
-        assert F.mse_loss(linear(small), high) > best
+        assert F.mse_loss(linear(lr), hr) > best
         linear.conv.weight -= step
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_reach_is_how_far_a_pixel_sees(blocks: int) -> None:
     net, size = lively(blocks=blocks), 64
-    small = torch.rand(1, 3, size, size, requires_grad=True)
-    made = net(small)
-    middle = 7 * size // 4  # the first row of the block that begins at small row 32
-    made[..., middle : middle + 7, middle : middle + 7].abs().sum().backward()
-    assert small.grad is not None
-    rows = small.grad.abs().sum((0, 1, 3)).nonzero().flatten()
+    lr = torch.rand(1, 3, size, size, requires_grad=True)
+    fake = net(lr)
+    middle = 7 * size // 4  # the first row of the block that begins at lr row 32
+    fake[..., middle : middle + 7, middle : middle + 7].abs().sum().backward()
+    assert lr.grad is not None
+    rows = lr.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     assert size // 2 - net.reach == rows.min()
     assert size // 2 + 1 + net.reach == rows.max()
 
 
-def test_the_discriminator_scores_patches_and_sees_both_pictures() -> None:
+def test_the_discriminator_scores_patches_and_sees_both_images() -> None:
     torch.manual_seed(0)
-    judge, small, high = PatchDiscriminator(8), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 112, 112)
-    scores = judge(high, small)
+    discriminator, lr, hr = PatchDiscriminator(8), torch.rand(2, 3, 32, 32), torch.rand(2, 3, 112, 112)
+    scores = discriminator(hr, lr)
     assert scores.shape == (2, 1, 28, 28)
-    assert not torch.allclose(scores, judge(high.flip(3), small))
-    assert not torch.allclose(scores, judge(high, small.flip(3)))
+    assert not torch.allclose(scores, discriminator(hr.flip(3), lr))
+    assert not torch.allclose(scores, discriminator(hr, lr.flip(3)))

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import gan_upscale
 from common import weights
 from common.datasets import photos
 from common.evaluation import upscale as evaluation
 from common.inference import upscale as inference
-from gan_upscale import SHIPPED, Config
+from gan_upscale import SHIPPED
 
 SHARED = Path(__file__).parents[2] / "shared"
 TOOL, VAL = SHARED / "tools" / "measure_upscaling.py", SHARED / "data" / "ImageNet" / "val"
@@ -22,7 +21,7 @@ TOOL, VAL = SHARED / "tools" / "measure_upscaling.py", SHARED / "data" / "ImageN
 
 @pytest.fixture(scope="module")
 def nets() -> dict[str, torch.nn.Module]:
-    return gan_upscale.load(Config(weights="shipped"), torch.device("cpu"))[0]
+    return inference.load(SHIPPED, torch.device("cpu"))[0]
 
 
 def test_they_are_small_and_the_card_says_what_they_hold() -> None:
@@ -34,23 +33,23 @@ def test_they_are_small_and_the_card_says_what_they_hold() -> None:
     for name, row in rows.items():
         scores = about["scores"][name]
         said = [float(number) for number in row.split("|")]
-        assert said == [round(scores[m], 3) for m in ("psnr", "ssim", "detail_db", "grid", "low_db")]
+        assert said == [round(scores[m], 3) for m in ("psnr", "ssim", "detail_db", "checkerboard", "lr_psnr")]
     assert set(rows) == {"fidelity", "GAN"}
 
 
 def test_they_beat_the_classical_methods_on_photos_kept_aside(nets: dict[str, torch.nn.Module]) -> None:
     """On scikit-learn's two photos, which were no part of anything before."""
-    real = photos.find("builtin").test.standard_pictures()[0]
-    small = photos.shrink(real)
-    scores = {name: evaluation.score(evaluation.upscale(net, small), real) for name, net in nets.items()}
+    hr = photos.find("builtin").test.standard_images()
+    lr = photos.downscale(hr)
+    scores = {name: evaluation.score(evaluation.upscale(net, lr), hr) for name, net in nets.items()}
     for method in evaluation.CLASSICAL:
-        classical = evaluation.score(evaluation.upscale_classical(method, small), real)
+        classical = evaluation.score(evaluation.upscale_classical(method, lr), hr)
         assert scores["fidelity"]["psnr"] > classical["psnr"] + 1
         assert scores["fidelity"]["ssim"] > classical["ssim"]
         if method != "nearest":  # its blocks pass for detail
             assert scores["gan"]["detail_db"] > classical["detail_db"] + 15
     assert scores["fidelity"]["psnr"] > scores["linear"]["psnr"] + 0.3
-    assert scores["gan"]["grid"] < 1.6 and scores["gan"]["low_db"] > 45
+    assert scores["gan"]["checkerboard"] < 1.6 and scores["gan"]["lr_psnr"] > 45
 
 
 @pytest.mark.skipif(not (TOOL.exists() and VAL.exists()), reason="the tool or its photos are not at hand")
@@ -62,8 +61,8 @@ def test_the_goals_by_files_and_the_tool(nets: dict[str, torch.nn.Module], tmp_p
     }
     subprocess.run([sys.executable, TOOL, VAL, "--make", tmp_path / "low"], check=True, capture_output=True)
     for share in goals:
-        net = gan_upscale.blend(nets["fidelity"], nets["gan"], share)
-        assert inference.enlarge_files(net, tmp_path / "low", tmp_path / str(share), overwrite=False) == 0
+        net = inference.blend(nets["fidelity"], nets["gan"], share)
+        assert inference.upscale_files(net, tmp_path / "low", tmp_path / str(share), overwrite=False) == 0
     done = subprocess.run(
         [sys.executable, TOOL, VAL, "--score", *(tmp_path / str(share) for share in goals)],
         check=True,

@@ -18,17 +18,19 @@ import torch
 from torch import nn
 
 from common.cli import UserError
-from common.datasets import vocabulary
-from common.datasets.sms_standin import made_up_sms
-from common.datasets.vocabulary import Vocabulary, collate, tokenize
+from common.datasets import sms_spam, vocabulary
+from common.datasets.sms_standin import generate_messages
+from common.datasets.vocabulary import Vocabulary, collate, ensemble_batches, tokenize
+from common.evaluation import spam as evaluation
 from common.inference import spam
-from common.models.spam import Committee, PaddedNet, SpamLSTM, SpamRNN, TokenEmbedding, read
+from common.models.spam import Ensemble, PaddedClassifier, TokenEmbedding, logits, read
+from common.studies.spam import MODELS
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "sms" / "SMSSpamCollection"
-NETS = {"multi_layer_rnn": SpamRNN, "lstm": SpamLSTM}
+KINDS = {"multi_layer_rnn": "RNN", "lstm": "LSTM"}
 
-both = pytest.mark.parametrize("script", NETS)
+both = pytest.mark.parametrize("script", KINDS)
 
 
 def script(name: str) -> ModuleType:
@@ -49,7 +51,7 @@ def results(folder: Path, name: str) -> dict[str, Any]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both scripts once, at their smallest; by script the folder that holds figs/ and runs/."""
     folders = {}
-    for name in NETS:
+    for name in KINDS:
         folders[name] = tmp_path_factory.mktemp(name)
         assert run(name, folders[name], quick=True) == 0
     return folders
@@ -61,7 +63,7 @@ def weights(trained: dict[str, Path], name: str) -> Path:
 
 @pytest.fixture
 def answering(trained: dict[str, Path]) -> spam.SpamFilter:
-    return spam.load(weights(trained, "lstm"), "LSTM", SpamLSTM)
+    return spam.load(weights(trained, "lstm"), "LSTM", MODELS["LSTM"])
 
 
 # ------------------------------------------------------------------------------------------- learning
@@ -70,7 +72,7 @@ def answering(trained: dict[str, Path]) -> spam.SpamFilter:
 @both
 def test_it_learns_far_more_than_the_majority_class(trained: dict[str, Path], script: str) -> None:
     result = results(trained[script], script)
-    kind = "RNN" if script == "multi_layer_rnn" else "LSTM"
+    kind = KINDS[script]
     net, majority = result["metrics"][kind], result["baselines"]["majority class"]
     assert majority["accuracy"] == pytest.approx(0.87) and majority["f1"] == 0
     assert net["accuracy"] > majority["accuracy"] + 0.06 and net["f1"] > 0.7
@@ -86,8 +88,8 @@ def test_it_learns_far_more_than_the_majority_class(trained: dict[str, Path], sc
 @both
 def test_mistakes_are_named_by_line_and_never_by_text(trained: dict[str, Path], script: str) -> None:
     result = results(trained[script], script)
-    kind = "RNN" if script == "multi_layer_rnn" else "LSTM"
-    texts = made_up_sms()
+    kind = KINDS[script]
+    texts = generate_messages()
     assert len(result["wrong"]) == round(200 * (1 - result["metrics"][kind]["accuracy"]))
     for wrong in result["wrong"]:
         assert wrong["is"] == ("spam" if texts[wrong["line"] - 1][1] else "ham")
@@ -97,11 +99,12 @@ def test_mistakes_are_named_by_line_and_never_by_text(trained: dict[str, Path], 
 
 
 def test_the_scripts_differ_in_their_model_only() -> None:
-    lines = [(ROOT / f"{name}.py").read_text().splitlines() for name in NETS]
+    lines = [(ROOT / f"{name}.py").read_text().splitlines() for name in KINDS]
     code = [text[next(i for i, line in enumerate(text) if line == '"""') + 1 :] for text in lines]
     changed = [line for line in difflib.ndiff(*code) if line[0] in "+-"]
     allowed = (
-        r"SpamRNN|SpamLSTM|SCRIPT = |KIND = |_rnn\.|lstm\.|with an? |on top of one another|_size: |_layers: "
+        r"SCRIPT = |KIND = |Tell spam from ham with an? |_size: |_layers: |cell=nn\.(RNN|LSTM)|makes? a logit"
+        r"|nn\.(Linear|ReLU|Dropout|Sequential)\(|^[+-]     \)$"
     )
     assert changed and not [line for line in changed if not re.search(allowed, line)]
 
@@ -126,21 +129,23 @@ def test_a_sweep_goes_on_where_it_was_stopped(
     def stops(*arguments: Any) -> spam.SpamFilter:
         if len(fitted) == 3:
             raise KeyboardInterrupt
-        fitted.append(arguments[1].__name__)
+        fitted.append(arguments[1].keywords["cell"].__name__)
         return fit(*arguments)
 
     monkeypatch.setattr("common.studies.spam.SIZES", {"hidden_size": (4, 8), "num_layers": (1, 2)})
     monkeypatch.setattr(module, "fit", stops)
     with pytest.raises(KeyboardInterrupt):
         run("lstm", tmp_path, sweep=True, quick=True, epochs=1)
-    assert fitted == ["SpamRNN"] * 3
+    assert fitted == ["RNN"] * 3
 
     fitted.clear()
     monkeypatch.setattr(
-        module, "fit", lambda *arguments: (fitted.append(arguments[1].__name__), fit(*arguments))[1]
+        module,
+        "fit",
+        lambda *arguments: (fitted.append(arguments[1].keywords["cell"].__name__), fit(*arguments))[1],
     )
     assert run("lstm", tmp_path, sweep=True, quick=True, epochs=1, resume=True) == 0
-    assert fitted == ["SpamRNN"] + ["SpamLSTM"] * 4
+    assert fitted == ["RNN"] + ["LSTM"] * 4
     points = results(tmp_path, "rnn_scaling")["points"]
     assert [(p["kind"], p["vary"], p["value"]) for p in points] == [
         (kind, vary, value)
@@ -152,63 +157,61 @@ def test_a_sweep_goes_on_where_it_was_stopped(
         run("lstm", tmp_path, sweep=True, quick=True, epochs=2, resume=True)
 
 
-def test_validation_parts_do_not_overlap_and_no_net_learns_from_its_own() -> None:
+def test_validation_parts_do_not_overlap_and_no_model_is_trained_on_its_own() -> None:
     labels = np.arange(103) % 8 == 0
-    parts = spam.parts(labels, 10, seed=0)
-    kept = np.concatenate([part for _, part in parts])
-    assert np.array_equal(np.sort(kept), np.arange(103)), "ten nets validate on all messages"
-    for learn, part in parts:
-        assert np.array_equal(np.sort(np.concatenate([learn, part])), np.arange(103))
-    fewer = spam.parts(labels, 3, seed=0)
-    assert [kept.tolist() for _, kept in fewer] == [kept.tolist() for _, kept in parts[:3]]
-    assert len(spam.parts(labels, 12, seed=0)) == 12
+    splits = sms_spam.folds(labels, 10, seed=0)
+    validation = np.concatenate([part for _, part in splits])
+    assert np.array_equal(np.sort(validation), np.arange(103)), "ten models are validated on all messages"
+    for train, part in splits:
+        assert np.array_equal(np.sort(np.concatenate([train, part])), np.arange(103))
     with pytest.raises(UserError, match="9 messages"):
-        spam.parts(np.arange(50) < 9, 2, seed=0)
+        sms_spam.folds(np.arange(50) < 9, 10, seed=0)
 
 
-def test_few_nets_are_validated_on_their_own_parts_only() -> None:
-    """Fewer nets than parts: what calibrates is the messages that one of them has kept, and no others."""
+def test_few_models_are_validated_on_their_own_parts_only() -> None:
+    """Fewer models than parts: what calibrates is the validation messages of one of them, and no others."""
     labels = np.arange(100) % 4 == 0
     texts = [[f"word{i}"] for i in range(100)]
-    words = Vocabulary.of([" ".join(text) for text in texts], least=1)
-    parts = spam.parts(labels, 3, seed=0)
-    committee = Committee([SpamLSTM(len(words), 4, 4, 1) for _ in parts]).eval()
-    answers, truth = spam.out_of_fold(committee, words, texts, labels, parts)
+    words = Vocabulary.from_texts([" ".join(text) for text in texts], least=1)
+    splits = sms_spam.folds(labels, 10, seed=0)[:3]
+    ensemble = Ensemble([MODELS["LSTM"](len(words), 4, 4, 1) for _ in splits]).eval()
+    answers, truth = evaluation.Validation(words, texts, labels, splits).out_of_fold(ensemble)
     own = [
-        spam.logits(net, words, [texts[i] for i in kept])
-        for net, (_, kept) in zip(committee.nets, parts, strict=True)
+        logits(model, words.batch, [texts[i] for i in index])
+        for model, (_, index) in zip(ensemble.models, splits, strict=True)
     ]
     assert np.array_equal(answers, np.concatenate(own)) and len(answers) == len(truth) == 30
 
 
-def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once() -> None:
     labels = np.arange(90) % 3 == 0
     texts = [(np.array([i + 1]), np.array([1])) for i in range(90)]
-    learn = [np.arange(0, 80), np.arange(10, 90)]
-    monkeypatch.setattr(spam, "HIDE_FEATURES", 0.0)
-    start = spam.batches(texts, labels, learn, 16, seed=1)
+    parts = [np.arange(0, 80), np.arange(10, 90)]
+    batches = ensemble_batches(texts, labels, parts, 16, seed=1, token_dropout=0.25, feature_dropout=0.0)
 
-    def told(stream: Any, steps: int) -> list[list[list[int]]]:
+    def numbers(stream: Any, steps: int) -> list[list[list[int]]]:
         return [[batch[0].tolist() for batch, _ in pair] for pair in itertools.islice(stream, steps)]
 
-    whole = told(start(0), 12)
-    assert told(start(7), 5) == whole[7:]
+    whole = numbers(batches(0), 12)
+    assert numbers(batches(7), 5) == whole[7:]
     assert sorted(i for pair in whole[:5] for i in pair[1]) == list(range(11, 91))
     assert whole[:5] != whole[5:10]
-    for batch, label in next(iter(start(3))):
+    for batch, label in next(iter(batches(3))):
         assert label.tolist() == [float((i - 1) % 3 == 0) for i in batch[0].tolist()]
 
 
-def test_nets_know_nothing_of_words_they_did_not_learn_from() -> None:
-    texts = [(np.array([1, 2]), np.array([2])), (np.array([3]), np.array([1]))]
-    committee = Committee([SpamLSTM(3, 4, 4, 1)])
-    spam.know_only_learned(committee, texts, [np.array([0])])
-    embedding = committee.nets[0].get_submodule("embedding")
-    assert isinstance(embedding, TokenEmbedding)
-    known = embedding.vectors.weight.detach().abs().sum(1) > 0
-    assert known.tolist() == [False, True, True, False]
+def test_features_that_are_not_in_the_training_texts_have_no_vector() -> None:
+    model = MODELS["LSTM"](3, 4, 4, 1)
+    model.zero_unseen(torch.tensor([1, 2, 2]))
+    seen = model.embedding.vectors.weight.detach().abs().sum(1) > 0
+    assert seen.tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("script", KINDS)
+def test_the_study_has_the_models_of_the_scripts(script: str) -> None:
+    module, ours = importlib.import_module(script), MODELS[KINDS[script]]
+    assert module.build.func is ours.func and module.build.keywords["cell"] is ours.keywords["cell"]
+    assert str(module.head(8, 0.3)) == str(ours.keywords["head"](8, 0.3))
 
 
 @both
@@ -225,9 +228,9 @@ def test_resuming_a_finished_run_trains_nothing_and_other_settings_are_refused(
 
 
 def test_folds_keep_no_weights_and_report_deviations(tmp_path: Path) -> None:
-    assert run("lstm", tmp_path, quick=True, folds=2, epochs=1, members=1) == 0
+    assert run("lstm", tmp_path, quick=True, folds=2, epochs=1, n_models=1) == 0
     result = results(tmp_path, "lstm")
-    assert set(result["metrics"]) == {"LSTM"}, "one net votes alone, as was asked"
+    assert set(result["metrics"]) == {"LSTM"}, "a single model is no ensemble"
     assert set(result["trained"]) == {"fold 1", "fold 2"}
     assert result["baselines"]["naive Bayes"]["accuracy_sd"] > 0
     assert not (tmp_path / "runs" / "lstm-quick" / "weights.safetensors").exists()
@@ -236,29 +239,29 @@ def test_folds_keep_no_weights_and_report_deviations(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ the models
 
 
-@pytest.mark.parametrize("build", [SpamRNN, SpamLSTM])
-def test_neighbours_and_their_lengths_change_no_answer(build: type[nn.Module]) -> None:
+@pytest.mark.parametrize("kind", ["RNN", "LSTM"])
+def test_neighbours_and_their_lengths_change_no_answer(kind: str) -> None:
     torch.manual_seed(0)
-    net = build(50, 8, 8, 2).eval().double()
+    model = MODELS[kind](50, 8, 8, 2).eval().double()
     draw = random.Random(0)
     texts = [
         (np.array([draw.randint(1, 50) for _ in range(2 * length)]), np.full(length, 2))
         for length in (1, 2, 3, 5, 40, 300)
     ]
     with torch.inference_mode():
-        alone = torch.cat([net(*collate([text])) for text in texts])
-        together = net(*collate(texts))
+        alone = torch.cat([model(*collate([text])) for text in texts])
+        together = model(*collate(texts))
     assert alone.std() > 0.001, "the texts differ, so an exchanged one would be seen"
     assert torch.allclose(alone, together, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
 def test_the_state_is_read_from_real_tokens_only(kind: type[nn.RNN] | type[nn.LSTM]) -> None:
-    onwards, backwards = kind(2, 3), kind(2, 3)
+    ahead, back = kind(2, 3), kind(2, 3)
     tokens = torch.randn(6, 2)
-    found = read(onwards, backwards, tokens, torch.tensor([2, 3, 1]))
+    found = read(ahead, back, tokens, torch.tensor([2, 3, 1]))
     for row, own in zip(found, tokens.split([2, 3, 1]), strict=True):
-        both = [onwards(own)[0].amax(0), backwards(own.flip(0))[0].amax(0)]
+        both = [ahead(own)[0].amax(0), back(own.flip(0))[0].amax(0)]
         assert torch.allclose(row, torch.cat(both), atol=1e-6)
 
 
@@ -274,7 +277,7 @@ def test_a_token_is_the_sum_of_its_features_by_the_root_of_their_number() -> Non
 
 def test_the_earlier_net_reads_padding_as_text() -> None:
     torch.manual_seed(0)
-    net = PaddedNet("RNN", 10, 8)
+    net = PaddedClassifier("RNN", 10, 8)
     short = torch.tensor([[3, 4]])
     longer = torch.tensor([[3, 4, 0, 0, 0]])
     assert not torch.allclose(net(short), net(longer))
@@ -285,15 +288,15 @@ def test_the_earlier_net_reads_padding_as_text() -> None:
 # ------------------------------------------------------------------------------------------ vocabulary
 
 
-def test_thinning_hides_whole_tokens_and_single_features() -> None:
+def test_token_dropout_leaves_out_whole_tokens_and_single_features() -> None:
     text = (np.arange(1, 30_001), np.full(10_000, 3))
-    numbers, counts = vocabulary.thin(text, np.random.default_rng(0), 0.2, 0.5)
+    numbers, counts = vocabulary.drop(text, np.random.default_rng(0), 0.2, 0.5)
     assert len(counts) == pytest.approx(8_000, rel=0.03)
     assert len(numbers) == counts.sum() == pytest.approx(1.5 * len(counts), rel=0.03)
     of = np.split((numbers - 1) // 3, np.cumsum(counts)[:-1])  # the token that each feature is of
     assert all(len(set(features)) <= 1 for features in of) and np.all(np.diff(np.concatenate(of)) >= 0)
     alone = (np.array([5]), np.array([1]))
-    assert len(vocabulary.thin(alone, np.random.default_rng(0), 1.0, 0.0)[1]) == 1, "a text is never empty"
+    assert len(vocabulary.drop(alone, np.random.default_rng(0), 1.0, 0.0)[1]) == 1, "a text is never empty"
 
 
 def test_features_of_a_token() -> None:
@@ -308,7 +311,7 @@ def test_features_of_a_token() -> None:
 
 
 def test_the_vocabulary_is_of_its_texts_and_forgets_what_is_rare() -> None:
-    words = Vocabulary.of(["free cash", "free lunch", "cash cash"], least=2)
+    words = Vocabulary.from_texts(["free cash", "free lunch", "cash cash"], least=2)
     assert "word free" in words.names and "word lunch" not in words.names
     numbers, counts = words.encode(["free", "ζζζζ", "1"])
     assert [words.names[i - 1] for i in numbers[: counts[0]]] == vocabulary.features("free")
@@ -327,14 +330,14 @@ def answers(
 
 
 def test_each_line_has_an_answer(trained: dict[str, Path], tmp_path: Path, capfdbinary: Any) -> None:
-    lines = [text for text, _ in made_up_sms()[:300]]
+    lines = [text for text, _ in generate_messages()[:300]]
     (tmp_path / "in.txt").write_text("\n".join(lines))  # without an end of line
     found = [
         line.split("\t") for line in answers(weights(trained, "lstm"), str(tmp_path / "in.txt"), capfdbinary)
     ]
     assert [line[2] for line in found] == lines
     assert all((float(p) >= 0.5) == (answer == "spam") for p, answer, _ in found)
-    truth = [label for _, label in made_up_sms()[:300]]
+    truth = [label for _, label in generate_messages()[:300]]
     assert (
         np.mean([(answer == "spam") == spam for (_, answer, _), spam in zip(found, truth, strict=True)])
         > 0.93
@@ -342,7 +345,7 @@ def test_each_line_has_an_answer(trained: dict[str, Path], tmp_path: Path, capfd
 
 
 def test_answers_depend_on_the_line_alone(trained: dict[str, Path], tmp_path: Path, capfdbinary: Any) -> None:
-    lines = [text for text, _ in made_up_sms()[:200]] + ["x", "win " * 900, "?"]
+    lines = [text for text, _ in generate_messages()[:200]] + ["x", "win " * 900, "?"]
     path, file = weights(trained, "lstm"), tmp_path / "in.txt"
     file.write_text("\n".join(lines) + "\n")
     whole = answers(path, str(file), capfdbinary)
@@ -358,14 +361,13 @@ def test_where_rounding_turns_the_neighbours_do_not_decide(
     answering: spam.SpamFilter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the last bits were not the last: an error of 1e-6 that differs with the batch."""
-    texts = [text for text, _ in made_up_sms()[:400]]
-    exact = spam.logits
+    texts = [text for text, _ in generate_messages()[:400]]
 
-    def unsteady(net: nn.Module, words: Any, texts: Any, size: int = 256, threads: int = 1) -> np.ndarray:
-        found = exact(net, words, texts, size, threads)
-        if next(net.parameters()).dtype == torch.float32:
-            found += 2e-6 * np.random.default_rng(len(texts)).uniform(-1, 1, len(texts))
-        return found
+    def unsteady(model: nn.Module, to_batch: Any, texts: Any, threads: int = 1) -> np.ndarray:
+        result = logits(model, to_batch, texts, threads=threads)
+        if next(model.parameters()).dtype == torch.float32:
+            result += 2e-6 * np.random.default_rng(len(texts)).uniform(-1, 1, len(texts))
+        return result
 
     monkeypatch.setattr(spam, "logits", unsteady)
     whole = answering.probabilities(texts)
@@ -427,7 +429,7 @@ def test_a_pipe_is_answered_as_it_comes(trained: dict[str, Path]) -> None:
 def test_explaining_shows_the_words_that_count(
     answering: spam.SpamFilter, trained: dict[str, Path], tmp_path: Path, capfdbinary: Any
 ) -> None:
-    message = next(text for text, label in made_up_sms() if label and len(text) > 40)
+    message = next(text for text, label in generate_messages() if label and len(text) > 40)
     moved = spam.explain(answering, message)
     assert [message[begin:end] for begin, end, _ in moved] == tokenize(message)
     # leaving the strongest one out indeed lowers the probability
@@ -467,7 +469,7 @@ def test_files_that_cannot_be_read_are_refused(trained: dict[str, Path], tmp_pat
         ({"folds": 1}, "--folds"),
         ({"folds": -2}, "--folds"),
         ({"hidden_size": 0}, "--hidden-size"),
-        ({"members": 0}, "--members"),
+        ({"n_models": 0}, "--n-models"),
         ({"epochs": -1}, "--epochs"),
         ({"explain": True}, "--explain"),
         ({"weights": "shipped"}, "--weights"),
@@ -493,6 +495,13 @@ def test_too_few_messages_are_refused(tmp_path: Path) -> None:
         run("lstm", tmp_path / "out", data=str(file))
 
 
-def test_torchvision_is_not_needed() -> None:
-    code = "import sys, lstm, multi_layer_rnn; sys.exit('torchvision' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+def test_torchvision_is_not_needed_nor_what_only_training_needs_to_predict(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("hello\n")
+    code = (
+        "import sys, lstm, multi_layer_rnn; assert 'torchvision' not in sys.modules\n"
+        "lstm.main(lstm.Config(predict=sys.argv[1], weights='shipped'))\n"
+        "sys.exit(str({'torchvision', 'matplotlib', 'sklearn'} & sys.modules.keys() or ''))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "in.txt")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.stderr.strip() == "" and result.stdout.endswith("ham\thello\n")

@@ -310,7 +310,7 @@ def test_precision_follows_from_the_processor_alone(tmp_path: Path, monkeypatch:
 
     for has, expected in (
         ({"amx_bf16": True, "avx512_bf16": False}, "bfloat16"),
-        ({"amx_bf16": False, "avx512_bf16": True}, "bfloat16"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "float32"),
         ({"avx512_f": True}, "float32"),
         ({}, "float32"),
     ):
@@ -348,6 +348,56 @@ def test_settings_must_be_the_same_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"seed = 1.*2"):
         open_run(tmp_path, {"seed": 2, "folder": Path("photos")}, resume=True)
     open_run(tmp_path, {"seed": 1, "folder": Path("photos")}, resume=True)
+
+
+@pytest.mark.parametrize("stop_at", [5, 99])
+def test_a_larger_budget_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str], stop_at: int) -> None:
+    calls = 0
+
+    def loss(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return squared(model, batch, progress)
+
+    run = open_run(tmp_path, budget={"steps": 12})
+    if stop_at < 12:
+        with pytest.raises(SystemExit):
+            fit(run, net(), loss)
+    else:
+        fit(run, net(), loss)
+        run.finish()
+    with pytest.raises(UserError, match=r"steps = 12.*steps = 8"):
+        open_run(tmp_path, budget={"steps": 8}, resume=True)
+    with pytest.raises(UserError, match=r"steps = 12.*minutes = 8"):
+        open_run(tmp_path, budget={"minutes": 8.0}, resume=True)
+    before = calls
+    again = open_run(tmp_path, budget={"steps": 30}, resume=True)
+    fit(again, net(), loss, steps=30)
+    assert calls - before == 30 - min(stop_at, 12)
+    assert again.history[-1]["step"] == again.record["fit"]["steps"] == 30
+    assert "goes on to 30 steps" in capsys.readouterr().out
+    again.finish()
+    assert open_run(tmp_path, budget={"steps": 30}, resume=True).record == again.record
+
+
+def test_minutes_can_grow_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(run_module, "time", clock)
+
+    def loss(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+        clock.now += 1
+        return squared(model, batch, progress)
+
+    run = open_run(tmp_path, budget={"minutes": 1.0})
+    fit(run, net(), loss, steps=None, minutes=1.0)
+    run.finish()
+    steps = run.record["fit"]["steps"]
+    again = open_run(tmp_path, budget={"minutes": 2.0}, resume=True)
+    fit(again, net(), loss, steps=None, minutes=2.0)
+    assert again.record["fit"]["steps"] == steps + 60 == again.history[-1]["step"]
 
 
 def test_resume_refuses_what_is_missing_damaged_or_of_another_model(tmp_path: Path) -> None:

@@ -568,7 +568,7 @@ def test_validation_pictures_are_sorted_by_their_number(kind: str, tmp_path: Pat
     data = (tmp_path / "v.tar").read_bytes()
     for row in rows:
         own = about["wnids"][row["class"]]
-        name = f"val/{own}/{imagenet_archive.picture_name('val', own, int(row['number']))}"
+        name = f"val/{own}/{imagenet_archive.image_name('val', own, int(row['number']))}"
         assert data[int(row["offset"]) :][: int(row["size"])] == files[name]
     assert len(rows) == 10
 
@@ -748,7 +748,7 @@ def test_index_says_where_every_picture_lies(tmp_path: Path) -> None:
     assert about["wnids"] == [wnid(0), wnid(1), wnid(2)] and about["part"] is None
     data, found = source.read_bytes(), {}
     for row in rows:
-        name = imagenet_archive.picture_name("train", about["wnids"][row["class"]], int(row["number"]))
+        name = imagenet_archive.image_name("train", about["wnids"][row["class"]], int(row["number"]))
         found[name] = data[int(row["offset"]) :][: int(row["size"])]
     assert list(found.items()) == [picture for k in range(3) for picture in class_pictures(k, 3, photo)]
     assert call(source, "--check") == 0

@@ -13,10 +13,7 @@ import pooch
 
 TIMEOUT = 10
 """Seconds without an answer after which a server counts as out of reach."""
-FAILURES = (
-    *(OSError, EOFError, LookupError, RuntimeError),
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error),
-)
+FAILURES = (OSError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 """What is raised where nothing can be fetched, or where what came is not the archive that was expected."""
 
 
@@ -35,9 +32,9 @@ def fetch(url: str, file: IO[bytes], md5: str = "") -> None:
     )
     get(url, file, None)
     file.seek(0)
-    has = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
+    digest = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))  # type: ignore[arg-type]
     file.seek(0)
-    if md5 and has != md5:
+    if md5 and (has := digest.hexdigest()) != md5:
         raise OSError(f"{url} has another content than expected, its md5 is {has} instead of {md5}")
 
 

@@ -159,9 +159,7 @@ def _to_cache(cache: Path, **arrays: Any) -> None:
 
 
 def archived(tar: Path) -> PhotoList:
-    """All photos of one of ImageNet's archives, in the order that `listing` gives the unpacked ones.
-
-    So training from the archive is the same as training from the folder.
+    """All photos of one of ImageNet's archives, in the order of the unpacked ones: training is the same.
 
     Raises:
         UserError: no such archive, or no index that fits it; the message has the command that makes it.
@@ -179,13 +177,10 @@ def archived(tar: Path) -> PhotoList:
 
 
 def imagenette(root: Path) -> Path:
-    """The 320-pixel Imagenette, 13,394 photos of ten ImageNet classes: downloads it if it is not in `root`.
+    """The folder `root/imagenette2-320`, in ImageNet's layout; it is fetched, 341 MB, if it is not there.
 
-    341 MB, checked by MD5, unpacked in a temporary folder, counted and only then given its name: a download
-    that is interrupted never passes for the whole set. An archive put into `root` is used without a network.
-
-    Returns:
-        `root/imagenette2-320`, in ImageNet's layout.
+    It gets its name after its MD5 sum and count are found right: a download that is interrupted never passes
+    for the whole set. An archive put into `root` is used without a network.
 
     Raises:
         UserError: it cannot be had; the message names address, checksum and where to put it by hand.

@@ -91,11 +91,10 @@ def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def check_complete(folder: Path) -> dict[str, Any] | None:
-    """What `util/unzip_imagenet` says of a folder such as `ImageNet/train`.
+    """What `util/unzip_imagenet` noted at the end of its work on a folder such as `ImageNet/train`.
 
-    Returns:
-        None where that tool has not been at work. Else what it noted at the end: `mode` (`extract` or
-        `shrink`), `size` and `quality` of a shrunk set, `part`, `classes`, `pictures`, `bytes`.
+    It is `mode` (`extract` or `shrink`), `size` and `quality` of a shrunk set, `part`, `classes`, `pictures`,
+    `bytes`; None where that tool has not been at work.
 
     Raises:
         UserError: the work was started and not finished; the message has the command that finishes it.

@@ -41,11 +41,7 @@ REMEDY = "name a folder of photos, ImageNet's training archive, or `auto`, `imag
 
 
 class Unreadable(Exception):
-    """A file that no image can be got from."""
-
-    def __init__(self, photo: Any, cause: str) -> None:
-        super().__init__(str(photo), cause)
-        self.path, self.cause = str(photo), cause
+    """A file that no image can be got from; its two arguments are the file's name and the cause."""
 
 
 def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Image.Image:
@@ -74,7 +70,7 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("RGB")
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
-        raise Unreadable(photo, str(error) or type(error).__name__) from None
+        raise Unreadable(str(photo), str(error) or type(error).__name__) from None
 
 
 read_to_train = functools.partial(read, enough=2 * SHORTER)
@@ -154,9 +150,10 @@ class Source:
 
     def skip(self, unreadable: Unreadable) -> None:
         """Counts an image that cannot be read, and names it on screen the first time."""
-        if unreadable.path not in self.skipped:
-            self.skipped[unreadable.path] = unreadable.cause
-            tqdm.write(f"skipped {unreadable.path}: {unreadable.cause}", file=sys.stderr)
+        name, cause = unreadable.args
+        if name not in self.skipped:
+            self.skipped[name] = cause
+            tqdm.write(f"skipped {name}: {cause}", file=sys.stderr)
 
     def nothing_readable(self) -> UserError:
         """The error for a source of which no image can be read."""

@@ -2,6 +2,8 @@
 
 The SMS Spam Collection (Almeida, Gómez Hidalgo, Yamakami 2011, "Contributions to the Study of SMS Spam
 Filtering") has 5,574 messages, of which 747 are spam and 403 repeat the text of an earlier one.
+
+scikit-learn is imported where it is used: `--predict`, which needs none, starts a second sooner.
 """
 
 import csv
@@ -16,11 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pooch
-from sklearn.model_selection import StratifiedKFold
 
 from common.cli import UserError
-from common.datasets.sms_standin import made_up_sms
+from common.datasets.sms_standin import generate_messages
 from common.files import atomic_write
 
 URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
@@ -35,6 +37,8 @@ EXPECTED = (
     "expected is label, tab, text on each line, or a CSV that begins with label,text or v1,v2; "
     "labels are ham and spam"
 )
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError)
+"""What an unusable zip raises: RuntimeError is for a password, its subclass for a rare compression."""
 
 
 @dataclass
@@ -42,23 +46,63 @@ class Messages:
     """Messages in the order of their file."""
 
     name: str
-    """For the screen and the results file."""
+    """What screen and results file call them."""
     texts: list[str]
     labels: np.ndarray
     """bool [N]: True is spam."""
     lines: np.ndarray
     """int [N]: the line, from 1, on which the message begins in its file."""
-    builtin: bool
-    note: str
+    builtin: bool = False
+    note: str = ""
     """What screen and results must say about these messages, a line each; the first one is for captions."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    def __str__(self) -> str:
+        return f"{len(self):,} messages, {int(self.labels.sum()):,} of them spam"
+
     def part(self, index: np.ndarray) -> "Messages":
-        """Only the messages at these places, in this order."""
+        """Only the messages of these indices, in this order."""
         texts = [self.texts[i] for i in index]
         return replace(self, texts=texts, labels=self.labels[index], lines=self.lines[index])
+
+    def sample(self, count: int, seed: int) -> "Messages":
+        """`count` messages at random, with the same share of spam; all where there are no more."""
+        from sklearn.model_selection import train_test_split
+
+        if len(self) <= count:
+            return self
+        index = np.arange(len(self))
+        index, _ = train_test_split(index, train_size=count, stratify=self.labels, random_state=seed)
+        return self.part(np.sort(index))
+
+    def digest(self) -> str:
+        """Tells other texts from these: the first 16 digits of their sha256."""
+        return hashlib.sha256("\n".join(self.texts).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def folds(labels: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stratified cross-validation: each message is in one of `count` parts, which is left out of its fold.
+
+    Args:
+        labels: bool [N].
+
+    Returns:
+        for each fold the indices of all other messages, and of those of its part.
+
+    Raises:
+        UserError: a class has fewer messages than there are folds.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    fewest = int(min(labels.sum(), (~labels).sum()))
+    if fewest < count:
+        raise UserError(
+            f"one class has only {fewest} messages, too few for {count} parts (--folds, --n-models); "
+            "name a larger file"
+        )
+    return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels))
 
 
 # --------------------------------------------------------------------------------------- finding
@@ -70,88 +114,74 @@ def find(
     """The messages that `--data` names.
 
     `auto` is the user's copy, `sms/SMSSpamCollection` or `SMSSpamCollection` in `folder`, else a download to
-    the first of these places, else `builtin`, and then the note says why.
+    the first of these paths, else `builtin`, and then the note says why.
 
     Args:
-        data: `auto`; `builtin`, made-up messages; a file or a .zip of the collection; or a folder that holds
-            `SMSSpamCollection`, or `sms/SMSSpamCollection`.
+        data: `auto`; `builtin`, generated messages; a file or a .zip of the collection; or a folder that
+            holds `SMSSpamCollection`, or `sms/SMSSpamCollection`.
         keep_duplicates: keep messages whose text is exactly that of an earlier one. Split at random, they
             stand in training and test at once.
         download: whether `auto` may fetch the collection.
-        folder: where `auto` looks, and keeps what it has fetched.
+        folder: where `auto` looks, and writes what it has fetched.
 
     Raises:
-        Refused: no such file, or one that holds no labelled messages of both classes; a download that is
+        UserError: no such file, or one that holds no labelled messages of both classes; a download that is
             another than the one before; a damaged download that cannot be fetched again.
     """
     if data == "builtin":
         return _stand_in()
     if data == "auto":
         return _auto(folder, download, keep_duplicates)
-    path = _place(Path(data).expanduser())
-    return _finish(_parse(_content(path), path), path, keep_duplicates)
-
-
-def _auto(folder: Path, download: bool, keep_duplicates: bool) -> Messages:
-    fetched, other = folder / "sms" / MEMBER, folder / MEMBER
-    record = fetched.with_name("archive.sha256")
-    missing = f"There is no {fetched} and no {other}"
-    damaged = ""
-    if fetched.is_file() and record.is_file() and (why := _fault(_content(fetched))):
-        damaged = f"{fetched} was downloaded and is damaged: {why}"
-    elif path := next((place for place in (fetched, other) if place.is_file()), None):
-        return _finish(_parse(_content(path), path), path, keep_duplicates)
-
-    try:
-        if not download:
-            raise UserError(f"A trial downloads none; {_by_hand(fetched)}")
-        archive, content = _fetch(fetched)
-    except UserError as refusal:
-        if damaged:  # who had the real messages must not go on with made-up ones unawares
-            raise UserError(f"{damaged}; {refusal}") from None
-        return _stand_in(f"{missing}. {refusal}.")
-    kept = _keep(archive, content, fetched, record)
-    messages = _finish(_parse(content, fetched), fetched, keep_duplicates)
-    if damaged:
-        messages.note = _joined(f"{damaged}. It was fetched again, the old one is {kept}.", messages.note)
-    return messages
-
-
-def _stand_in(why: str = "") -> Messages:
-    texts, labels = zip(*made_up_sms(), strict=True)
-    return Messages(
-        "built-in stand-in",
-        list(texts),
-        np.array(labels),
-        np.arange(1, len(texts) + 1),
-        builtin=True,
-        note=_joined("Built-in: made-up messages from a small grammar, no real ones.", why),
-    )
-
-
-def _place(path: Path) -> Path:
-    """The file that `--data` means."""
+    path = Path(data).expanduser()
     for file in (path, path / MEMBER, path / "sms" / MEMBER):
         if file.is_file():
-            return file
+            return _finish(_parse(_content(file), file), file, keep_duplicates)
     wrong = f"holds no {MEMBER}" if path.is_dir() else "is no file" if path.exists() else "does not exist"
     raise UserError(
         f"--data {path} {wrong}; name a file of messages, a folder with {MEMBER}, or `auto`, `builtin`"
     )
 
 
+def _auto(folder: Path, download: bool, keep_duplicates: bool) -> Messages:
+    fetched, other = folder / "sms" / MEMBER, folder / MEMBER
+    record = fetched.with_name("archive.sha256")  # beside a copy that was downloaded
+    damaged = ""
+    if fetched.is_file() and record.is_file() and (why := _fault(_content(fetched))):
+        damaged = f"{fetched} was downloaded and is damaged: {why}"
+    elif path := next((path for path in (fetched, other) if path.is_file()), None):
+        return _finish(_parse(_content(path), path), path, keep_duplicates)
+
+    by_hand = f"fetch {URL} by hand, unzip it and put its {MEMBER} at {fetched}"
+    try:
+        if not download:
+            raise UserError(f"A trial downloads none; {by_hand}")
+        archive, content = _fetch(by_hand)
+    except UserError as error:
+        if damaged:  # who had the real messages must not go on with generated ones unawares
+            raise UserError(f"{damaged}; {error}") from None
+        return _stand_in(f"There is no {fetched} and no {other}. {error}.")
+    moved = _store(archive, content, fetched, record)
+    messages = _finish(_parse(content, fetched), fetched, keep_duplicates)
+    if damaged:
+        messages.note = _joined(f"{damaged}. It was fetched again, the old one is {moved}.", messages.note)
+    return messages
+
+
+def _stand_in(why: str = "") -> Messages:
+    texts, labels = zip(*generate_messages(), strict=True)
+    note = _joined("Built-in: generated messages from a small grammar, no real ones.", why)
+    lines = np.arange(1, len(texts) + 1)
+    return Messages("built-in stand-in", list(texts), np.array(labels), lines, builtin=True, note=note)
+
+
 def _content(path: Path) -> bytes:
     """The file's bytes, or those of the collection in it if it is a zip."""
     try:
         content = path.read_bytes()
+        return _unpack(content) if content.startswith(b"PK\x03\x04") else content
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; name another file by --data") from None
-    if not content.startswith(b"PK\x03\x04"):
-        return content
-    try:
-        return _unpack(content)
-    # zipfile raises RuntimeError for a password, its subclass NotImplementedError for a rare compression
-    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         raise UserError(
             f"{path} is a zip that cannot be used ({_in_one_line(error)}); name its {MEMBER}, unzipped"
         ) from None
@@ -159,10 +189,10 @@ def _content(path: Path) -> bytes:
 
 def _unpack(archive: bytes) -> bytes:
     """The collection out of its zip, checked by the zip's own checksum."""
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-        for name in opened.namelist():
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        for name in file.namelist():
             if name.rpartition("/")[2] == MEMBER:
-                return opened.read(name)
+                return file.read(name)
     raise LookupError(f"there is no {MEMBER} in this zip")
 
 
@@ -171,8 +201,7 @@ def _unpack(archive: bytes) -> bytes:
 
 def _parse(content: bytes, path: Path) -> Messages:
     """All messages of a file, duplicates too; the note counts the lines that are none."""
-    notes = []
-    content = content.removeprefix(BOM_UTF8)
+    content, notes = content.removeprefix(BOM_UTF8), []
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -180,49 +209,50 @@ def _parse(content: bytes, path: Path) -> Messages:
         notes.append(f"{path} is not UTF-8, it was read as Latin-1.")
     header = [word.strip(' "\r').lower() for word in text.partition("\n")[0].split(",")]
     is_csv = header[:2] in CSV_HEADERS
-    meaning = {"ham": False, "spam": True} | ({"0": False, "1": True} if is_csv else {})
-    texts, labels, lines, malformed = [], [], [], []
-    for line, label, message in _csv_rows(text, path) if is_csv else _tab_rows(text):
-        spam = meaning.get(label.strip().lower())
-        if spam is None or not message.strip() or "\0" in message:
-            malformed.append(line)
-            continue
-        texts.append(message)
-        labels.append(spam)
-        lines.append(line)
+    numbered = _csv_rows(text, path) if is_csv else _tab_rows(text)
+    rows = pd.DataFrame(numbered, columns=["line", "label", "text"], dtype=object)
 
-    if not texts and not malformed:
+    meaning = {"ham": False, "spam": True} | ({"0": False, "1": True} if is_csv else {})
+    rows["spam"] = rows.label.str.strip().str.lower().map(meaning)
+    bad = rows.spam.isna() | (rows.text.str.strip() == "") | rows.text.str.contains("\0", regex=False)
+    malformed, rows = list(rows.line[bad]), rows[~bad]
+    if rows.empty and not malformed:
         raise UserError(f"{path} is empty; {EXPECTED}")
     if malformed:
         first, more = ", ".join(map(str, malformed[:5])), len(malformed) - 5
         counted = f"{len(malformed):,} malformed line{'s' if malformed[1:] else ''}"
         named = f"{counted} ({first}{f' and {more:,} more' if more > 0 else ''})"
-        if len(malformed) > len(texts):
-            raise UserError(f"{path} has {named} and only {len(texts):,} messages; {EXPECTED}")
+        if len(malformed) > len(rows):
+            raise UserError(f"{path} has {named} and only {len(rows):,} messages; {EXPECTED}")
         notes.append(f"{path} has {named}, skipped.")
-    return Messages(path.name, texts, np.array(labels), np.array(lines), False, "\n".join(notes))
+    labels = rows.spam.to_numpy(bool)
+    return Messages(path.name, list(rows.text), labels, rows.line.to_numpy(int), note=_joined(*notes))
 
 
 def _tab_rows(text: str) -> Iterator[tuple[int, str, str]]:
-    """Line number, label and message. Quotes mean nothing; no character but \\n ends a line."""
-    if not (text := text.rstrip("\r\n")):
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        label, _, message = line.removesuffix("\r").partition("\t")
-        yield number, label, message
+    """Line number, label and text. Quotes mean nothing; no character but \\n ends a line.
+
+    Not pandas' `read_csv`: it would take tabs in a text for more columns, and end a text at a NUL.
+    """
+    lines = text.rstrip("\r\n").split("\n") if text.strip("\r\n") else []
+    for number, line in enumerate(lines, start=1):
+        yield number, *line.removesuffix("\r").partition("\t")[::2]
 
 
 def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, str, str]]:
-    """Number of the first line, label and message of each record after the header."""
+    """Number of the first line, label and text of each record after the header.
+
+    Not pandas' `read_csv`: it tells no lines, and does not refuse a quote that closes too early.
+    """
     # strict: a quote that is never closed must not swallow the rest of the file
     reader = csv.reader(io.StringIO(text.rstrip("\r\n"), newline="\n"), strict=True)
     line = 1
     try:
         for number, record in enumerate(reader):
             if number > 0:
-                label, *message = record if len(record) > 1 else ["", ""]
-                # a comma outside of quotes has pushed the rest of a message into the next column
-                yield line, label, ",".join(message).rstrip(",") if message[1:] else message[0]
+                label, *rest = record if len(record) > 1 else ["", ""]
+                # a comma outside of quotes has pushed the rest of a text into the next column
+                yield line, label, ",".join(rest).rstrip(",") if rest[1:] else rest[0]
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
@@ -237,21 +267,18 @@ def _finish(messages: Messages, path: Path, keep_duplicates: bool) -> Messages:
     if (count - spam, spam) == (HAM, SPAM):
         messages.name = "SMS Spam Collection"
     elif path.name == MEMBER:
-        notes.append(f"{path} holds {_counts(messages)}; the original holds {HAM + SPAM:,}.")
+        notes.append(f"{path} holds {messages}; the original holds {HAM + SPAM:,}.")
 
-    first: dict[str, int] = {}
-    for i, text in enumerate(messages.texts):
-        first.setdefault(text, i)
-    if repeats := count - len(first):
-        kept = "kept, they can stand in training and test at once" if keep_duplicates else "removed"
-        notes.append(f"{repeats:,} of {count:,} messages repeat the text of an earlier one: {kept}.")
-        leader = np.array([first[text] for text in messages.texts])  # [N], where each text stands first
-        disagreeing = len(np.unique(leader[messages.labels != messages.labels[leader]]))
-        if disagreeing:
-            taken = "" if keep_duplicates else "; the first label was taken"
-            notes.append(f"Texts that are labelled ham here and spam there: {disagreeing:,}{taken}.")
+    rows = pd.DataFrame({"text": pd.Series(messages.texts, dtype=object), "spam": messages.labels})
+    repeats = rows.duplicated("text")
+    if repeats.any():
+        what = "kept, they can stand in training and test at once" if keep_duplicates else "removed"
+        notes.append(f"{repeats.sum():,} of {count:,} messages repeat the text of an earlier one: {what}.")
+        if both := (rows.groupby("text").spam.nunique() > 1).sum():
+            choice = "" if keep_duplicates else "; the first label was taken"
+            notes.append(f"Texts that are labelled ham here and spam there: {both:,}{choice}.")
         if not keep_duplicates:
-            messages = messages.part(np.array(list(first.values())))
+            messages = messages.part(np.flatnonzero(~repeats))
     if messages.labels.all() or not messages.labels.any():
         there, missing = ("spam", "ham") if messages.labels[0] else ("ham", "spam")
         raise UserError(f"{path} holds {there} but no {missing}; both are needed, name another file")
@@ -263,22 +290,14 @@ def _joined(*notes: str) -> str:
     return "\n".join(note for note in notes if note)
 
 
-def _counts(messages: Messages) -> str:
-    return f"{len(messages):,} messages, {int(messages.labels.sum()):,} of them spam"
-
-
 # ----------------------------------------------------------------------------------- downloading
 
 
-def _by_hand(fetched: Path) -> str:
-    return f"fetch {URL} by hand, unzip it and put its {MEMBER} at {fetched}"
-
-
-def _fetch(fetched: Path) -> tuple[bytes, bytes]:
+def _fetch(by_hand: str) -> tuple[bytes, bytes]:
     """The archive and the collection in it, in memory and complete.
 
     Raises:
-        Refused: it cannot be had; the message names the address and where to put it by hand.
+        UserError: it cannot be had; the message names the address and where to put it by hand.
     """
     print(f"Fetching the SMS Spam Collection from {URL}", file=sys.stderr)
     received = io.BytesIO()
@@ -286,20 +305,19 @@ def _fetch(fetched: Path) -> tuple[bytes, bytes]:
         get = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT)
         get(URL, received, None)
         content = _unpack(received.getvalue())
-    # what requests raises is an OSError; the rest is for an answer that is no whole zip
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError) as error:
+    except (OSError, *ZIP_ERRORS) as error:  # what requests raises is an OSError
         cause: BaseException = error
         while cause.__context__:  # the first one says it shortest
             cause = cause.__context__
         raise UserError(
-            f"The SMS Spam Collection could not be had ({_in_one_line(cause)}); {_by_hand(fetched)}"
+            f"The SMS Spam Collection could not be had ({_in_one_line(cause)}); {by_hand}"
         ) from None
     if why := _fault(content):
-        raise UserError(f"{URL} has another content than expected: {why}; {_by_hand(fetched)}")
+        raise UserError(f"{URL} has another content than expected: {why}; {by_hand}")
     return received.getvalue(), content
 
 
-def _keep(archive: bytes, content: bytes, fetched: Path, record: Path) -> Path | None:
+def _store(archive: bytes, content: bytes, fetched: Path, record: Path) -> Path | None:
     """Writes the collection, and the archive's sha256 beside it at the first time; checks it at later ones.
 
     Nobody publishes a checksum, so the first download, whose content is right, is the one to trust.
@@ -308,62 +326,33 @@ def _keep(archive: bytes, content: bytes, fetched: Path, record: Path) -> Path |
         where an older file went that was in the way.
 
     Raises:
-        Refused: another archive than the first time.
+        UserError: another archive than the first time.
     """
     new = hashlib.sha256(archive).hexdigest()
-    if record.is_file():
-        old = record.read_text(errors="replace").strip()
-        if new != old:
-            both = f"{record} and {fetched}" if fetched.exists() else record
-            raise UserError(
-                f"{URL} has changed: its sha256 is {new}, {record} says {old}; "
-                f"remove {both} to accept the new one"
-            )
-    with atomic_write(record) as beside:
-        beside.write_text(new + "\n")
-    kept = fetched.replace(fetched.with_name(f"{MEMBER}.damaged")) if fetched.exists() else None
-    with atomic_write(fetched) as beside:
-        beside.write_bytes(content)
-    return kept
+    old = record.read_text(errors="replace").strip() if record.is_file() else new
+    if new != old:
+        both = f"{record} and {fetched}" if fetched.exists() else record
+        raise UserError(
+            f"{URL} has changed: its sha256 is {new}, {record} says {old}; "
+            f"remove {both} to accept the new one"
+        )
+    with atomic_write(record) as temporary:
+        temporary.write_text(new + "\n")
+    moved = fetched.replace(fetched.with_name(f"{MEMBER}.damaged")) if fetched.exists() else None
+    with atomic_write(fetched) as temporary:
+        temporary.write_bytes(content)
+    return moved
 
 
 def _fault(content: bytes) -> str:
     """What shows that this is not the whole collection; "" if it is."""
     try:
         messages = _parse(content, Path(MEMBER))
-    except UserError as refusal:
-        return str(refusal)
-    spam = int(messages.labels.sum())
-    right = (len(messages) - spam, spam) == (HAM, SPAM)
-    return "" if right else f"it holds {_counts(messages)}, instead of {HAM + SPAM:,} and {SPAM:,}"
+    except UserError as error:
+        return str(error)
+    right = (int((~messages.labels).sum()), int(messages.labels.sum())) == (HAM, SPAM)
+    return "" if right else f"it holds {messages}, instead of {HAM + SPAM:,} and {SPAM:,}"
 
 
 def _in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-# ------------------------------------------------------------------------------------- splitting
-
-
-def folds(labels: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Stratified cross-validation: each message is tested on in one fold, and learned from in the others.
-
-    Args:
-        labels: bool [N].
-        count: of folds, 2 or more.
-
-    Returns:
-        for each fold the indices of the messages that may be known, for training and validation, and of
-        those to test on.
-
-    Raises:
-        Refused: fewer than 2 folds, or a class has fewer messages than there are folds.
-    """
-    if count < 2:
-        raise UserError(f"--folds {count}: cross-validation takes 2 or more")
-    fewest = int(min(labels.sum(), (~labels).sum()))
-    if fewest < count:
-        raise UserError(
-            f"one class has only {fewest} messages, too few for {count} folds (--folds); name a larger file"
-        )
-    return list(StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels))

@@ -1,4 +1,4 @@
-"""Made-up text messages, ham and spam, from a small grammar: the stand-in where no real ones can be had."""
+"""Generated text messages, ham and spam, from a small grammar: the stand-in where no real ones can be had."""
 
 import random
 import re
@@ -9,16 +9,16 @@ HAM, SPAM = 1_740, 260
 
 # A slot in braces is filled with one of its alternatives, # with a digit.
 #
-# Ham and spam draw on the same words: "free", "win", "call", "prize" alone tell little. {asked} and {told},
-# followed by the same {end}, differ in the order of their words alone: "did you win", "you did win".
-# {quoted} is ham that repeats spam to a friend.
+# Ham and spam draw on the same words: "free", "win", "call", "prize" alone tell little. {question} and
+# {statement}, followed by the same {end}, differ in the order of their words alone: "did you win", "you did
+# win". {quoted} is ham that repeats spam to a friend.
 GRAMMAR = {
     "ham": "{short}|{chat}|{chat}|{greeting} {chat}|{greeting} {chat}, {chat}|{chat}. {chat}|{chat} {smile}|"
     "{chat}. {chat} {smile}|{greeting} {name}, {chat}. {chat}. {chat}|{chat}. {chat}. {chat}. {chat} {smile}|"
-    "{greeting} {asked}? {end}|{asked}? {end}|{quoted}",
+    "{greeting} {question}? {end}|{question}? {end}|{quoted}",
     "spam": "{offer}. {order}|{offer}! {order}. {small}|{opening} {offer}. {order}. {small}|"
     "{opening} {offer}! {offer}. {order}. {small}|{opening} {order}. {small}|{opening} {offer}! {order}|"
-    "{greeting} {told}. {end}|{told}! {end}",
+    "{greeting} {statement}. {end}|{statement}! {end}",
     # Ham
     "short": "{yes}|{yes} {smile}|{yes} {name}|{yes}, {when}|{greeting} {name}|{when}?|{smile}|{yes}, {end}|"
     "{where} {when}|{name}?|{yes} {yes}",
@@ -32,9 +32,9 @@ GRAMMAR = {
     "I will be late, start without me|have you seen {thing}, it was on the table|what is the plan for {when}|"
     "{name} is waiting for you at {where}|thanks for {thing}, you are the best|"
     "stop it, I have to work {when}",
-    "asked": "did you {really} win {prize}|is {prize} {really} free|have you {really} got {prize}|"
+    "question": "did you {really} win {prize}|is {prize} {really} free|have you {really} got {prize}|"
     "can you {really} claim {prize}|will you {really} get {prize}|are you {really} sent {prize}",
-    "quoted": "{got} {offer}. {order}. {doubt}|{doubt}. {got} {offer}. {order}|{got} {told}. {doubt}",
+    "quoted": "{got} {offer}. {order}. {doubt}|{doubt}. {got} {offer}. {order}|{got} {statement}. {doubt}",
     "got": "look what they sent me:|{name} got this text:|another one of these:|my mum got a text that says",
     "doubt": "is it real|do not call them|I will not answer that|as if|what should I tell her|lol",
     "yes": "ok|yes|no|sure|lol|thanks|k|great|maybe|haha|fine|cool|why|ok then|not yet|of course",
@@ -50,7 +50,7 @@ GRAMMAR = {
     "text {word} to 8#### for more|call us free from a landline on 0800 {digits}|visit www.{word}##.example",
     "small": "{price} a minute|cost {price}, over 18 only|reply STOP to end|offer ends {when}|"
     "{price} per text, stop anytime|box {digits}, terms apply",
-    "told": "you did {really} win {prize}|{prize} is {really} free|you have {really} got {prize}|"
+    "statement": "you did {really} win {prize}|{prize} is {really} free|you have {really} got {prize}|"
     "you can {really} claim {prize}|you will {really} get {prize}|you are {really} sent {prize}",
     "digits": "#######|## ## ## #|### ####",
     "word": "WIN|YES|CLAIM|FREE|GO|PLAY|CASH",
@@ -74,21 +74,21 @@ GRAMMAR = {
 }
 
 
-def made_up_sms() -> list[tuple[str, bool]]:
+def generate_messages() -> list[tuple[str, bool]]:
     """2,000 messages, all different and always the same, in random order; of each, whether it is spam."""
     generator = random.Random(0)
-    spam_of: dict[str, bool] = {}
+    is_spam: dict[str, bool] = {}
     for kind, count in (("ham", HAM), ("spam", SPAM)):
-        wanted = len(spam_of) + count
-        while len(spam_of) < wanted:
-            spam_of.setdefault(_say(kind, generator), kind == "spam")
-    messages = list(spam_of.items())
+        total = len(is_spam) + count
+        while len(is_spam) < total:
+            is_spam.setdefault(_fill(kind, generator), kind == "spam")
+    messages = list(is_spam.items())
     generator.shuffle(messages)
     return messages
 
 
-def _say(slot: str, generator: random.Random) -> str:
+def _fill(slot: str, generator: random.Random) -> str:
     """One way to fill a slot of the grammar."""
-    chosen = generator.choice(GRAMMAR[slot].split("|"))
-    filled = re.sub(r"\{(\w+)\}", lambda found: _say(found[1], generator), chosen)
-    return re.sub("#", lambda _: generator.choice(string.digits), filled)
+    text = generator.choice(GRAMMAR[slot].split("|"))
+    text = re.sub(r"\{(\w+)\}", lambda match: _fill(match[1], generator), text)
+    return re.sub("#", lambda _: generator.choice(string.digits), text)

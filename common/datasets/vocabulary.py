@@ -1,8 +1,10 @@
-"""Texts as numbers: tokens, what is known of each token (its features), and the numbers of the features."""
+"""Texts as numbers: tokens, the features of each token, their vocabulary, and batches to train on."""
 
+import itertools
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,7 +17,7 @@ Encoded = tuple[np.ndarray, np.ndarray]
 """One text: the numbers of all features of all its tokens, int64 [F]; how many each token has, int64 [T]."""
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 """Several texts, one after the other; all int64: numbers of features [F]; where each token's begin [D]; which
-of these tokens stands at each place [T]; places in each text [N]. No padding: all in it are real tokens."""
+of these tokens stands at each position [T]; tokens of each text [N]. No padding: all are real tokens."""
 
 
 def tokenize(text: str) -> list[str]:
@@ -24,9 +26,9 @@ def tokenize(text: str) -> list[str]:
 
 
 def features(token: str) -> list[str]:
-    """What is known of a token: the word, with each digit as 0; its pieces of 2 to 5 letters; its shape.
+    """What describes a token: the word, with each digit as 0; its pieces of 2 to 5 letters; its shape.
 
-    Pieces let a net know words that it has never seen whole (Bojanowski et al. 2017, "Enriching Word Vectors
+    Pieces tell something of words that were never seen whole (Bojanowski et al. 2017, "Enriching Word Vectors
     with Subword Information", section 3.2); `<` and `>` mark where a word begins and ends.
     """
     lower = token.lower()
@@ -53,15 +55,11 @@ class Vocabulary:
         self.names = list(names)
         self._numbers = {name: number for number, name in enumerate(self.names, start=1)}
         # most tokens are among a few thousand; the limit keeps memory flat over endless input
-        self._of_token = lru_cache(maxsize=20_000)(self._look_up)
+        self._cached = lru_cache(maxsize=20_000)(self._look_up)
 
     @classmethod
-    def of(cls, texts: Iterable[str], least: int = 3) -> "Vocabulary":
-        """Built from the texts to train on, and no others.
-
-        Args:
-            least: how often a feature must occur to be known.
-        """
+    def from_texts(cls, texts: Iterable[str], least: int = 3) -> "Vocabulary":
+        """The vocabulary of texts to train on: features that occur at least `least` times in them."""
         tokens = Counter(token for text in texts for token in tokenize(text))
         counts: Counter[str] = Counter()
         for token, count in tokens.items():
@@ -76,16 +74,16 @@ class Vocabulary:
         return np.array([self._numbers[name] for name in features(token) if name in self._numbers], np.int64)
 
     def encode(self, tokens: Sequence[str]) -> Encoded:
-        """A text's tokens as numbers. A token of which nothing is known has no features."""
-        found = [self._of_token(token) for token in tokens]
-        counts = np.array([len(numbers) for numbers in found], np.int64)
-        return np.concatenate([np.empty(0, np.int64), *found]), counts
+        """A text's tokens as numbers. A token of which no feature is in the vocabulary has none."""
+        numbers = [self._cached(token) for token in tokens]
+        counts = np.array([len(of_token) for of_token in numbers], np.int64)
+        return np.concatenate([np.empty(0, np.int64), *numbers]), counts
 
     def batch(self, texts: Sequence[Sequence[str]]) -> Batch:
         """The tokens of several texts. A token that occurs again is not looked up, nor summed, again."""
-        numbers: dict[str, int] = {}
-        which = [numbers.setdefault(token, len(numbers)) for tokens in texts for token in tokens]
-        features, counts = self.encode(list(numbers))
+        distinct: dict[str, int] = {}
+        which = [distinct.setdefault(token, len(distinct)) for tokens in texts for token in tokens]
+        features, counts = self.encode(list(distinct))
         return (
             torch.from_numpy(features),
             torch.from_numpy(np.cumsum(counts) - counts),
@@ -94,29 +92,74 @@ class Vocabulary:
         )
 
 
-def thin(text: Encoded, rng: np.random.Generator, hide_tokens: float, hide_features: float) -> Encoded:
-    """Leaves out tokens, and features of those that stay, at random: no net can rely on a single one.
+def drop(text: Encoded, rng: np.random.Generator, tokens: float, features: float) -> Encoded:
+    """Token dropout: leaves out tokens, and features of those that stay, at random, so that a net cannot rely
+    on a single one.
 
     Args:
-        hide_tokens, hide_features: shares, 0..1.
+        tokens, features: shares that are left out, 0..1; one token always stays.
     """
     numbers, counts = text
-    kept = rng.random(len(counts)) >= hide_tokens  # [T]
-    if not kept.any():
-        kept[:] = True
-    numbers, counts = numbers[np.repeat(kept, counts)], counts[kept]
-    seen = rng.random(len(numbers)) >= hide_features  # [F]
-    tokens = np.repeat(np.arange(len(counts)), counts)  # [F]
-    return numbers[seen], np.bincount(tokens[seen], minlength=len(counts))
+    stays = rng.random(len(counts)) >= tokens  # [T]
+    if not stays.any():
+        stays[:] = True
+    numbers, counts = numbers[np.repeat(stays, counts)], counts[stays]
+    visible = rng.random(len(numbers)) >= features  # [F]
+    token = np.repeat(np.arange(len(counts)), counts)  # [F]
+    return numbers[visible], np.bincount(token[visible], minlength=len(counts))
 
 
 def collate(texts: Sequence[Encoded]) -> Batch:
-    """Puts texts one after the other; each needs at least one token. Each place has a token of its own."""
+    """Puts texts, each of at least one token, one after the other; each position has a token of its own."""
     counts = np.concatenate([counts for _, counts in texts])  # [T]
-    starts = np.cumsum(counts) - counts  # [T]
     return (
         torch.from_numpy(np.concatenate([numbers for numbers, _ in texts])),
-        torch.from_numpy(starts),
-        torch.arange(len(starts)),
+        torch.from_numpy(np.cumsum(counts) - counts),
+        torch.arange(len(counts)),
         torch.tensor([len(counts) for _, counts in texts]),
     )
+
+
+def steps_per_epoch(parts: Sequence[np.ndarray], size: int) -> int:
+    """Steps in which each of `parts` is seen once in batches of `size`; the shortest one decides."""
+    return min(math.ceil(len(part) / size) for part in parts)
+
+
+def ensemble_batches(
+    texts: Sequence[Encoded],
+    labels: np.ndarray,
+    parts: Sequence[np.ndarray],
+    size: int,
+    seed: int,
+    token_dropout: float,
+    feature_dropout: float,
+) -> Callable[[int], Iterator[list[tuple[Batch, Tensor]]]]:
+    """For a first step, batches without end: a list with (batch, labels float [N]) for each model.
+
+    Texts of a batch have similar lengths, since a batch takes as many steps in time as its longest text:
+    each epoch is shuffled, sorted within every 8 batches, and the batches are shuffled.
+
+    Args:
+        labels: bool, one for each text.
+        parts: for each model, the indices of the texts that it is trained on.
+        token_dropout, feature_dropout: shares of each text that are left out, others in each epoch.
+    """
+    per_epoch = steps_per_epoch(parts, size)
+
+    def epoch_of(model: int, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((seed, model, epoch))
+        order = rng.permutation(parts[model])
+        chunks = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
+        sort = [sorted(chunk, key=lambda i: len(texts[i][1])) for chunk in chunks]
+        batches = [chunk[i : i + size] for chunk in sort for i in range(0, len(chunk), size)]
+        return [batches[i] for i in rng.permutation(len(batches))[:per_epoch]]
+
+    def stream(model: int, first: int) -> Iterator[tuple[Batch, Tensor]]:
+        for epoch in itertools.count(first // per_epoch):
+            begin = max(0, first - epoch * per_epoch)
+            for step, index in enumerate(epoch_of(model, epoch)[begin:], begin):
+                rng = np.random.default_rng((seed, model, epoch, step))
+                batch = [drop(texts[i], rng, token_dropout, feature_dropout) for i in index]
+                yield collate(batch), torch.from_numpy(labels[index].astype(np.float32))
+
+    return lambda first: map(list, zip(*(stream(model, first) for model in range(len(parts))), strict=True))

@@ -1,37 +1,27 @@
 """Scores of a yes-or-no classifier, its calibration, and the simple text classifiers that stand beside it.
 
-Truths and answers are bool [N], True for spam; probabilities are of spam, 0..1. A message counts as spam
-where its probability is at or above the threshold.
+Truths and answers are bool [N], True for spam; probabilities are of spam, 0..1.
+
+scikit-learn is imported where it is used: `--predict`, which needs none, starts a second sooner.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sklearn import metrics
-from sklearn.dummy import DummyClassifier
-from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.naive_bayes import MultinomialNB
-from sklearn.pipeline import make_pipeline
-from sklearn.svm import LinearSVC
+import pandas as pd
+from torch import nn
 
+from common import results
 from common.cli import UserError
+from common.datasets.sms_spam import Messages
+from common.datasets.vocabulary import Vocabulary
+from common.models.spam import Ensemble, logits
+from common.results import Scores
 
-
-def score(truth: np.ndarray, probability: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
-    """`score_answers` of the answers, and how far the probabilities themselves can be trusted.
-
-    log_loss: in nats; a guess of 50 % for everything has 0.693. ece: see `calibration_error`.
-
-    Args:
-        truth, probability: [N].
-    """
-    truth, probability = np.asarray(truth, bool), np.asarray(probability, float)
-    return {
-        **score_answers(truth, probability >= threshold),
-        "log_loss": float(metrics.log_loss(truth, probability, labels=[False, True])),
-        "ece": calibration_error(truth, probability),
-    }
+Splits = Sequence[tuple[np.ndarray, np.ndarray]]
+"""For each model of an ensemble, the indices of its training and of its validation messages."""
 
 
 def score_answers(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
@@ -40,11 +30,13 @@ def score_answers(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     Where one class has most of the data, accuracy alone says little: answering that class to everything
     has a high one, and an F1 of 0.
     """
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+    precision, recall, f1, _ = precision_recall_fscore_support(
         truth, answers, labels=[False, True], zero_division=0
     )
     return {
-        "accuracy": float(metrics.accuracy_score(truth, answers)),
+        "accuracy": float(accuracy_score(truth, answers)),
         "f1": float(f1[1]),
         "precision": float(precision[1]),
         "recall": float(recall[1]),
@@ -53,33 +45,19 @@ def score_answers(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
 
 def confusion(truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
     """Counts, int [2,2]: by rows what a message is, by columns the answer; ham first, then spam."""
-    return metrics.confusion_matrix(truth, answers, labels=[False, True])
+    from sklearn.metrics import confusion_matrix
 
-
-def reliability(
-    truth: np.ndarray, probability: np.ndarray, bins: int = 10
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, share of spam, and count of the messages in each bin: three times [bins].
-
-    Bins of probability are equally wide; the first two are NaN in a bin without messages.
-    """
-    # scikit-learn's calibration_curve drops the empty bins and does not say how many the others hold
-    bin_of = np.minimum((probability * bins).astype(int), bins - 1)  # [N]
-    counts, sums, spam = (
-        np.bincount(bin_of, weights, minlength=bins) for weights in (None, probability, truth)
-    )
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN
-        return sums / counts, spam / counts, counts
+    return confusion_matrix(truth, answers, labels=[False, True])
 
 
 def calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> float:
     """Expected calibration error (Guo et al. 2017, section 2), of the probability of spam: 0 is perfect.
 
-    The mean over messages of |share of spam - mean probability| in their bin. It is small by itself where
-    nearly all probabilities lie close to 0 or 1 and are right.
+    The mean over messages of |share of spam - mean probability| in their bin; bins are equally wide. It is
+    small by itself where nearly all probabilities lie close to 0 or 1 and are right.
     """
-    mean, share, counts = reliability(truth, probability, bins)
-    return float(np.nansum(counts * np.abs(share - mean)) / counts.sum())
+    bin_of = np.minimum((probability * bins).astype(int), bins - 1)  # [N]
+    return float(np.abs(np.bincount(bin_of, truth - probability)).sum() / len(truth))
 
 
 def calibrate(truth: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
@@ -92,8 +70,10 @@ def calibrate(truth: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
     Args:
         truth, logits: [N], of a validation part with both classes; never of the test part.
     """
-    fitted = LogisticRegression(C=1e3).fit(logits[:, None], truth)
-    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    from sklearn.linear_model import LogisticRegression
+
+    regression = LogisticRegression(C=1e3).fit(logits[:, None], truth)
+    return float(regression.coef_[0, 0]), float(regression.intercept_[0])
 
 
 def baselines(
@@ -105,12 +85,18 @@ def baselines(
     training and validation texts.
 
     Args:
-        texts, labels: the N texts to learn from, and bool [N].
+        texts, labels: the N texts to train on, and bool [N].
         seed: of the solver of the support vector machines.
 
     Raises:
-        Refused: there are too few texts: one class only, or no words.
+        UserError: there are too few texts: one class only, or no words.
     """
+    from sklearn.dummy import DummyClassifier
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
     classifiers = {
         "majority class": DummyClassifier(strategy="most_frequent"),
         "naive Bayes": make_pipeline(CountVectorizer(), MultinomialNB()),
@@ -132,14 +118,118 @@ def baselines(
     return answers
 
 
-def mean_and_deviation(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+# ------------------------------------------------------------------------------------------- validation
+
+
+@dataclass
+class Validation:
+    """What the models of an ensemble are scored on while they are trained."""
+
+    vocabulary: Vocabulary
+    texts: Sequence[Sequence[str]]
+    """The tokens of each message that may be trained on, N of them."""
+    labels: np.ndarray
+    """bool [N]."""
+    splits: Splits
+
+    def out_of_fold(self, ensemble: nn.Module, splits: Splits | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Each model's logits of its own validation messages, one after the other, [M]; their labels, [M]."""
+        assert isinstance(ensemble, Ensemble)
+        parts = [validation for _, validation in splits or self.splits]
+        answers = [
+            logits(model, self.vocabulary.batch, [self.texts[i] for i in part])
+            for model, part in zip(ensemble.models, parts, strict=True)
+        ]
+        return np.concatenate(answers), self.labels[np.concatenate(parts)]
+
+    def scores(self, ensemble: nn.Module) -> dict[str, float]:
+        """For the learning curves, `train_loss` (nats), `validation_f1` and so on: scores on the training and
+        on the validation messages of each model. Of the former as many are taken as of the latter.
+        """
+        from sklearn.metrics import log_loss
+
+        train = [(part, part[:: max(1, len(part) // len(validation))]) for part, validation in self.splits]
+        result: dict[str, float] = {}
+        for name, splits in (("train", train), ("validation", self.splits)):
+            answers, truth = self.out_of_fold(ensemble, splits)
+            scores = score_answers(truth, answers >= 0)
+            result |= {f"{name}_{metric}": scores[metric] for metric in ("accuracy", "f1")}
+            result[f"{name}_loss"] = float(log_loss(truth, 1 / (1 + np.exp(-answers)), labels=[False, True]))
+        return result
+
+
+# ---------------------------------------------------------------------------------------------- testing
+
+
+@dataclass
+class Fold:
+    """The test messages of a fold, and what the ensemble and the other methods say of them."""
+
+    messages: Messages
+    probability: np.ndarray
+    """Of spam, by the ensemble, float [N]."""
+    answers: dict[str, list[np.ndarray]]
+    """By method, bool [N]; several where each model of the ensemble answers by itself."""
+
+
+def test_fold(
+    kind: str, train: Messages, test: Messages, probability: np.ndarray, single: list[np.ndarray], seed: int
+) -> Fold:
+    """The ensemble and its models one by one, beside baselines that learn from all of `train`.
+
+    Args:
+        probability: the ensemble's, of `test`.
+        single: those of each of its models.
+    """
+    answers = {kind: [probability >= 0.5]}
+    if len(single) > 1:
+        answers[f"{kind}, single model"] = [each >= 0.5 for each in single]
+    simple = baselines(train.texts, train.labels, test.texts, seed)
+    return Fold(test, probability, answers | {name: [answer] for name, answer in simple.items()})
+
+
+def scores(folds: Sequence[Fold]) -> Scores:
+    """By method, accuracy, F1, precision and recall: mean and deviation over the folds."""
+    return {
+        name: mean_and_deviation(
+            [
+                dict(
+                    pd.DataFrame([score_answers(fold.messages.labels, a) for a in fold.answers[name]]).mean()
+                )
+                for fold in folds
+            ]
+        )
+        for name in folds[0].answers
+    }
+
+
+def mean_and_deviation(rows: Sequence[dict[str, float]] | dict[str, list[float]]) -> dict[str, float]:
     """Of each metric its mean over folds or seeds and, as `NAME_sd`, its sample standard deviation.
 
-    The deviation of a single row is 0.
+    Args:
+        rows: a row for each fold or seed, or a list by metric. The deviation of a single one is 0.
     """
-    found = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        found[name] = float(np.mean(values))
-        found[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return found
+    table = pd.DataFrame(rows)
+    return table.mean().to_dict() | table.std().fillna(0.0).add_suffix("_sd").to_dict()
+
+
+def table(scores: Scores) -> str:
+    """Accuracy and F1 for the screen, and their deviations."""
+    columns = {"accuracy": "accuracy", "accuracy_sd": "± accuracy", "f1": "F1", "f1_sd": "± F1"}
+    chosen = {name: {columns[metric]: row[metric] for metric in columns} for name, row in scores.items()}
+    return results.table(chosen, digits=4)
+
+
+def mistakes(folds: Sequence[Fold]) -> list[dict[str, Any]]:
+    """The messages that the ensemble is wrong about, by their line in the file and never by their text."""
+    return [
+        {
+            "line": int(line),
+            "is": "spam" if spam else "ham",
+            "probability": round(float(p), 4),
+            "fold": number,
+        }
+        for number, fold in enumerate(folds, 1)
+        for line, spam, p in zip(fold.messages.lines, fold.messages.labels, fold.probability, strict=True)
+        if spam != (p >= 0.5)
+    ]

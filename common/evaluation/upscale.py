@@ -1,7 +1,8 @@
-"""Scores of upscaled pictures, and the classical methods that stand beside every score."""
+"""Scores of upscaled images, and the classical methods that stand beside every score."""
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,85 +11,110 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.transforms.v2 import functional as TF
 
-from common.datasets.photos import shrink
+from common.datasets.images import to_float, to_uint8
+from common.datasets.photos import downscale
+from common.results import Scores
 
+Method = Callable[[Tensor], Tensor]
+"""From lr to upscaled images, both uint8."""
 CLASSICAL = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "Lanczos": Image.Resampling.LANCZOS,
 }
+NETS = {"linear filter": "linear", "fidelity": "fidelity", "GAN": "gan"}
+"""By the name of the method: the name of its net in a weights file."""
 
 
-def psnr(made: Tensor, real: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB; pictures [N,3,h,w] in 0..1, returns [N]."""
-    return -10 * torch.log10((made - real).square().mean((1, 2, 3)).clamp_min(1e-10))
+def psnr(fake: Tensor, hr: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB; images [N,3,h,w] in 0..1, returns [N]."""
+    return -10 * torch.log10((fake - hr).square().mean((1, 2, 3)).clamp_min(1e-10))
 
 
-def power(pictures: Tensor) -> Tensor:
-    """Mean power spectrum of the grey pictures under a Hann window; [N,3,h,h], returns [h,h]."""
-    grey = pictures.mean(1)
+def power_spectrum(images: Tensor) -> Tensor:
+    """Mean power spectrum of the grey images under a Hann window; [N,3,h,h], returns [h,h]."""
+    grey = images.mean(1)
     window = torch.hann_window(grey.shape[-1])
     centred = grey - grey.mean((1, 2), keepdim=True)
     return torch.fft.fft2(centred * window[:, None] * window).abs().square().mean(0)
 
 
-def fine_by_phase(pictures: Tensor) -> Tensor:
-    """Energy of the finest details by their place in the 7x7 block; [N,3,h,w] in 0..1, returns [7,7]."""
-    fine = pictures - F.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
-    energy = fine.square().mean((0, 1))  # [h,w]
+def detail_by_position(images: Tensor) -> Tensor:
+    """Energy of the finest details by their position in the 7x7 block; [N,3,h,w] in 0..1, returns [7,7]."""
+    detail = images - F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    energy = detail.square().mean((0, 1))  # [h,w]
     return energy.unflatten(0, (-1, 7)).unflatten(2, (-1, 7)).mean((0, 2))
 
 
-def score(made8: Tensor, real8: Tensor) -> dict[str, float]:
-    """How good upscaled pictures are, by five numbers.
+def score(fake8: Tensor, hr8: Tensor) -> dict[str, float]:
+    """How good upscaled images are, by five numbers.
 
     psnr: dB, higher is nearer to the original. ssim: structural similarity (Wang et al. 2004), up to 1.
     detail_db: power in the frequencies that 64x64 cannot hold, in dB against the original's; 0 is as sharp as
-    the original. grid: finest details by row and column modulo 7, strongest over weakest; photos have about
-    1.1, a dotted lattice 10. low_db: PSNR of the output made small again, against the input.
+    the original. checkerboard: finest details by row and column modulo 7, strongest over weakest; photos have
+    about 1.1, a pattern of dots 10. lr_psnr: PSNR of the output, downscaled again, against the input.
 
     Args:
-        made8, real8: uint8 [N,3,224,224].
+        fake8, hr8: uint8 [N,3,224,224].
     """
-    made, real = made8.float() / 255, real8.float() / 255
-    frequency = torch.fft.fftfreq(made.shape[-1])
+    fake, hr = to_float(fake8), to_float(hr8)
+    frequency = torch.fft.fftfreq(fake.shape[-1])
     # rings of 1/64 cycle a pixel; 64 of 224 pixels hold up to 64/448, so rings from 10 on are lost in them
     ring = (torch.hypot(frequency[:, None], frequency) * 64).long().flatten()
-    rings = [torch.zeros(int(ring.max()) + 1).scatter_add(0, ring, power(p).flatten()) for p in (made, real)]
-    phases = fine_by_phase(made)
-    small, wanted = shrink(made8).float() / 255, shrink(real8).float() / 255
-    similarity = structural_similarity_index_measure(made, real, data_range=1.0)
+    rings = [
+        torch.zeros(int(ring.max()) + 1).scatter_add(0, ring, power_spectrum(images).flatten())
+        for images in (fake, hr)
+    ]
+    detail = detail_by_position(fake)
+    similarity = structural_similarity_index_measure(fake, hr, data_range=1.0)
     assert isinstance(similarity, Tensor)
     return {
-        "psnr": psnr(made, real).mean().item(),
+        "psnr": psnr(fake, hr).mean().item(),
         "ssim": similarity.item(),
         "detail_db": (10 * torch.log10(rings[0] / rings[1]))[10:32].mean().item(),
-        "grid": (phases.max() / phases.min()).item(),
-        "low_db": psnr(small, wanted).mean().item(),
+        "checkerboard": (detail.max() / detail.min()).item(),
+        "lr_psnr": psnr(to_float(downscale(fake8)), to_float(downscale(hr8))).mean().item(),
     }
 
 
 @torch.inference_mode()
-def upscale(model: nn.Module, small: Tensor, batch: int = 16) -> Tensor:
-    """`small` uint8 [N,3,h,w] through the model in float32; returns uint8 [N,3,3.5h,3.5w], on the CPU."""
+def upscale(model: nn.Module, lr: Tensor, batch: int = 16) -> Tensor:
+    """`lr` uint8 [N,3,h,w] through the model in float32; returns uint8 [N,3,3.5h,3.5w], on the CPU."""
     device = next(model.parameters()).device
-    made = [model(part.to(device).float() / 255).cpu() for part in small.split(batch)]
-    return torch.cat(made).clamp(0, 1).mul(255).round().byte()
+    return to_uint8(torch.cat([model(to_float(part.to(device))).cpu() for part in lr.split(batch)]))
 
 
-def upscale_classical(method: str, small: Tensor) -> Tensor:
-    """By Pillow; `small` uint8 [N,3,h,w], returns uint8 [N,3,3.5h,3.5w]."""
-    size = (small.shape[3] * 7 // 2, small.shape[2] * 7 // 2)
-    made = [TF.to_pil_image(picture).resize(size, CLASSICAL[method]) for picture in small]
-    return torch.stack([TF.pil_to_tensor(picture) for picture in made])
+def upscale_classical(method: str, lr: Tensor) -> Tensor:
+    """By Pillow; `lr` uint8 [N,3,h,w], returns uint8 [N,3,3.5h,3.5w]."""
+    size = (lr.shape[3] * 7 // 2, lr.shape[2] * 7 // 2)
+    fakes = [TF.to_pil_image(image).resize(size, CLASSICAL[method]) for image in lr]
+    return torch.stack([TF.pil_to_tensor(fake) for fake in fakes])
 
 
-def milliseconds(method: Callable[[Tensor], Tensor], small: Tensor, repeats: int = 10) -> float:
-    """Median time for one picture, uint8 [1,3,h,w]."""
+def methods(nets: dict[str, nn.Module]) -> dict[str, Method]:
+    """Every method by name, the classical ones first."""
+    classical: dict[str, Method] = {name: partial(upscale_classical, name) for name in CLASSICAL}
+    return classical | {name: partial(upscale, nets[net]) for name, net in NETS.items()}
+
+
+def milliseconds(method: Method, lr: Tensor, repeats: int = 10) -> float:
+    """Median time for one image, uint8 [1,3,h,w]."""
     times = []
     for _ in range(repeats + 2):
-        begun = time.perf_counter()
-        method(small)
-        times.append(time.perf_counter() - begun)
+        start = time.perf_counter()
+        method(lr)
+        times.append(time.perf_counter() - start)
     return 1000 * sorted(times[2:])[repeats // 2]
+
+
+def compare(methods: dict[str, Method], lr: Tensor, hr: Tensor) -> tuple[dict[str, Tensor], Scores]:
+    """Upscales `lr`, uint8 [N,3,64,64], by every method; the scores have `ms` too, the time for one image."""
+    fakes = {name: method(lr) for name, method in methods.items()}
+    scores = {name: score(fake, hr) for name, fake in fakes.items()}
+    return fakes, {name: scores[name] | {"ms": milliseconds(methods[name], lr[:1])} for name in methods}
+
+
+def validate(model: nn.Module, hr: Tensor) -> dict[str, float]:
+    """The scores of a model on images that it was not trained on, uint8 [N,3,224,224]."""
+    return score(upscale(model, downscale(hr)), hr)

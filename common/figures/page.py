@@ -98,8 +98,6 @@ class Page:
         pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)  # [scale*h,scale*w,3]
         self.figure.figimage(pixels, x, self.height - self.head - y - pixels.shape[0], origin="upper")
 
-    picture = image  # until the other figures are renamed
-
     def charts(
         self, y: float = 0, height: float | None = None, x: float = 0, width: float | None = None
     ) -> SubFigure:

@@ -1,87 +1,139 @@
-"""One look for all figures: pictures pixel for pixel, charts beside them, a gallery and README's results.
-
-Every PNG carries its title, its caption and the command that made it, and the gallery reads them from there.
-"""
+"""The figures of upscaling: images pixel for pixel at one size, and quality by time for every method."""
 
 import math
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from common.cli import device_name
+from common.datasets.images import to_float
+from common.datasets.photos import Photos, downscale
+from common.evaluation.upscale import Method, detail_by_position, score
+from common.figures import page as pages
+from common.figures import training
 from common.figures.page import BLUE, GAP, LINE, MARGIN, SIDE, WIDTH, few_ticks, label_points, new_page
 from common.results import Scores, format_number
 
-DPI = 100
-# ---------------------------------------------------------------------------------- pages of pictures
 
-
-def triples(
-    path: Path,
-    small: Tensor,
-    made: Tensor,
-    real: Tensor,
+def save_all(
+    figs: Path,
+    data: Photos,
+    lr: Tensor,
+    fakes: dict[str, Tensor],
+    hr: Tensor,
+    scores: Scores,
     *,
-    title: str,
-    caption: str,
-    headings: tuple[str, str, str] = ("64×64 input", "GAN 224×224", "original 224×224"),
+    trained_on: str,
+    device: torch.device,
 ) -> None:
-    """Rows of three: the small picture with its pixels visible, the made one, the original, at one size.
+    """Draws the test images before and after training and by every method, and the stand-in for photos.
+
+    Args:
+        lr, hr: uint8 [N,3,64,64] and [N,3,224,224].
+        fakes, scores: by method, as `compare` of `common/evaluation/upscale.py` returns them.
+        trained_on, device: the data that the weights are from, and where the times were taken.
+
+    Raises:
+        UserError: a figure cannot be written; so do all functions here.
+    """
+    shown = torch.linspace(0, len(hr) - 1, min(6, len(hr))).long()  # six that nobody chose
+    note = data.note.partition("\n")[0]
+    caption = f"Weights trained on {trained_on}. Test images, evenly spaced over the list. {note}".strip()
+    for name, method, title in (
+        ("initial", "linear filter", "Before training: the generator begins as the fitted linear filter"),
+        ("final", "GAN", "After training: low resolution, the GAN's, original"),
+    ):
+        headings = ("64×64 input", f"{method} 224×224", "original 224×224")
+        columns = dict(zip(headings, (lr[shown], fakes[method][shown], hr[shown]), strict=True))
+        triples(figs / f"GAN_upscaling_{name}.png", columns, title=title, caption=caption)
+
+    detail = torch.stack([detail_by_position(to_float(hr[i : i + 1])).sum() for i in shown])
+    i = shown[detail.argmax()]
+    crops = {"input": lr[i, :, 16:48, 16:48]}
+    crops |= {name: images[i, :, 56:168, 56:168] for name, images in (fakes | {"original": hr}).items()}
+    methods(
+        figs / "GAN_upscaling_methods.png",
+        crops,
+        scores,
+        title=f"Every method: means over {len(hr)} images, and the middle of one",
+        caption=f"{caption} Shown: the one with the most detail.\nTimes: nets on {device_name(device)}; "
+        "nearest to Lanczos by Pillow, on one thread.",
+    )
+
+    path = figs / "GAN_upscaling_standin.png"
+    path.unlink(missing_ok=True)  # of an earlier run
+    if data.builtin:
+        images = data.train.first(24).standard_images()  # uint8 [24,3,224,224]
+        title, caption = "The stand-in for photos: dead leaves", "Generated, for machines without photos."
+        pages.grid(path, images, columns=8, title=title, caption=caption)
+
+
+def save_training(
+    figs: Path, data: Photos, history: list[dict[str, Any]], methods: dict[str, Method], hr: Tensor
+) -> None:
+    """Draws the curves of a run, beside two methods on the validation images `hr`, uint8 [N,3,224,224]."""
+    training.training_curves(
+        figs / "GAN_upscaling_training.png",
+        history,
+        title="The balance of the two players",
+        caption=f"Trained on {data.name}; scored on {len(hr)} images held out of training.",
+        references={name: score(methods[name](downscale(hr)), hr) for name in ("bicubic", "linear filter")},
+    )
+
+
+def triples(path: Path, columns: dict[str, Tensor], *, title: str, caption: str) -> None:
+    """Rows of three images at one size, the pixels of the smaller ones visible.
 
     Args:
         path: of the PNG, as in all functions here.
-        small, made, real: uint8 [N,3,64,64], [N,3,224,224], [N,3,224,224]; six rows make a good page.
-
-    Raises:
-        Refused: the figure cannot be written; so do all functions here.
+        columns: by heading, uint8 [N,3,64,64] or [N,3,224,224]; six rows make a good page.
     """
-    with new_page(path, WIDTH, LINE + len(small) * (SIDE + GAP) - GAP, title, caption) as page:
-        for column, (heading, pictures) in enumerate(zip(headings, (small, made, real), strict=True)):
+    rows = len(next(iter(columns.values())))
+    with new_page(path, WIDTH, LINE + rows * (SIDE + GAP) - GAP, title, caption) as page:
+        for column, (heading, images) in enumerate(columns.items()):
             x = MARGIN + column * (SIDE + GAP)
             page.text(x, 0, heading, weight="bold")
-            for row, picture in enumerate(pictures):
-                page.picture(x, LINE + row * (SIDE + GAP), picture)
+            for row, image in enumerate(images):
+                page.image(x, LINE + row * (SIDE + GAP), image)
 
 
-def methods(
-    path: Path,
-    pictures: dict[str, Tensor],
-    scores: Scores,
-    milliseconds: dict[str, float],
-    *,
-    title: str,
-    caption: str,
-) -> None:
+def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str) -> None:
     """One crop by every method with its numbers under it, then quality against time.
 
     Args:
-        pictures: by method, uint8 [3,h,w]; input and original are among them and need no scores.
-        scores: by method, `psnr`, `ssim`, `detail_db`, `grid`, `low_db`; see `evaluation.upscaling.score`.
-        milliseconds: by method, for one picture; those that are also in `scores` are in the chart.
+        images: by method, uint8 [3,h,w]; input and original are among them and need no scores.
+        scores: by method, those of `common/evaluation/upscale.py`, and `ms`, milliseconds for one image.
     """
     columns, chart = 3, 470
     cell = SIDE + 3 * LINE + 2 * GAP
-    rows = math.ceil(len(pictures) / columns)
-    with new_page(path, WIDTH, rows * cell + chart + 60, title, caption) as page:
-        for i, (name, picture) in enumerate(pictures.items()):
+    rows = math.ceil(len(images) / columns)
+    with new_page(path, WIDTH, rows * cell + chart + GAP, title, caption) as page:
+        for i, (name, image) in enumerate(images.items()):
             x, y = MARGIN + i % columns * (SIDE + GAP), i // columns * cell
-            page.picture(x, y, picture)
+            page.image(x, y, image)
             page.text(x, y + SIDE + 3, name, weight="bold")
             if name in scores:
                 of = {metric: format_number(metric, value) for metric, value in scores[name].items()}
-                page.text(x, y + SIDE + 3 + LINE, f"PSNR {of['psnr']} dB   SSIM {of['ssim']}")
-                rest = f"detail {of['detail_db']} dB   grid {of['grid']}   low {of['low_db']} dB"
-                page.text(x, y + SIDE + 3 + 2 * LINE, rest)
+                first = f"PSNR {of['psnr']} dB   SSIM {of['ssim']}   detail {of['detail_db']} dB"
+                second = f"checkerboard {of['checkerboard']}   LR PSNR {of['lr_psnr']} dB"
+                page.text(x, y + SIDE + 3 + LINE, first)
+                page.text(x, y + SIDE + 3 + 2 * LINE, second)
 
-        timed = [name for name in milliseconds if name in scores]
-        for i, (metric, label) in enumerate(
-            [("psnr", "PSNR in dB (higher is nearer)"), ("detail_db", "detail in dB (0 is as sharp as real)")]
-        ):
-            axes = page.axes(75 + i * 690, rows * cell + 45, 590, chart - 65)
-            axes.set_title(label, loc="left", fontsize="medium")
-            axes.set_xlabel("milliseconds for one picture")
+        charts = page.charts(rows * cell + GAP, chart)
+        labels = {
+            "psnr": "PSNR in dB (higher is nearer)",
+            "detail_db": "detail in dB (0 is as sharp as real)",
+        }
+        panels = dict(zip(labels, charts.subplots(1, 2), strict=True))
+        points = {metric: [(of["ms"], of[metric]) for of in scores.values()] for metric in panels}
+        for metric, axes in panels.items():
+            axes.set_title(labels[metric], loc="left", fontsize="medium")
+            axes.set_xlabel("milliseconds for one image")
             axes.set_xscale("log")
             few_ticks(axes.xaxis)
             axes.margins(0.15, 0.12)
-            xy = [(milliseconds[name], scores[name][metric]) for name in timed]
-            axes.plot(*zip(*xy, strict=True), "o", color=BLUE, markersize=7)
-            label_points(page, axes, timed, xy)
+            axes.plot(*zip(*points[metric], strict=True), "o", color=BLUE, markersize=7)
+        for metric, axes in panels.items():
+            label_points(page, axes, list(scores), points[metric])

@@ -1,11 +1,13 @@
-"""Recurrent nets: one that goes on with a series, and those that read a message and say whether it is spam.
+"""The spam classifier: an embedding of tokens, a recurrent cell in both directions, a head; and an ensemble.
 
-The batches of messages are `datasets.vocabulary.Batch`: without padding. `read` adds it and skips its states.
+Its batches are those of `datasets.vocabulary.Batch`: without padding. `read` adds it and skips its states.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,31 +22,20 @@ class TokenEmbedding(nn.Module):
     def __init__(self, features: int, size: int) -> None:
         """
         Args:
-            features: known ones, numbered 1 to `features`.
+            features: how many there are, numbered 1 to `features`.
         """
         super().__init__()
         self.vectors = nn.EmbeddingBag(features + 1, size, mode="sum")
         nn.init.normal_(self.vectors.weight, std=0.1)
 
-    @torch.no_grad()
-    def know_only(self, features: Tensor) -> None:
-        """Before training: sets the vectors of all features but these to 0.
-
-        A feature that does not occur in training would keep its random vector, and add noise wherever it
-        occurs later.
-        """
-        unknown = torch.ones(len(self.vectors.weight), dtype=torch.bool)
-        unknown[features] = False
-        self.vectors.weight[unknown] = 0
-
     def forward(self, features: Tensor, starts: Tensor, which: Tensor) -> Tensor:
-        """Of a batch all but the lengths; returns the vectors of the tokens [T,size]."""
+        """The vectors of the tokens, [T,size], from all of a batch but the lengths."""
         counts = torch.diff(starts, append=starts.new_tensor([len(features)]))  # [D]
-        sums = self.vectors(features, starts)  # [D,E]
+        sums = self.vectors(features, starts)  # [D,size]
         return (sums / counts.clamp(min=1).to(sums.dtype).sqrt()[:, None])[which]
 
 
-def read(onwards: nn.RNNBase, backwards: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
+def read(forward_rnn: nn.RNNBase, backward_rnn: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
     """Runs over the tokens of each text from its beginning and from its end, and takes the largest of the
     states of each direction, number by number.
 
@@ -61,73 +52,107 @@ def read(onwards: nn.RNNBase, backwards: nn.RNNBase, tokens: Tensor, lengths: Te
     firsts = lengths.cumsum(0) - lengths  # [N]
     steps = torch.arange(int(lengths.max()), device=lengths.device)[:, None]  # [L,1]
     real = steps < lengths  # [L,N]
-    there = (firsts + steps).where(real, 0)  # where the tokens stand, [L,N]; padding may be any token
+    ahead = (firsts + steps).where(real, 0)  # where the tokens stand, [L,N]; padding may be any token
     back = (firsts + lengths - 1 - steps).where(real, 0)
-    states = torch.cat([onwards(tokens[there])[0], backwards(tokens[back])[0]], dim=2)  # [L,N,2H]
+    states = torch.cat([forward_rnn(tokens[ahead])[0], backward_rnn(tokens[back])[0]], dim=2)  # [L,N,2H]
     return states.masked_fill(~real[..., None], -math.inf).amax(0)
 
 
-class SpamRNN(nn.Module):
-    """Embedding, stacked vanilla RNN (Elman 1990) in both directions, one linear layer."""
+class SpamClassifier(nn.Module):
+    """Embedding, recurrent layers in both directions, the largest of their states, and a head."""
 
     def __init__(
-        self, features: int, embed_size: int, hidden_size: int, num_layers: int, dropout: float = 0.3
+        self,
+        features: int,
+        embed_size: int,
+        hidden_size: int,
+        num_layers: int,
+        dropout: float = 0.0,
+        *,
+        cell: type[nn.RNN] | type[nn.LSTM],
+        head: Callable[[int, float], nn.Module],
     ) -> None:
+        """
+        Args:
+            features: size of the vocabulary.
+            dropout: share of tokens' and states' numbers that training leaves out, also between layers.
+            cell: `nn.RNN` (Elman 1990) or `nn.LSTM` (Hochreiter, Schmidhuber 1997).
+            head: builds, of (size, dropout), what makes a logit [N,1] of states [N,size].
+        """
         super().__init__()
-        self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
         between = dropout if num_layers > 1 else 0.0
-        self.onwards = nn.RNN(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
-        self.backwards = nn.RNN(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
-        self.classifier = nn.Linear(2 * hidden_size, 1)  # [N,1]
+        self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
+        self.forward_rnn = cell(embed_size, hidden_size, num_layers, dropout=between)  # [L,N,H]
+        self.backward_rnn = cell(embed_size, hidden_size, num_layers, dropout=between)  # [L,N,H]
+        self.head = head(2 * hidden_size, dropout)  # [N,1]
         self.dropout = nn.Dropout(dropout)
 
+    @torch.no_grad()
+    def zero_unseen(self, seen: Tensor) -> None:
+        """Before training: sets the vectors of all features but `seen`, those of the training texts, to 0.
+
+        A feature that does not occur in training would keep its random vector, and add noise wherever it
+        occurs later.
+        """
+        unseen = torch.ones(len(self.embedding.vectors.weight), dtype=torch.bool)
+        unseen[seen] = False
+        self.embedding.vectors.weight[unseen] = 0
+
     def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
-        """A batch; returns the logit of spam for each text, [N]."""
+        """The logit of spam for each text of a batch, [N]."""
         tokens = self.dropout(self.embedding(features, starts, which))  # [T,E]
-        states = read(self.onwards, self.backwards, tokens, lengths)  # [N,2H]
-        return self.classifier(self.dropout(states)).squeeze(1)
+        states = read(self.forward_rnn, self.backward_rnn, tokens, lengths)  # [N,2H]
+        return self.head(self.dropout(states)).squeeze(1)
 
 
-class SpamLSTM(nn.Module):
-    """Embedding, LSTM (Hochreiter, Schmidhuber 1997) in both directions, two fully connected layers."""
+class Ensemble(nn.Module):
+    """Several models; their mean logit errs less often than that of one (Hansen, Salamon 1990)."""
 
-    def __init__(
-        self, features: int, embed_size: int, hidden_size: int, num_layers: int, dropout: float = 0.3
-    ) -> None:
+    def __init__(self, models: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
-        between = dropout if num_layers > 1 else 0.0
-        self.onwards = nn.LSTM(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
-        self.backwards = nn.LSTM(embed_size, hidden_size, num_layers, dropout=between)  # [T,H]
-        self.classifier = nn.Sequential(
-            nn.Linear(2 * hidden_size, 64),  # [N,64]
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(64, 1),  # [N,1]
-        )
-        self.dropout = nn.Dropout(dropout)
+        self.models = nn.ModuleList(models)
 
     def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
-        """A batch; returns the logit of spam for each text, [N]."""
-        tokens = self.dropout(self.embedding(features, starts, which))  # [T,E]
-        states = read(self.onwards, self.backwards, tokens, lengths)  # [N,2H]
-        return self.classifier(self.dropout(states)).squeeze(1)
+        """The mean logit for each text of a batch, [N]."""
+        return torch.stack([model(features, starts, which, lengths) for model in self.models]).mean(0)
 
 
-class Committee(nn.Module):
-    """Several nets of one kind; their mean logit errs less often than one alone (Hansen, Salamon 1990)."""
+def logits(
+    model: nn.Module,
+    to_batch: Callable[[list[Sequence[str]]], Iterable[Tensor]],
+    texts: Sequence[Sequence[str]],
+    size: int = 256,
+    threads: int = 1,
+) -> np.ndarray:
+    """The logits of spam, float [N], of texts in any order; NaN for a text without tokens.
 
-    def __init__(self, nets: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.nets = nn.ModuleList(nets)
+    A batch has texts of similar lengths: `size`, or fewer where they are so long that memory would grow.
 
-    def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
-        """A batch; returns the mean logit, [N]."""
-        return torch.stack([net(features, starts, which, lengths) for net in self.nets]).mean(0)
+    Args:
+        to_batch: makes a batch of the tokens of several texts: `Vocabulary.batch`.
+    """
+    device = next(model.parameters()).device
+    result = np.full(len(texts), np.nan)
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+        if len(batches[-1]) == size or (len(batches[-1]) + 1) * len(texts[i]) > 100 * size:
+            batches.append([])
+        if texts[i]:
+            batches[-1].append(i)
+
+    @torch.inference_mode()
+    def fill(index: list[int]) -> None:
+        batch = [tensor.to(device) for tensor in to_batch([texts[i] for i in index])]
+        result[index] = model(*batch).cpu().double().numpy()
+
+    # each thread has its own setting of how many more it may start
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(fill, filter(None, batches)))  # the list, since an error in a thread comes up in it
+    return result
 
 
-class PaddedNet(nn.Module):
-    """The earlier set-up, kept as a warning: padding is read as if it were text.
+class PaddedClassifier(nn.Module):
+    """The earlier set-up, as a warning: padding is read as if it were text.
 
     Messages are padded on the right to the longest one, and the state is read at the last position, some two
     hundred steps after the message has ended. The LSTM is fed the numbers of words as they are, as if word
@@ -138,17 +163,17 @@ class PaddedNet(nn.Module):
         """
         Args:
             kind: `RNN` or `LSTM`.
-            words: known ones, numbered from 1; 0 is padding.
+            words: size of the vocabulary, numbered from 1; 0 is padding.
         """
         super().__init__()
         self.embedding = nn.Embedding(words + 1, size) if kind == "RNN" else None
         self.rnn: nn.RNNBase = (
             nn.RNN(size, size, batch_first=True) if kind == "RNN" else nn.LSTM(1, size, batch_first=True)
         )
-        self.classifier = nn.Linear(size, 1)
+        self.head = nn.Linear(size, 1)
 
     def forward(self, words: Tensor) -> Tensor:
-        """Numbers of words, int64 [N,L], L that of the longest message; returns logits of spam, [N]."""
+        """The logits of spam, [N], of numbers of words, int64 [N,L], L that of the longest message."""
         tokens = self.embedding(words) if self.embedding else words.unsqueeze(2).float()  # [N,L,size or 1]
         states, _ = self.rnn(tokens)  # [N,L,size]
-        return self.classifier(states[:, -1]).squeeze(1)
+        return self.head(states[:, -1]).squeeze(1)

@@ -1,7 +1,7 @@
-"""From a picture of h x w pixels to one of 3.5 h x 3.5 w, and the critic that judges such pictures.
+"""From an image of h x w pixels to one of 3.5 h x 3.5 w, and the discriminator that scores such images.
 
-3.5 is 7/2: each block of 2x2 small pixels becomes a block of 7x7 large ones. `PixelUnshuffle(2)` folds every
-2x2 block into channels, `PixelShuffle(7)` unfolds channels into 7x7 blocks, so input and output are aligned
+3.5 is 7/2: each block of 2x2 low-resolution pixels becomes one of 7x7. `PixelUnshuffle(2)` folds every 2x2
+block into channels, `PixelShuffle(7)` unfolds channels into 7x7 blocks, so input and output are aligned
 exactly, with nothing to crop (Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an
 Efficient Sub-Pixel Convolutional Neural Network", section 3.2).
 """
@@ -16,6 +16,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 DOWN, UP = 2, 7
 
 
+def upscaled_size(side: int) -> int:
+    """What a side of `side` low-resolution pixels becomes."""
+    return (UP * side + 1) // DOWN
+
+
 class LinearFilter(nn.Module):
     """The best linear upscaler: every 7x7 block is a weighted sum of the 3x3 blocks of 2x2 around it."""
 
@@ -23,9 +28,9 @@ class LinearFilter(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3 * DOWN**2, 3 * UP**2, 3, padding=1, padding_mode="replicate")
 
-    def forward(self, small: Tensor) -> Tensor:
-        """`small` [N,3,h,w], h and w even, in 0..1; returns [N,3,3.5h,3.5w], about 0..1."""
-        blocks = F.pixel_unshuffle(small, DOWN)  # [N,12,h/2,w/2]
+    def forward(self, lr: Tensor) -> Tensor:
+        """`lr` [N,3,h,w], h and w even, in 0..1; returns [N,3,3.5h,3.5w], about 0..1."""
+        blocks = F.pixel_unshuffle(lr, DOWN)  # [N,12,h/2,w/2]
         return F.pixel_shuffle(self.conv(blocks), UP)  # [N,3,3.5h,3.5w]
 
     @torch.no_grad()
@@ -33,19 +38,19 @@ class LinearFilter(nn.Module):
         """Solves the weights by least squares (normal equations), in place of training them.
 
         Args:
-            pairs: (small, high) [N,3,h,w] and [N,3,3.5h,3.5w], in 0..1.
+            pairs: (lr, hr) [N,3,h,w] and [N,3,3.5h,3.5w], in 0..1.
         """
         size = 9 * self.conv.in_channels + 1
         squares = torch.zeros(size, size, dtype=torch.float64)
         products = torch.zeros(size, self.conv.out_channels, dtype=torch.float64)
-        for small, high in pairs:
-            blocks = F.pad(F.pixel_unshuffle(small, DOWN), (1, 1, 1, 1), mode="replicate")
+        for lr, hr in pairs:
+            blocks = F.pad(F.pixel_unshuffle(lr, DOWN), (1, 1, 1, 1), mode="replicate")
             inputs = F.unfold(blocks, 3).transpose(1, 2).flatten(0, 1).double()  # [N*h/2*w/2,108]
             inputs = F.pad(inputs, (0, 1), value=1.0)  # the last weight is the bias
-            targets = F.pixel_unshuffle(high, UP).flatten(2).transpose(1, 2).flatten(0, 1).double()
+            targets = F.pixel_unshuffle(hr, UP).flatten(2).transpose(1, 2).flatten(0, 1).double()
             squares += (inputs.T @ inputs).cpu()
             products += (inputs.T @ targets).cpu()
-        ridge = 1e-6 * squares.diagonal().mean() * torch.eye(size)  # flat pictures alone would be singular
+        ridge = 1e-6 * squares.diagonal().mean() * torch.eye(size)  # flat images alone would be singular
         weights = torch.linalg.solve(squares + ridge, products).float()  # [109,147]
         self.conv.weight.copy_(weights[:-1].T.reshape_as(self.conv.weight))
         assert self.conv.bias is not None
@@ -65,11 +70,11 @@ class Block(nn.Module):
             conv.weight.data *= gain
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(x)))
+        return x + self.second(F.relu(self.first(x)))  # [N,channels,h/2,w/2], as `x`
 
 
 class Upscaler(nn.Module):
-    """The generator: the linear filter plus what a residual body at half the small resolution adds to it.
+    """The generator: the linear filter plus what a residual body at half the low resolution adds to it.
 
     It begins as the linear filter exactly, since its last layer begins at zero. It is fully convolutional:
     any size goes in, odd sides are padded by one pixel and the surplus is cropped away.
@@ -89,32 +94,32 @@ class Upscaler(nn.Module):
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
         self.reach = DOWN * (2 * blocks + 2)
-        """How many small pixels to each side a pixel of the output depends on."""
+        """How many low-resolution pixels to each side a pixel of the output depends on."""
 
-    def forward(self, small: Tensor) -> Tensor:
-        """`small` [N,3,h,w] in 0..1; returns float [N,3,(7h+1)//2,(7w+1)//2], about 0..1."""
-        height, width = small.shape[-2:]
-        small = F.pad(small, (0, width % DOWN, 0, height % DOWN), mode="replicate")  # [N,3,h,w], even
+    def forward(self, lr: Tensor) -> Tensor:
+        """`lr` [N,3,h,w] in 0..1; returns float [N,3,(7h+1)//2,(7w+1)//2], about 0..1."""
+        height, width = lr.shape[-2:]
+        lr = F.pad(lr, (0, width % DOWN, 0, height % DOWN), mode="replicate")  # [N,3,h,w], even
         # Without the factor 4 contrasts are so small that the net stays almost linear for minutes
-        blocks = F.pixel_unshuffle((small - 0.5) * 4, DOWN)  # [N,12,h/2,w/2]
+        blocks = F.pixel_unshuffle((lr - 0.5) * 4, DOWN)  # [N,12,h/2,w/2]
         features = self.body(self.head(blocks))  # [N,channels,h/2,w/2]
-        added = F.pixel_shuffle(0.3 * self.tail(features), UP)  # [N,3,3.5h,3.5w]
-        with torch.autocast(small.device.type, enabled=False):  # 8 bits of mantissa would be seen in pictures
-            made = self.skip(small) + added.float()
-        return made[..., : (UP * height + 1) // DOWN, : (UP * width + 1) // DOWN]
+        detail = F.pixel_shuffle(0.3 * self.tail(features), UP)  # [N,3,3.5h,3.5w]
+        with torch.autocast(lr.device.type, enabled=False):  # 8 bits of mantissa would be seen in images
+            fake = self.skip(lr) + detail.float()  # [N,3,3.5h,3.5w]
+        return fake[..., : upscaled_size(height), : upscaled_size(width)]
 
 
-def bicubic(small: Tensor) -> Tensor:
-    """`small` [N,3,h,w] to [N,3,3.5h,3.5w], in torch."""
-    return F.interpolate(small, scale_factor=UP / DOWN, mode="bicubic", align_corners=False)
+def bicubic(lr: Tensor) -> Tensor:
+    """`lr` [N,3,h,w] to [N,3,3.5h,3.5w], in torch."""
+    return F.interpolate(lr, scale_factor=UP / DOWN, mode="bicubic", align_corners=False)
 
 
 class PatchDiscriminator(nn.Module):
-    """One score for each patch of a picture, given the small picture it should belong to.
+    """One score for each patch of an image, on condition of the lr image that it should belong to.
 
-    It sees what the picture adds to the bicubic enlargement, and that enlargement. Patches: Isola et al.
-    2017, "Image-to-Image Translation with Conditional Adversarial Networks", section 3.2.2. Spectral norm:
-    Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
+    It sees what the image adds to bicubic upscaling, and that upscaling. Patches: Isola et al. 2017,
+    "Image-to-Image Translation with Conditional Adversarial Networks", section 3.2.2. Spectral norm: Miyato
+    et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
 
     Args:
         channels: after the first layer, doubled by the second.
@@ -133,8 +138,8 @@ class PatchDiscriminator(nn.Module):
             spectral_norm(nn.Conv2d(2 * c, 1, 3, padding=1)),  # [N,1,28,28]
         )
 
-    def forward(self, picture: Tensor, small: Tensor) -> Tensor:
-        """`picture` [N,3,3.5h,3.5w] and `small` [N,3,h,w] in 0..1; returns float scores [N,1,.875h,.875w]."""
-        smooth = bicubic(small)
+    def forward(self, image: Tensor, lr: Tensor) -> Tensor:
+        """`image` [N,3,3.5h,3.5w] and `lr` [N,3,h,w] in 0..1; returns float scores [N,1,.875h,.875w]."""
+        smooth = bicubic(lr)  # [N,3,3.5h,3.5w]
         # times 8: the finest details have an eighth of the contrast
-        return self.layers(torch.cat([8 * (picture - smooth), smooth - 0.5], dim=1)).float()
+        return self.layers(torch.cat([8 * (image - smooth), smooth - 0.5], dim=1)).float()

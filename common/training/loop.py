@@ -96,7 +96,7 @@ def supervised(
     """
     state = Phase(phase, [model], [optimizer], run.device)
     plan = _steps(run, state, batches, steps, minutes, schedule, ema, evaluate, evaluations)
-    if run.start(state):
+    if run.start(state, steps, minutes):
         with run.interruptible():
             for batch, _, progress in plan:
                 # Forward
@@ -156,7 +156,7 @@ def adversarial(
     d_parameters = [p for p in discriminator.parameters() if p.requires_grad]
     state = Phase(phase, [generator, discriminator], list(optimizers), run.device)
     plan = _steps(run, state, batches, steps, minutes, schedule, ema, evaluate, evaluations)
-    if run.start(state):
+    if run.start(state, steps, minutes):
         with run.interruptible():
             for (condition, real), number, _ in plan:
                 d_steps, g_steps = number % d_every == 0, number % g_every == 0

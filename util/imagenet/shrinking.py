@@ -84,7 +84,7 @@ def undecodable_rows(tar: str, first: int, stop: int) -> list[str]:
         for offset, size, which, number in rows[first:stop].tolist():
             file.seek(offset)
             if why := _undecodable(BytesIO(file.read(size))):
-                name = imagenet_archive.picture_name(about["split"], about["wnids"][which], number)
+                name = imagenet_archive.image_name(about["split"], about["wnids"][which], number)
                 found.append(f"{tar}/{about['wnids'][which]}/{name}: {why}")
     return found
 

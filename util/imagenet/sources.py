@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from common.cli import UserError
-from common.datasets.imagenet_archive import ROW, picture_name
+from common.datasets.imagenet_archive import ROW, image_name
 from util.imagenet.tars import BLOCK, LARGEST, Archive, Member, Stream, members, open_archive, parse
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -255,7 +255,7 @@ def classes_of_tree(folder: Path, labels: dict[int, str]) -> Iterator[Class]:
         wnid, number = _wnid_and_number(file, labels)
         if wnid is None:
             raise UserError(f"no label is known for {file}; name other labels by --labels")
-        by_class.setdefault(wnid, []).append((picture_name("val", wnid, number), file))
+        by_class.setdefault(wnid, []).append((image_name("val", wnid, number), file))
     for wnid, pictures in sorted(by_class.items()):
         yield Class(wnid, 0, len(pictures), iter(pictures))
 
@@ -352,7 +352,7 @@ def _in_val(stream: Stream, member: Member, labels: dict[int, str]) -> Picture |
         raise stream.broken(
             member.start, f"{member.name} has no label, or two; name other labels by --labels"
         )
-    return Picture("val", wnid, picture_name("val", wnid, number), number, member)
+    return Picture("val", wnid, image_name("val", wnid, number), number, member)
 
 
 def _in_imagenette(stream: Stream, member: Member, labels: dict[int, str]) -> Picture | None:
