@@ -470,10 +470,10 @@ def test_a_download_that_cannot_be_kept_is_used_and_told(
     assert "could not be kept, the next run fetches it again" in found.note.split("\n")[1]
     Path("data/MNIST").unlink()
 
-    def full(path: Path, mode: int) -> None:
+    def full(path: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "chmod", full)  # the last thing before a file gets its name
+    monkeypatch.setattr(Path, "replace", full)  # by which a file gets its name
     assert "No space left" in mnist.find("auto").note
     assert set(tree()) == {"data", "data/MNIST", str(RAW)}  # nothing half-written
 
