@@ -330,8 +330,7 @@ def _archive(path: Path) -> imagenet.PhotoList:
     if kind := next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), None):
         command = command_line("python", "util/unzip_imagenet", str(path))
         raise UserError(
-            f"{path} is a {kind} archive, of which no photo can be read in place; unpack it, if it is of "
-            f"ImageNet by {command}, and name the folder"
+            f"{path} is a {kind} archive: unpack it, and name the folder; for ImageNet's: {command}"
         )
     if path.suffix != ".tar":
         raise UserError(f"{path} is no archive; {REMEDY}")
