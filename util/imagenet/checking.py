@@ -1,0 +1,105 @@
+"""Whether all is there that was extracted or indexed, and whether it can be decoded."""
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from common.cli import UserError
+from common.datasets.imagenet_archive import MANIFEST, check_complete, open_index, picture_name
+from util.imagenet.jobs import describe
+from util.imagenet.shrinking import start_worker, undecodable_files, undecodable_rows
+from util.imagenet.sources import Kind, parse_name
+from util.imagenet.tars import BLOCK, Archive, parse
+from util.imagenet.unpacking import measure
+
+
+def check(target: Path, decode: bool, workers: int) -> bool:
+    """Whether all is there and right; prints what is not.
+
+    Args:
+        target: a folder that was filled, or an archive with its index.
+        decode: whether to decode every image too.
+
+    Raises:
+        UserError: there is nothing here that this tool has made.
+    """
+    if not target.exists():
+        known = "name a folder that was filled, or an archive with its index"
+        raise UserError(f"{target} does not exist; {known}")
+    if not target.is_dir():
+        reports = [_check_index(target, decode, workers)]
+    else:
+        folders = [folder for split in ("train", "val") if (folder := target / split).is_dir()] or [target]
+        reports = [_check_folder(folder, decode, workers) for folder in folders]
+    return all(reports)
+
+
+def _report(name: str, problems: list[str]) -> bool:
+    for problem in problems:
+        print(problem)
+    print(f"{name}: {f'{len(problems)} wrong' if problems else 'right'}")
+    return not problems
+
+
+def _check_folder(folder: Path, decode: bool, workers: int) -> bool:
+    """Compares counts and bytes of every class with the manifest."""
+    about = check_complete(folder)
+    if about is None:
+        raise UserError(f"{folder} was not made by unzip_imagenet; there is nothing to compare it with")
+    try:
+        by_class = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["by class"]
+        right = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in by_class.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / MANIFEST} cannot be read ({error!r}); extract again") from None
+    there = {path.name for path in folder.iterdir() if path.is_dir()}
+    problems = []
+    for wnid in sorted(set(right) | there):
+        now, then = measure(folder / wnid), right.get(wnid, (0, 0))
+        if now != then:
+            instead = f"instead of {then[0]:,}, {then[1]:,}"
+            problems.append(f"{folder / wnid}: {now[0]:,} images, {now[1]:,} bytes {instead}")
+    if decode:
+        problems += _decode(workers, undecodable_files, [folder / wnid for wnid in sorted(there)])
+    return _report(f"{folder}: {describe(about)}", problems)
+
+
+def _check_index(path: Path, decode: bool, workers: int) -> bool:
+    """Compares every row with the header in the archive."""
+    rows, about = open_index(path)
+    kind: Kind = "training images" if about["split"] == "train" else "validation images"
+    with closing(Archive(path, chunk=BLOCK)) as archive:
+        for row in rows:
+            offset, size, label, number = row.item()
+            archive.seek(offset - BLOCK)
+            member = parse(archive, archive.position, archive.peek(BLOCK))
+            wnid = about["wnids"][label]
+            name = picture_name(about["split"], wnid, number)
+            found = parse_name(kind, member.name, {number: wnid})
+            if found != (about["split"], wnid, name, number) or member.size != size:
+                return _report(
+                    f"{path}", [f"the index has {name} at byte {offset:,}, where {member.name} is"]
+                )
+    firsts = range(0, len(rows), 1000)
+    problems = []
+    if decode:
+        problems = _decode(
+            workers, undecodable_rows, [path] * len(firsts), firsts, [k + 1000 for k in firsts]
+        )
+    return _report(f"{path}: {len(rows):,} images of {len(about['wnids']):,} classes", problems)
+
+
+def _decode(workers: int, work: Callable[..., list[str]], *arguments: Any) -> list[str]:
+    """The problems that `work` finds, in worker processes."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
+        parts = pool.map(work, *arguments)
+        return [
+            problem
+            for part in tqdm(parts, "decoding", len(arguments[0]), unit="part", disable=None)
+            for problem in part
+        ]
