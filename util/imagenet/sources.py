@@ -145,6 +145,7 @@ class Choice:
         """For `--classes N` takes the first classes of `labels`, sorted, else the first that come."""
         named = settings.classes if isinstance(settings.classes, list) else sorted(set(labels.values()))
         limit = len(named) if isinstance(settings.classes, list) else settings.classes
+        self._takes_all = settings.classes is None and settings.per_class is None
         self._must_come = isinstance(settings.classes, list)
         self._wanted = set(named[:limit] if limit else [])
         self._room = (limit or math.inf) - len(self._wanted)
@@ -168,8 +169,12 @@ class Choice:
 
     def takes(self, split: str, wnid: str) -> bool:
         """Whether the next image of this class is taken."""
+        if self._takes_all:
+            return True
+        if not self.wants(wnid):
+            return False
         self._counts[split, wnid] += 1
-        return self.wants(wnid) and self._counts[split, wnid] <= self._per_class
+        return self._counts[split, wnid] <= self._per_class
 
     def check(self, source: str) -> None:
         """Refuses a source that had not all classes that were named."""

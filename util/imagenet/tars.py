@@ -198,11 +198,12 @@ def members(archive: Archive, end: int | None, *, closed: bool = True) -> Iterat
             _check_end(archive, end)
             return
         member = parse(archive, start, header)
-        if end is not None and member.end > end:
+        member_end = member.end
+        if end is not None and member_end > end:
             beyond = f"{member.name} of {member.size:,} bytes reaches beyond the end at {end:,}"
             raise archive.error(start, f"{beyond}; cut short or damaged, fetch the archive again")
         yield member
-        archive.skip(member.end - archive.position)
+        archive.skip(member_end - archive.position)
 
 
 def _check_end(archive: Archive, end: int | None) -> None:
@@ -223,8 +224,8 @@ def parse(archive: Archive, start: int, header: bytes) -> Member:
         UserError: no header of a regular file or folder.
     """
     checksum = _octal(header[148:156])
-    # the checksum counts its own eight bytes as spaces
-    if checksum is None or checksum != sum(header) - sum(header[148:156]) + 8 * 32:
+    # it counts its own eight bytes as spaces; most others are zeros, which need not be added
+    if checksum is None or checksum != sum(header.translate(None, b"\0")) - sum(header[148:156]) + 8 * 32:
         raise archive.error(start, "no tar header, or a damaged one; fetch the archive again")
     name = ascii(header[:100].split(b"\0", 1)[0].decode("latin-1"))[1:-1]
     kind = header[156:157]
