@@ -1205,10 +1205,12 @@ def test_an_index_with_md5_is_not_read_in_blocks_of_512_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_tar(tmp_path / "t.tar", 2, 2, lambda k: bytes([k % 251]) * 50_000)
-    reads, read = [], tars.Hashed.read
-    monkeypatch.setattr(tars.Hashed, "read", lambda self, count: reads.append(count) or read(self, count))
+    reads, readinto = [], tars.Hashed.readinto
+    monkeypatch.setattr(
+        tars.Hashed, "readinto", lambda self, buffer: reads.append(len(buffer)) or readinto(self, buffer)
+    )
     assert call(tmp_path / "t.tar", "--mode", "index", "--verify", "md5") == 0
-    assert len(reads) < 10
+    assert 0 < len(reads) < 10
 
 
 def test_a_drive_that_is_not_there_has_no_end_of_parents(monkeypatch: pytest.MonkeyPatch) -> None:

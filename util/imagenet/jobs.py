@@ -342,8 +342,7 @@ class Job:
         """The md5 of the archive as it is, before anything of it is freed."""
         say(f"verifying {self.path} before any of it is freed")
         with closing(Archive(self.path, md5=True)) as archive, progress_bar(self.bytes) as bar:
-            while part := archive.peek(CHUNK):
-                archive.skip(len(part))
+            while part := archive.read(CHUNK):
                 bar.update(len(part))
             return self._check_md5(archive)
 
