@@ -32,11 +32,11 @@ def make_indices(sources: list[Source], settings: Settings) -> None:
 def _check_source(source: Source) -> Path:
     """The archive, if there can be an index beside it."""
     path = source.path
-    if path is None or source.kind not in ("training images", "validation images"):
-        what = "standard input" if path is None else path
-        raise UserError(f"--mode index takes an archive on disk that is not compressed; {what} is none")
-    if Archive(path).size is None:
-        raise UserError(f"{path} is compressed; unpack the .gz first, or use --mode extract")
+    if path is None or source.size is None or source.kind == "Imagenette":
+        what = path or "standard input"
+        raise UserError(
+            f"--mode index takes an archive of ImageNet, on disk and not compressed; {what} is none"
+        )
     check_writable(path.parent)
     return path
 

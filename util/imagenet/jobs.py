@@ -19,14 +19,7 @@ from common.files import check_writable
 from util.imagenet import unpacking
 from util.imagenet.labels import labels_for
 from util.imagenet.settings import Settings, space
-from util.imagenet.sources import (
-    KNOWN,
-    Choice,
-    Group,
-    Source,
-    groups_of_folder,
-    groups_of_tar,
-)
+from util.imagenet.sources import KNOWN, Choice, Group, Source, groups_of_folder, groups_of_tar
 from util.imagenet.tars import BLOCK, CHUNK, Archive
 
 
@@ -43,12 +36,17 @@ def describe(about: dict[str, Any]) -> str:
     return words + (f"; only a part: {about['part']}" if about["part"] else "")
 
 
-def fill(found: list[Source], settings: Settings) -> None:
+def progress_bar(total: int | None) -> tqdm:
+    """Bytes and time left, on a terminal."""
+    return tqdm(total=total or None, unit="B", unit_scale=True, disable=None, dynamic_ncols=True)
+
+
+def fill(sources: list[Source], settings: Settings) -> None:
     """Fills `settings.out` from the sources, or says what would be done.
 
     All that can be refused is, of every source, before anything is made: the second may come hours later.
     """
-    jobs = [Job(source, settings) for source in found]
+    jobs = [Job(source, settings) for source in sources]
     if settings.dry_run:
         for job in jobs:
             print("\n".join(job.plan()))
@@ -72,18 +70,12 @@ def fill(found: list[Source], settings: Settings) -> None:
     print(f"Train with it: python gan_upscale.py --data {command_line(str(settings.out))}")
 
 
-def progress_bar(total: int | None) -> tqdm:
-    """Bytes and time left, on a terminal."""
-    return tqdm(total=total or None, unit="B", unit_scale=True, disable=None, dynamic_ncols=True)
-
-
 class Job:
     """One source, and the folders that it fills; a UserError where the flags make no sense for it."""
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self.source, self.settings = source, settings
         self.labels: dict[int, str] = {}
-        """The class of each validation image."""
         self.folders = [settings.out / split for split in source.splits]
         self.splits: list[unpacking.Split] = []
         self.path = source.path if source.path and source.path.is_file() else None
@@ -97,17 +89,15 @@ class Job:
         self.expected = settings.md5 or (self.known.md5 if self.known else None)
         if source.path and not self.path and (settings.md5 or settings.verify == "md5"):
             raise UserError(f"an md5 is that of an archive, and {settings.source} is a folder; leave it out")
-        if settings.consume:
-            self._check_consume()
-
-    def _check_consume(self) -> None:
-        if self.path is None or self.source.kind == "Imagenette" or Archive(self.path).size is None:
-            raise UserError(f"--consume frees a tar on disk; {self.settings.source} is none")
-        real = self.path.resolve()
+        if not settings.consume:
+            return
+        if not source.path or not source.size or source.kind == "Imagenette":
+            raise UserError(f"--consume frees a tar on disk; {settings.source} is none")
+        real = source.path.resolve()
         if not os.access(real, os.W_OK) or not os.access(real.parent, os.W_OK):
             raise UserError(f"--consume frees {real}, which is not yours to change; leave it out")
         if not self.expected and not self.is_started():
-            destroys = f"--consume destroys {self.path}, and nobody knows its right md5"
+            destroys = f"--consume destroys {source.path}, and nobody knows its right md5"
             raise UserError(f"{destroys}; say by --md5 what it must be")
 
     # ------------------------------------------------------------------------------------------- plan
@@ -138,6 +128,17 @@ class Job:
             raise UserError(f"{folder} is complete, but {others[0]}; remove it, or name another --out")
         return True
 
+    def tidy(self) -> None:
+        """Removes what a kill at the last moment may have left where all is complete."""
+        for folder in self.folders:
+            unpacking.tidy(folder)
+            about = check_complete(folder)
+            assert about
+            print(f"{folder}: complete already: {describe(about)}")
+            # a whole archive is another copy, or one of a single part
+            if self.path and about["consumed"] and self.path.stat().st_size < about["archive_bytes"]:
+                self.path.resolve().unlink()
+
     def need(self) -> float:
         """Bytes that will be written, about; a tree becomes other names of the same files."""
         return self.settings.need(self.bytes or self._inner_bytes())
@@ -150,19 +151,32 @@ class Job:
         """What would be done, in words; makes nothing."""
         settings, lines = self.settings, [f"{self.settings.source}: {self.source.kind}"]
         labels_for(self.source, settings)
-        if self.path and self.source.kind == "training images" and (size := Archive(self.path).size):
-            starts, broken = self._outline(size)
-            lines.append(f"  {len(starts):,} classes in {size:,} bytes")
+        if self.source.size and not self.source.flat:
+            starts, broken = self._outline(self.source.size)
+            lines.append(f"  {len(starts):,} classes in {self.bytes:,} bytes")
             lines += [f"  broken: {broken}"] if broken else []
         lines.append(f"  {settings.mode} to {' and '.join(map(str, self.folders))}")
         if part := settings.part():
             lines.append(f"  only a part: {part}")
         free, inodes = space(settings.out)
-        need = f"{self.need() / 1e9:,.1f} GB; {free / 1e9:,.1f} GB, {inodes:,} files are free"
-        lines.append(f"  takes about {need}")
+        takes = f"  takes about {self.need() / 1e9:,.1f} GB"
+        lines.append(f"{takes}; {free / 1e9:,.1f} GB, {inodes:,} files are free")
         if settings.consume:
             lines.append("  the archive is verified, freed while it is read, and removed at the end")
         return lines
+
+    def _outline(self, end: int, *, closed: bool = True) -> tuple[list[int], UserError | None]:
+        """Where classes, or blocks of images, start in the archive, by headers alone; and what is wrong."""
+        starts: list[int] = []
+        with closing(Archive(self.path, chunk=BLOCK)) as archive:
+            try:
+                for group in groups_of_tar(archive, end, self.source.kind, self.labels, closed=closed):
+                    starts.append(group.start - BLOCK if starts else 0)  # folders may stand before the first
+                    if self.source.flat:
+                        deque(group.images, maxlen=0)
+            except UserError as error:
+                return starts, error
+        return starts, None
 
     # -------------------------------------------------------------------------------------------- run
 
@@ -175,10 +189,15 @@ class Job:
             for folder in self.folders:
                 if not self._is_complete(folder):
                     self.splits.append(unpacking.Split(folder, self.settings, archive, self.source.flat))
-            self._check_known_wrong()
+            for split in self.splits:  # what was found to be damaged does not become right by itself
+                if split.wrong and self.expected != split.wrong and self.settings.verify != "none":
+                    was = (
+                        f"{split.folder} was filled from an archive of a wrong md5, {split.wrong}; remove it"
+                    )
+                    raise UserError(f"{was} and extract a good one, or take it as it is by --verify none")
             if finished := sum(len(split.finished) for split in self.splits):
                 say(f"going on behind {finished:,} classes that are finished")
-            verified, md5 = self._read_all()
+            verified, md5 = self._read()
             size = self.splits[0].head["source"]["bytes"]
             about = {"archive": name, "archive_bytes": size, "md5": md5, "verified": verified}
             for split in self.splits:
@@ -194,7 +213,7 @@ class Job:
         if self.settings.consume and self.path:
             self.path.resolve().unlink()
 
-    def _read_all(self) -> tuple[str, str | None]:
+    def _read(self) -> tuple[str, str | None]:
         """Adds all images; gives how the source was verified, and its md5 if that is known."""
         if self.settings.consume:
             self._consume(self.splits[0])
@@ -208,27 +227,32 @@ class Job:
         return self._read_archive()
 
     def _read_archive(self) -> tuple[str, str | None]:
-        """Adds all images of an archive in one pass; as `_read_all`."""
-        settings, stdin = self.settings, self.source.stdin
+        """Adds all images of an archive in one pass; gives as `_read`."""
+        settings, stdin, known = self.settings, self.source.stdin, self.known
         verify = settings.verify or ("md5" if self.expected or stdin else "fast")
         in_parts = settings.part() or any(split.resumed for split in self.splits)
         if settings.verify is None and self.expected and in_parts and not stdin:
             say("the md5 is not checked, since not all is read; --verify md5 reads all of it")
             verify = "fast"
-        md5, archive = None, stdin or Archive(self.path, md5=verify == "md5")
-        starts: list[int] = []
-        if archive.size and not self.source.flat:
-            starts, broken = self._outline(archive.size)
+        class_count, md5 = 0, None
+        if self.source.size and not self.source.flat:
+            starts, broken = self._outline(self.source.size)
+            class_count = len(starts)
             if broken:
-                say(f"{broken}; the {len(starts):,} classes before are extracted")
+                say(f"{broken}; the {class_count:,} classes before are extracted")
+        archive = stdin or Archive(self.path, md5=verify == "md5")
         with closing(archive), progress_bar(self.bytes) as bar:
             if not all(split.is_written() for split in self.splits):
                 groups = groups_of_tar(archive, archive.size, self.source.kind, self.labels)
-                self._add(groups, bar, archive, len(starts))
+                self._add(groups, bar, archive, class_count)
             if verify == "md5" and not (stdin and settings.classes):  # which stops as soon as it can
                 md5 = self._check_md5(archive)
-        if self.known and self.source.kind == "training images" and not settings.part() and verify != "none":
-            self._check_count(self.splits[0], self.known.images)
+        if known and self.source.kind == "training images" and not settings.part() and verify != "none":
+            self.splits[0].settle()
+            count = sum(entry["pictures"] for entry in self.splits[0].finished.values())
+            if count != known.images:
+                instead = f"{count:,} images instead of {known.images:,}"
+                raise UserError(f"{settings.source} holds {instead}; fetch it again")
         return ("md5" if md5 else "none" if verify == "none" else "fast"), md5
 
     def _add(
@@ -256,65 +280,26 @@ class Job:
                     split.add(image)
                     count += 1
                     bar.update(archive.bytes_read() - bar.n if archive else 0)
-            images += count
+            entry = {"class": group.wnid, "start": group.start, "size": group.size, "pictures": count}
             for split in self.splits:
-                if group.wnid:
-                    entry = {"class": group.wnid, "start": group.start, "size": group.size, "pictures": count}
-                else:
-                    entry = {"until": archive.position if archive else 0}
-                split.finish(entry | note)
+                split.finish((entry if group.wnid else {"until": archive and archive.position}) | note)
+            images += count
+            rate = f"{images / max(0.1, bar.format_dict['elapsed']):,.0f} images/s"
             classes = f", class {len(self.splits[0].finished):,}" + (
                 f"/{class_count:,}" if class_count else ""
             )
-            bar.set_postfix_str(
-                f"{images / max(0.1, bar.format_dict['elapsed']):,.0f} images/s{classes}", False
-            )
+            bar.set_postfix_str(rate + classes, refresh=False)
             bar.update(archive.bytes_read() - bar.n if archive else group.size)
         choice.check(self.settings.source)
 
     def _is_finished(self, group: Group) -> bool:
-        finished = self.splits[0].finished.get(group.wnid)
+        finished, folder = self.splits[0].finished.get(group.wnid), self.splits[0].folder
         if finished and (finished["start"], finished["size"]) != (group.start, group.size):
-            folder = self.splits[0].folder
             another = f"{folder / group.wnid} comes from another archive than {self.settings.source}"
             raise UserError(f"{another}; remove {folder}, or name another --out")
         return finished is not None
 
-    def tidy(self) -> None:
-        """Removes what a kill at the last moment may have left where all is complete."""
-        for folder in self.folders:
-            unpacking.tidy(folder)
-            about = check_complete(folder)
-            assert about
-            print(f"{folder}: complete already: {describe(about)}")
-            # a whole archive is another copy, or one of a single part
-            if self.path and about["consumed"] and self.path.stat().st_size < about["archive_bytes"]:
-                self.path.resolve().unlink()
-
-    def _outline(self, end: int | None, *, closed: bool = True) -> tuple[list[int], UserError | None]:
-        """Where classes, or blocks of images, start in the archive, by headers alone; and what is wrong."""
-        starts: list[int] = []
-        with closing(Archive(self.path, chunk=BLOCK)) as archive:
-            groups = groups_of_tar(archive, end, self.source.kind, self.labels, closed=closed)
-            try:
-                for group in groups:
-                    starts.append(group.start - BLOCK if starts else 0)  # behind folders
-                    if self.source.flat:
-                        deque(group.images, maxlen=0)  # which checks all names
-            except UserError as error:
-                return starts, error
-        return starts, None
-
     # ----------------------------------------------------------------------------------------- verify
-
-    def _check_known_wrong(self) -> None:
-        """What was found to be damaged does not become right by the same command again."""
-        for split in self.splits:
-            if split.wrong and self.expected != split.wrong and self.settings.verify != "none":
-                raise UserError(
-                    f"{split.folder} was filled from an archive of a wrong md5, {split.wrong}; remove it and "
-                    "extract a good one, or take it as it is by --verify none"
-                )
 
     def _check_md5(self, archive: Archive) -> str | None:
         """Reads the archive to its end; gives its md5, which is noted where it is wrong."""
@@ -329,14 +314,6 @@ class Job:
                 f"and remove {' and '.join(map(str, self.folders))}, or take it as it is by --verify none"
             )
         return md5
-
-    def _check_count(self, split: unpacking.Split, right: int) -> None:
-        split.settle()
-        count = sum(entry["pictures"] for entry in split.finished.values())
-        if count != right:
-            raise UserError(
-                f"{self.settings.source} holds {count:,} images instead of {right:,}; fetch it again"
-            )
 
     def _verify_before(self) -> str | None:
         """The md5 of the archive as it is, before anything of it is freed."""
@@ -360,10 +337,8 @@ class Job:
         end = path.stat().st_size
         if split.last:
             if end not in (split.last["until"], split.last["before"]):
-                raise UserError(
-                    f"{path} is not the archive that {split.folder} was started from; it is left as it is: "
-                    f"remove {split.folder}, or name another --out"
-                )
+                stays = f"{path} is not the archive that {split.folder} was started from; it is left as it is"
+                raise UserError(f"{stays}: remove {split.folder}, or name another --out")
             end = split.last["until"]
         elif split.resumed:  # killed before the first class: is it still the same archive?
             self.expected = split.head["source"]["md5"]

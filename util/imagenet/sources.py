@@ -2,7 +2,7 @@
 
 The training archive holds an archive `n########.tar` for each class, and that the images
 `n########_NUMBER.JPEG`. The validation archive holds the images `ILSVRC2012_val_NUMBER.JPEG`. Whatever
-else is found in one is refused by a UserError.
+else is in one is refused by a UserError.
 """
 
 import math
@@ -18,14 +18,12 @@ from typing import Literal, NamedTuple
 
 from common.cli import UserError
 from util.imagenet.settings import Settings
-from util.imagenet.tars import BLOCK, Archive, Member, members, parse
+from util.imagenet.tars import BLOCK, Archive, members, parse
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
 
 class Official(NamedTuple):
-    """What is known of a file that many people have."""
-
     bytes: int | None
     md5: str
     images: int
@@ -38,29 +36,29 @@ KNOWN = {
     "imagenette2-320.tgz": Official(None, "3df6f0d01a2c9592104656642f5e78a3", 13_394),
     "imagenette2-160.tgz": Official(None, "e793b78cc4c9e9a4ccc0c1155377a412", 13_394),
 }
+LARGEST = 1 << 28
+"""Bytes: a larger member of a class cannot be a photo, and would fill the memory."""
+IMAGES_PER_NOTE = 500
+"""Images between two notes in the journal, where an archive has no classes in order."""
 
 Kind = Literal["training images", "validation images", "Imagenette", "class archives", "folders of images"]
 WNID = "n[0-9]{8}"
 TRAIN_NAME = rf"(?P<train>(?P<own>{WNID})_(?P<k>0|[1-9][0-9]{{0,8}}))"
 # some copies of the validation set carry the class: in the name, or as a folder
 VAL_NAME = rf"(?P<val>ILSVRC2012_val_(?P<number>[0-9]{{8}}))(?:_(?P<suffix>{WNID}))?"
-NAMES: dict[Kind, str] = {
-    "training images": rf"{TRAIN_NAME}\.JPEG",
-    "class archives": rf"{TRAIN_NAME}\.JPEG",
-    "validation images": rf"(?:(?P<folder>{WNID})/)?{VAL_NAME}\.JPEG",
-    "folders of images": rf"(?:{TRAIN_NAME}|{VAL_NAME})\.JPEG",
-    "Imagenette": rf"imagenette2(?:-[0-9]+)?/(?P<split>train|val)/(?P<folder>{WNID})/"
-    rf"(?:{TRAIN_NAME}|{VAL_NAME})\.JPEG",
+IMAGENETTE = r"imagenette2(?:-[0-9]+)?"
+IMAGE: dict[Kind, re.Pattern[str]] = {
+    "training images": re.compile(rf"{TRAIN_NAME}\.JPEG"),
+    "class archives": re.compile(rf"{TRAIN_NAME}\.JPEG"),
+    "validation images": re.compile(rf"(?:(?P<folder>{WNID})/)?{VAL_NAME}\.JPEG"),
+    "folders of images": re.compile(rf"(?:{TRAIN_NAME}|{VAL_NAME})\.JPEG"),
+    "Imagenette": re.compile(
+        rf"{IMAGENETTE}/(?P<split>train|val)/(?P<folder>{WNID})/(?:{TRAIN_NAME}|{VAL_NAME})\.JPEG"
+    ),
 }
-IMAGE = {kind: re.compile(names) for kind, names in NAMES.items()}
 CLASS, CLASS_TAR = re.compile(WNID), re.compile(rf"{WNID}\.tar")
-# folders, and Imagenette's labels with noise, which are for another purpose
-FOLDER = re.compile(rf"({WNID}|imagenette2(-[0-9]+)?(/(train|val)(/{WNID})?)?)/?")
-NOISY_LABELS = re.compile(r"imagenette2(-[0-9]+)?/\w+\.csv")
-LARGEST = 1 << 28
-"""Bytes: a larger member of a class cannot be a photo, and would fill the memory."""
-IMAGES_PER_NOTE = 500
-"""Images between two notes in the journal, where an archive has no classes in order."""
+FOLDER = re.compile(rf"({WNID}|{IMAGENETTE}(/(train|val)(/{WNID})?)?)/?")
+NOISY_LABELS = re.compile(rf"{IMAGENETTE}/\w+\.csv")  # for another purpose
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,8 @@ class Source:
     """What is in it of `train` and `val`."""
     unlabeled: bool = False
     """Whether its images do not carry their class."""
+    size: int | None = None
+    """Bytes of an archive on disk that is not compressed."""
     stdin: Archive | None = None
     """Standard input, opened at its beginning."""
 
@@ -86,12 +86,11 @@ class Source:
 def find_sources(path: Path | None) -> list[Source]:
     """What is in `path`, an archive or a folder; None is standard input."""
     if path is None:
-        archive = Archive(None, md5=True)
-        return [Source(*_identify(archive), archive)]
+        return [_identify(Archive(None, md5=True))]
     _refuse_other_tasks(path)
     if not path.is_dir():
         with closing(Archive(path, chunk=BLOCK)) as archive:
-            return [Source(*_identify(archive))]
+            return [_identify(archive)]
     if archives := [path / name for name in (TRAIN, VAL) if (path / name).is_file()]:
         return [source for archive_path in archives for source in find_sources(archive_path)]
     names = sorted(entry.name for entry in path.iterdir())
@@ -115,16 +114,20 @@ def _refuse_other_tasks(path: Path) -> None:
         raise UserError(f"{path.name} holds the test images, which nobody has labels for; fetch {TRAIN}")
 
 
-def _identify(archive: Archive) -> tuple[Kind, Path | None, tuple[str, ...], bool]:
-    """The fields of its Source, by the first member."""
+def _identify(archive: Archive) -> Source:
+    """The archive as a source, by its first member."""
     name = parse(archive, 0, archive.peek(BLOCK)).name.removesuffix("/")
+    splits, unlabeled = ("train",), False
     if CLASS_TAR.fullmatch(name):
-        return "training images", archive.path, ("train",), False
-    if re.match(r"imagenette2(-[0-9]+)?(/|$)", name):
-        return "Imagenette", archive.path, ("train", "val"), False
-    if CLASS.fullmatch(name) or IMAGE["validation images"].fullmatch(name):
-        return "validation images", archive.path, ("val",), not CLASS.search(name)
-    raise archive.error(0, f"{name} is not what an archive of ImageNet begins with; fetch {TRAIN}")
+        kind: Kind = "training images"
+    elif re.match(rf"{IMAGENETTE}(/|$)", name):
+        kind, splits = "Imagenette", ("train", "val")
+    elif CLASS.fullmatch(name) or IMAGE["validation images"].fullmatch(name):
+        kind, splits, unlabeled = "validation images", ("val",), not CLASS.search(name)
+    else:
+        raise archive.error(0, f"{name} is not what an archive of ImageNet begins with; fetch {TRAIN}")
+    stdin = None if archive.path else archive
+    return Source(kind, archive.path, splits, unlabeled, archive.size, stdin)
 
 
 def _tree(path: Path, split: str) -> Source | None:
@@ -132,10 +135,8 @@ def _tree(path: Path, split: str) -> Source | None:
     names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     images = [name for name in names if IMAGE["validation images"].fullmatch(name)]
     has_classes = any(CLASS.fullmatch(name) for name in names)
-    if not images and not has_classes:
-        return None
     unlabeled = split == "val" and not has_classes and not all(map(CLASS.search, images))
-    return Source("folders of images", path, (split,), unlabeled)
+    return Source("folders of images", path, (split,), unlabeled) if images or has_classes else None
 
 
 class Choice:
@@ -143,12 +144,12 @@ class Choice:
 
     def __init__(self, settings: Settings, labels: dict[int, str]) -> None:
         """For `--classes N` takes the first classes of `labels`, sorted, else the first that come."""
-        named = settings.classes if isinstance(settings.classes, list) else sorted(set(labels.values()))
-        limit = len(named) if isinstance(settings.classes, list) else settings.classes
-        self._takes_all = settings.classes is None and settings.per_class is None
-        self._must_come = isinstance(settings.classes, list)
-        self._wanted = set(named[:limit] if limit else [])
-        self._room = (limit or math.inf) - len(self._wanted)
+        classes = settings.classes
+        self._named = set(classes) if isinstance(classes, list) else set()
+        count = len(self._named) if isinstance(classes, list) else classes
+        self._wanted = self._named or set(sorted(set(labels.values()))[: count or 0])
+        self._room = math.inf if count is None else count - len(self._wanted)
+        self._takes_all = classes is None and settings.per_class is None
         self._per_class = settings.per_class or math.inf
         self._counts: Counter[tuple[str, str]] = Counter()
         self._seen: set[str] = set()
@@ -159,26 +160,22 @@ class Choice:
 
     def wants(self, wnid: str) -> bool:
         """Whether images of this class are taken."""
-        if wnid not in self._wanted:
-            if not self._room:
-                return False
+        if wnid not in self._wanted and self._room:
             self._wanted.add(wnid)
             self._room -= 1
-        self._seen.add(wnid)
-        return True
+        self._seen |= {wnid} & self._wanted
+        return wnid in self._wanted
 
     def takes(self, split: str, wnid: str) -> bool:
         """Whether the next image of this class is taken."""
         if self._takes_all:
             return True
-        if not self.wants(wnid):
-            return False
         self._counts[split, wnid] += 1
-        return self._counts[split, wnid] <= self._per_class
+        return self.wants(wnid) and self._counts[split, wnid] <= self._per_class
 
     def check(self, source: str) -> None:
         """Refuses a source that had not all classes that were named."""
-        if self._must_come and (missing := sorted(self._wanted - self._seen)):
+        if missing := sorted(self._named - self._seen):
             raise UserError(f"{source} has no class {missing[0]}; of those wanted {len(missing)} are missing")
 
 
@@ -190,7 +187,7 @@ class Image(NamedTuple):
     name: str
     number: int
     source: Archive | Path
-    """The archive, which is at the image's first byte; or its file."""
+    """The archive, which is at the image's first byte; or the image's file."""
     offset: int
     size: int
 
@@ -204,7 +201,7 @@ class Group(NamedTuple):
     wnid: str
     """The class, or ""."""
     start: int
-    """Where its first bytes are in the archive; of a file of its own 0."""
+    """Where its first bytes are in the archive; 0 of a file of its own."""
     size: int
     """Bytes of the class's archive; else 0."""
     images: Iterator[Image]
@@ -224,13 +221,12 @@ def parse_name(
     """
     if not (match := IMAGE[kind].fullmatch(name)):
         return None
-    parts = match.groupdict().get
-    number = int(parts("k") or parts("number") or 0)
-    carried = {parts("folder"), parts("own"), parts("suffix"), wnid or None} - {None}
+    part = match.groupdict().get
+    number = int(part("k") or part("number") or 0)
+    carried = {part("folder"), part("own"), part("suffix"), wnid or None} - {None}
     label, *others = carried or {labels.get(number)}
-    split = parts("split") or ("train" if parts("train") else "val")
-    own_name = f"{parts('train') or parts('val')}.JPEG"
-    return split, "" if others else label or "", own_name, number
+    split = part("split") or ("train" if part("train") else "val")
+    return split, "" if others else label or "", f"{part('train') or part('val')}.JPEG", number
 
 
 # ------------------------------------------------------------------------------------------- archives
@@ -271,36 +267,29 @@ def images_of_tar(
         raise archive.error(archive.position, f"no images {wnid} are here; fetch the archive again")
 
 
-def class_tars(archive: Archive, end: int | None, *, closed: bool = True) -> Iterator[Member]:
-    """The members of the training archive; what the caller does not read of one is skipped."""
-    seen = set()
-    for member in members(archive, end, closed=closed):
-        name = member.name
-        if member.folder or not CLASS_TAR.fullmatch(name):
-            raise archive.error(member.start, f"{name} is no class archive n########.tar; this is refused")
-        if name in seen:
-            raise archive.error(member.start, f"{name} is there twice; this is refused")
-        seen.add(name)
-        yield member
-
-
 def groups_of_tar(
     archive: Archive, end: int | None, kind: Kind, labels: dict[int, str], *, closed: bool = True
 ) -> Iterator[Group]:
     """The classes of the training archive, the inner archives walked in place; or blocks of images.
 
-    Args:
-        closed: as of `members`.
+    What the caller does not read of a class is skipped, of a block it has to be read.
     """
-    if kind == "training images":
-        for member in class_tars(archive, end, closed=closed):
-            wnid = member.name.removesuffix(".tar")
-            images = images_of_tar(archive, member.offset + member.size, kind, {}, wnid)
-            yield Group(wnid, member.offset, member.size, images)
-    else:
+    if kind != "training images":
         images = images_of_tar(archive, end, kind, labels, closed=closed)
         for first in images:
             yield Group("", first.offset, 0, chain([first], islice(images, IMAGES_PER_NOTE - 1)))
+        return
+    seen = set()
+    for member in members(archive, end, closed=closed):
+        if member.folder or not CLASS_TAR.fullmatch(member.name):
+            no_class = f"{member.name} is no class archive n########.tar; this is refused"
+            raise archive.error(member.start, no_class)
+        if member.name in seen:
+            raise archive.error(member.start, f"{member.name} is there twice; this is refused")
+        seen.add(member.name)
+        wnid = member.name.removesuffix(".tar")
+        images = images_of_tar(archive, member.offset + member.size, kind, {}, wnid)
+        yield Group(wnid, member.offset, member.size, images)
 
 
 # -------------------------------------------------------------------------------------------- folders
@@ -308,15 +297,14 @@ def groups_of_tar(
 
 def groups_of_folder(source: Source, labels: dict[int, str]) -> Iterator[Group]:
     """The classes of a folder of inner archives, or of folders of images, by name."""
-    assert source.path
-    paths = sorted(source.path.iterdir())
+    paths = sorted(source.path.iterdir()) if source.path else []
     if source.kind == "class archives":
         for path in filter(lambda path: CLASS_TAR.fullmatch(path.name), paths):
             with closing(Archive(path)) as archive:
                 images = images_of_tar(archive, archive.size, source.kind, {}, path.stem)
                 yield Group(path.stem, 0, path.stat().st_size, images)
         return
-    folders = [path for path in paths if path.is_dir() and CLASS.fullmatch(path.name)]
+    folders = [path for path in paths if CLASS.fullmatch(path.name) and path.is_dir()]
     for path in folders:
         files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
         if not files:
