@@ -1068,7 +1068,7 @@ def test_a_disk_that_is_full_from_the_start(
     def full(*words: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(unpacking, "Split", full)
+    monkeypatch.setattr(unpacking.Split, "open", full)
     assert call(tmp_path / "t.tar", "--out", out) == 2
     assert "is full" in capsys.readouterr().err
     monkeypatch.setattr(np, "save", full)

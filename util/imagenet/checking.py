@@ -1,6 +1,5 @@
 """Whether all is there that was extracted or indexed, and whether it can be decoded."""
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -11,12 +10,12 @@ from typing import Any
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.datasets.imagenet_archive import MANIFEST, check_complete, open_index, picture_name
+from common.datasets.imagenet_archive import check_complete, open_index, picture_name
 from util.imagenet.jobs import describe
 from util.imagenet.shrinking import start_worker, undecodable_files, undecodable_rows
 from util.imagenet.sources import Kind, parse_name
 from util.imagenet.tars import BLOCK, Archive, parse
-from util.imagenet.unpacking import measure
+from util.imagenet.unpacking import measure, read_manifest
 
 
 def check(target: Path, decode: bool, workers: int) -> bool:
@@ -52,11 +51,8 @@ def _check_folder(folder: Path, decode: bool, workers: int) -> bool:
     about = check_complete(folder)
     if about is None:
         raise UserError(f"{folder} was not made by unzip_imagenet; there is nothing to compare it with")
-    try:
-        by_class = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["by class"]
-        right = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in by_class.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST} cannot be read ({error!r}); extract again") from None
+    by_class = read_manifest(folder)["by class"]
+    right = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in by_class.items()}
     there = {path.name for path in folder.iterdir() if path.is_dir()}
     problems = []
     for wnid in sorted(set(right) | there):

@@ -1,20 +1,18 @@
 """One source of ImageNet becomes folders of images: planned, read once, verified, counted."""
 
-import json
 import os
 import sys
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice, pairwise
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from common.cli import UserError, command_line
-from common.datasets.imagenet_archive import COMPLETE, JOURNAL, MANIFEST, check_complete
+from common.datasets.imagenet_archive import MANIFEST
 from common.files import check_writable
 from util.imagenet import unpacking
 from util.imagenet.labels import labels_for
@@ -52,21 +50,17 @@ def fill(sources: list[Source], settings: Settings) -> None:
             print("\n".join(job.plan()))
         return
     check_writable(settings.out)
-    todo = [job for job in jobs if not job.is_complete()]
-    for job in todo:
-        job.labels = labels_for(job.source, settings)
-    need, free = sum(job.need() for job in todo if not job.is_started()), space(settings.out)[0]
+    todo = [job for job in jobs if not job.complete]
+    labels = {job.source: labels_for(job.source, settings) for job in todo}
+    need, free = sum(job.need() for job in todo if not job.started), space(settings.out)[0]
     if need > free:
         raise UserError(
             f"{settings.out}: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; "
             "--mode shrink takes a sixth, --consume frees the archive, --mode index takes nothing"
         )
     with unpacking.locked(settings.out):  # which makes a folder
-        for job in jobs:
-            if job.is_complete():
-                job.tidy()
-            else:
-                job.run()
+        for source in sources:
+            Job(source, settings).run(labels.get(source, {}))  # another process may have been at work
     print(f"Train with it: python gan_upscale.py --data {command_line(str(settings.out))}")
 
 
@@ -76,16 +70,16 @@ class Job:
     def __init__(self, source: Source, settings: Settings) -> None:
         self.source, self.settings = source, settings
         self.labels: dict[int, str] = {}
-        self.folders = [settings.out / split for split in source.splits]
-        self.splits: list[unpacking.Split] = []
         self.path = source.path if source.path and source.path.is_file() else None
         self.bytes = self.path.stat().st_size if self.path else None
-        self.known = KNOWN.get(self.path.name) if self.path else None
-        if self.known and self.known.bytes not in (None, self.bytes):
-            if not self.is_started():
-                own = f"{self.path} has {self.bytes:,} bytes, ImageNet's own {self.known.bytes:,}"
-                say(f"{own}: cut short, or another archive; it is taken as it is")
-            self.known = None
+        self.splits = [
+            unpacking.Split(settings.out / split, settings, self.bytes, source.flat)
+            for split in source.splits
+        ]
+        self.started = any(split.head for split in self.splits)
+        self.complete = all(split.about for split in self.splits)
+        known = KNOWN.get(self.path.name) if self.path else None
+        self.known = known if known and known.bytes in (None, self.bytes) else None
         self.expected = settings.md5 or (self.known.md5 if self.known else None)
         if source.path and not self.path and (settings.md5 or settings.verify == "md5"):
             raise UserError(f"an md5 is that of an archive, and {settings.source} is a folder; leave it out")
@@ -96,48 +90,11 @@ class Job:
         real = source.path.resolve()
         if not os.access(real, os.W_OK) or not os.access(real.parent, os.W_OK):
             raise UserError(f"--consume frees {real}, which is not yours to change; leave it out")
-        if not self.expected and not self.is_started():
+        if not self.expected and not self.started:
             destroys = f"--consume destroys {source.path}, and nobody knows its right md5"
             raise UserError(f"{destroys}; say by --md5 what it must be")
 
     # ------------------------------------------------------------------------------------------- plan
-
-    def is_started(self) -> bool:
-        """Whether there is something to go on with."""
-        return any((folder / JOURNAL).exists() for folder in self.folders)
-
-    def is_complete(self) -> bool:
-        """Whether all is there already; a UserError where it is, but made otherwise."""
-        return all(self._is_complete(folder) for folder in self.folders)
-
-    def _is_complete(self, folder: Path) -> bool:
-        if not (folder / COMPLETE).exists():
-            return False
-        about = check_complete(folder) or {}
-        try:
-            then = about | json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
-            then = about
-        now = self.settings.recorded()
-        names = ("mode", "size", "quality", "classes", "per_class")
-        others = [f"made otherwise (other {name})" for name in names if then.get(name) != now[name]]
-        size = about.get("archive_bytes")
-        if None not in (size, self.bytes) and size != self.bytes and not about.get("consumed"):
-            others.append(f"from another {about['archive']}, of {size:,} bytes")
-        if others:
-            raise UserError(f"{folder} is complete, but {others[0]}; remove it, or name another --out")
-        return True
-
-    def tidy(self) -> None:
-        """Removes what a kill at the last moment may have left where all is complete."""
-        for folder in self.folders:
-            unpacking.tidy(folder)
-            about = check_complete(folder)
-            assert about
-            print(f"{folder}: complete already: {describe(about)}")
-            # a whole archive is another copy, or one of a single part
-            if self.path and about["consumed"] and self.path.stat().st_size < about["archive_bytes"]:
-                self.path.resolve().unlink()
 
     def need(self) -> float:
         """Bytes that will be written, about; a tree becomes other names of the same files."""
@@ -155,7 +112,7 @@ class Job:
             starts, broken = self._outline(self.source.size)
             lines.append(f"  {len(starts):,} classes in {self.bytes:,} bytes")
             lines += [f"  broken: {broken}"] if broken else []
-        lines.append(f"  {settings.mode} to {' and '.join(map(str, self.folders))}")
+        lines.append(f"  {settings.mode} to {self.where}")
         if part := settings.part():
             lines.append(f"  only a part: {part}")
         free, inodes = space(settings.out)
@@ -180,38 +137,66 @@ class Job:
 
     # -------------------------------------------------------------------------------------------- run
 
-    def run(self) -> None:
-        """Fills the folders, or goes on filling them; what is finished stays, whatever stops it."""
+    def run(self, labels: dict[int, str]) -> None:
+        """Fills the folders, or goes on filling them; what is finished stays, whatever stops it.
+
+        Args:
+            labels: the class of each validation image that does not carry it.
+        """
+        self.labels = labels
+        if self.complete:
+            self._tidy()
+            return
+        self.splits = [split for split in self.splits if not split.about]
         try:
-            md5 = self._verify_before() if self.settings.consume and not self.is_started() else None
-            name = self.path.name if self.path else None
-            archive = {"archive": name, "bytes": self.bytes, "md5": md5}
-            for folder in self.folders:
-                if not self._is_complete(folder):
-                    self.splits.append(unpacking.Split(folder, self.settings, archive, self.source.flat))
-            for split in self.splits:  # what was found to be damaged does not become right by itself
-                if split.wrong and self.expected != split.wrong and self.settings.verify != "none":
-                    was = (
-                        f"{split.folder} was filled from an archive of a wrong md5, {split.wrong}; remove it"
-                    )
-                    raise UserError(f"{was} and extract a good one, or take it as it is by --verify none")
-            if finished := sum(len(split.finished) for split in self.splits):
-                say(f"going on behind {finished:,} classes that are finished")
-            verified, md5 = self._read()
-            size = self.splits[0].head["source"]["bytes"]
-            about = {"archive": name, "archive_bytes": size, "md5": md5, "verified": verified}
-            for split in self.splits:
-                summary = split.complete(about)
-                print(f"{split.folder}: {describe(summary)}")
-                if kept := summary["kept"]:
-                    print(f"  {kept:,} could not be shrunk and are as they were; see {MANIFEST}")
+            with ExitStack() as stack:
+                self._open_splits(stack)
+                verified, md5 = self._read()
+                source = self.splits[0].head["source"]
+                about = {"archive": source["archive"], "archive_bytes": source["bytes"], "md5": md5}
+                for split in self.splits:
+                    split.complete(about | {"verified": verified})
+                    print(f"{split.folder}: {describe(split.about)}")
+                    if kept := split.about["kept"]:
+                        print(f"  {kept:,} could not be shrunk and are as they were; see {MANIFEST}")
         except (OSError, BrokenProcessPool) as error:
-            raise unpacking.failure(error, self.folders[0], self.splits) from None
-        finally:
-            for split in self.splits:
-                split.close()
+            raise unpacking.failure(error, self.splits) from None
         if self.settings.consume and self.path:
             self.path.resolve().unlink()
+
+    def _tidy(self) -> None:
+        """Removes what a kill at the last moment may have left where all is complete."""
+        for split in self.splits:
+            split.tidy()
+            print(f"{split.folder}: complete already: {describe(split.about)}")
+            # a whole archive is another copy, or one of a single part
+            if (
+                self.bytes
+                and self.path
+                and split.about["consumed"]
+                and self.bytes < split.about["archive_bytes"]
+            ):
+                self.path.resolve().unlink()
+
+    def _open_splits(self, stack: ExitStack) -> None:
+        for split in self.splits:  # what was found to be damaged does not become right by itself
+            if split.wrong and self.expected != split.wrong and self.settings.verify != "none":
+                wrong = f"{split.folder} was filled from an archive of a wrong md5, {split.wrong}"
+                remedy = "remove it and extract a good one, or take it as it is by --verify none"
+                raise UserError(f"{wrong}; {remedy}")
+        name, md5 = self.path.name if self.path else None, None
+        if not self.started and not self.known and (known := KNOWN.get(name or "")):
+            own = f"{self.path} has {self.bytes:,} bytes, ImageNet's own {known.bytes:,}"
+            say(f"{own}: cut short, or another archive; it is taken as it is")
+        if self.settings.consume and not self.splits[0].last:
+            if self.started:  # killed before the first class: is it still the same archive?
+                self.expected = self.splits[0].head["source"]["md5"]
+            md5 = self._verify_before()
+        for split in self.splits:
+            split.open({"archive": name, "bytes": self.bytes, "md5": md5})
+            stack.callback(split.close)
+        if finished := sum(len(split.finished) for split in self.splits):
+            say(f"going on behind {finished:,} classes that are finished")
 
     def _read(self) -> tuple[str, str | None]:
         """Adds all images; gives how the source was verified, and its md5 if that is known."""
@@ -230,23 +215,18 @@ class Job:
         """Adds all images of an archive in one pass; gives as `_read`."""
         settings, stdin, known = self.settings, self.source.stdin, self.known
         verify = settings.verify or ("md5" if self.expected or stdin else "fast")
-        in_parts = settings.part() or any(split.resumed for split in self.splits)
+        in_parts = settings.part() or self.started
         if settings.verify is None and self.expected and in_parts and not stdin:
             say("the md5 is not checked, since not all is read; --verify md5 reads all of it")
             verify = "fast"
-        class_count, md5 = 0, None
-        if self.source.size and not self.source.flat:
-            starts, broken = self._outline(self.source.size)
-            class_count = len(starts)
-            if broken:
-                say(f"{broken}; the {class_count:,} classes before are extracted")
+        md5 = None
         archive = stdin or Archive(self.path, md5=verify == "md5")
         with closing(archive), progress_bar(self.bytes) as bar:
             if not all(split.is_written() for split in self.splits):
                 groups = groups_of_tar(archive, archive.size, self.source.kind, self.labels)
-                self._add(groups, bar, archive, class_count)
+                self._add(groups, bar, archive)
             if verify == "md5" and not (stdin and settings.classes):  # which stops as soon as it can
-                md5 = self._check_md5(archive)
+                md5 = self._check_md5(archive, self.splits)
         if known and self.source.kind == "training images" and not settings.part() and verify != "none":
             self.splits[0].settle()
             count = sum(entry["pictures"] for entry in self.splits[0].finished.values())
@@ -260,12 +240,11 @@ class Job:
         groups: Iterable[Group],
         bar: tqdm,
         archive: Archive | None = None,
-        class_count: int = 0,
         **note: int,
     ) -> None:
         """Adds the images of `groups` that are wanted and not there yet; `note` is for the journal."""
         by_name = {split.folder.name: split for split in self.splits}
-        choice, images = Choice(self.settings, self.labels), 0
+        choice = Choice(self.settings, self.labels)
         for group in groups:
             if group.wnid and not choice.wants(group.wnid):
                 if self.source.stdin and choice.is_full():
@@ -283,12 +262,10 @@ class Job:
             entry = {"class": group.wnid, "start": group.start, "size": group.size, "pictures": count}
             for split in self.splits:
                 split.finish((entry if group.wnid else {"until": archive and archive.position}) | note)
-            images += count
-            rate = f"{images / max(0.1, bar.format_dict['elapsed']):,.0f} images/s"
-            classes = f", class {len(self.splits[0].finished):,}" + (
-                f"/{class_count:,}" if class_count else ""
+            images = sum(split.images for split in self.splits)
+            bar.set_postfix_str(
+                f"{images / max(0.1, bar.format_dict['elapsed']):,.0f} images/s", refresh=False
             )
-            bar.set_postfix_str(rate + classes, refresh=False)
             bar.update(archive.bytes_read() - bar.n if archive else group.size)
         choice.check(self.settings.source)
 
@@ -301,17 +278,17 @@ class Job:
 
     # ----------------------------------------------------------------------------------------- verify
 
-    def _check_md5(self, archive: Archive) -> str | None:
+    def _check_md5(self, archive: Archive, splits: list[unpacking.Split]) -> str | None:
         """Reads the archive to its end; gives its md5, which is noted where it is wrong."""
         md5, right = archive.md5(), self.expected
         if right is None and self.path is None:
             right = next((own.md5 for own in KNOWN.values() if own.bytes == archive.bytes_read()), None)
         if md5 and right and md5 != right:
-            for split in self.splits:
+            for split in splits:
                 split.note_wrong(md5)
             raise UserError(
                 f"{self.settings.source} has md5 {md5} instead of {right}, it is damaged; fetch it again "
-                f"and remove {' and '.join(map(str, self.folders))}, or take it as it is by --verify none"
+                f"and remove {self.where}, or take it as it is by --verify none"
             )
         return md5
 
@@ -321,7 +298,7 @@ class Job:
         with closing(Archive(self.path, md5=True)) as archive, progress_bar(self.bytes) as bar:
             while part := archive.read(CHUNK):
                 bar.update(len(part))
-            return self._check_md5(archive)
+            return self._check_md5(archive, [])
 
     # ---------------------------------------------------------------------------------------- consume
 
@@ -340,17 +317,13 @@ class Job:
                 stays = f"{path} is not the archive that {split.folder} was started from; it is left as it is"
                 raise UserError(f"{stays}: remove {split.folder}, or name another --out")
             end = split.last["until"]
-        elif split.resumed:  # killed before the first class: is it still the same archive?
-            self.expected = split.head["source"]["md5"]
-            self._verify_before()
         starts, broken = self._outline(end, closed=closed) if end else ([], None)
         if broken:
             raise broken
-        class_count = 0 if self.source.flat else len(starts) + len(split.finished)
         with closing(Archive(path)) as archive, progress_bar(end) as bar:
             for start, stop in reversed([*pairwise([*starts, end])]):
                 os.truncate(path, stop)
                 archive.seek(start)
                 groups = groups_of_tar(archive, stop, self.source.kind, self.labels, closed=closed)
-                self._add(islice(groups, 1), bar, None, class_count, until=start, before=stop)
+                self._add(islice(groups, 1), bar, until=start, before=stop)
                 bar.update(end - start - bar.n)

@@ -117,7 +117,8 @@ def _refuse_other_tasks(path: Path) -> None:
 def _identify(archive: Archive) -> Source:
     """The archive as a source, by its first member."""
     name = parse(archive, 0, archive.peek(BLOCK)).name.removesuffix("/")
-    splits, unlabeled = ("train",), False
+    splits: tuple[str, ...] = ("train",)
+    unlabeled = False
     if CLASS_TAR.fullmatch(name):
         kind: Kind = "training images"
     elif re.match(rf"{IMAGENETTE}(/|$)", name):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common.cli import UserError
-from common.datasets.imagenet_archive import COMPLETE, FORMAT, JOURNAL, MANIFEST
+from common.datasets.imagenet_archive import COMPLETE, FORMAT, JOURNAL, MANIFEST, check_complete
 from util.imagenet.settings import Settings
 from util.imagenet.shrinking import shrink_batch, start_worker, write
 from util.imagenet.sources import Image
@@ -37,69 +37,70 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Split:
-    """`ImageNet/train` or `ImageNet/val` while it is filled.
+    """`ImageNet/train` or `ImageNet/val`: what is in it, and its filling after `open`.
 
     Attributes:
-        head: what the journal says of the settings and of the archive.
-        resumed: whether there was a journal.
+        about: the content of `.complete`; {} where it is not complete.
+        head: what the journal says of the settings and of the archive; {} where there is no journal.
         finished: the journal's entries of classes that are done.
         last: the journal's last entry of classes or images that are done.
-        until: place in an archive without classes in order; the images before it are written.
         wrong: the md5 of the archive, if it was found not to be the right one.
+        until: place in an archive without classes in order; the images before it are written.
         images: how many were written now.
     """
 
-    def __init__(self, folder: Path, settings: Settings, archive: dict[str, Any], flat: bool) -> None:
-        """Makes the folder, or goes on with what is there; a UserError where that is something else.
+    def __init__(self, folder: Path, settings: Settings, archive_bytes: int | None, flat: bool) -> None:
+        """Looks at what is there; a UserError where it was made otherwise.
 
         Args:
-            archive: what is known of it: `archive`, its name, `bytes` and `md5`, None where nobody knows.
+            archive_bytes: size of the archive; None where nobody knows.
             flat: whether the images come without classes in order.
         """
         self.folder, self.settings, self.flat = folder, settings, flat
-        self.images = 0
-        self._partial = folder / PARTIAL
-        self._class_folders: set[str] = set()
-        self._copies = False  # whether it was said that images are copied
-        self._unsynced: list[str] = []
-        # what was added since the last entry, and the entries that wait for the workers
-        self._bytes = 0
-        self._batch: list[tuple[str, bytes]] = []
-        self._futures: list[Future[list[tuple[int, str]]]] = []
-        self._waiting: deque[tuple[dict[str, Any], list[Future[list[tuple[int, str]]]]]] = deque()
-        self._pool: ProcessPoolExecutor | None = None
-
-        head = {"command": settings.command, "settings": settings.recorded(), "source": archive}
-        lines = _read_journal(folder)
-        self.resumed = bool(lines)
-        self._go_on(head, lines[0] if lines else head, lines[1:])
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (flat and self.resumed):
-            _remove(self._partial)  # of a run that was killed
-        self._journal = (folder / JOURNAL).open("ab")
-        if not self.resumed:
-            self._write(head)
-        if settings.mode == "shrink":
-            self._room = threading.Semaphore(4 * settings.workers)
-            self._pool = ProcessPoolExecutor(settings.workers, get_context("spawn"), start_worker)
-
-    def _go_on(self, now: dict[str, Any], head: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-        """Takes over what a journal says, if it is of the same archive and settings as `now`."""
-        self.head, then = head, head["source"]
-        other = f"otherwise; finish it: {head['command']}" if head["settings"] != now["settings"] else ""
-        sizes = {then["bytes"], now["source"]["bytes"]}
-        if not self.settings.consume and None not in sizes and then != now["source"]:
-            other = (
-                f"from another {then['archive']}, of {then['bytes']:,} bytes; finish it: {head['command']}"
-            )
-        if other:
-            raise UserError(f"{self.folder} was started {other}; or remove it")
+        self.about = (check_complete(folder) or {}) if (folder / COMPLETE).exists() else {}
+        self.head, *entries = ([] if self.about else _read_journal(folder)) or [{}]
         self.wrong = next((entry["wrong"] for entry in reversed(entries) if "wrong" in entry), None)
         entries = [entry for entry in entries if "wrong" not in entry]
         self.last = entries[-1] if entries else {}
-        self.until = 0 if self.settings.consume else self.last.get("until") or 0
-        self._kept = [line for entry in entries for line in entry.get("kept", [])]
+        self.until = 0 if settings.consume else self.last.get("until") or 0
         self.finished = {entry["class"]: entry for entry in entries if "class" in entry}
+        self._kept = [line for entry in entries for line in entry.get("kept", [])]
+        if self.about:
+            then = self.about | read_manifest(folder)["settings"] | {"consume": settings.consume}
+            source = {"archive": self.about.get("archive"), "bytes": self.about.get("archive_bytes")}
+            self._check_same(then, source, archive_bytes, "is complete", "")
+        elif self.head:
+            remedy = f"finish it: {self.head['command']}; or "
+            self._check_same(self.head["settings"], self.head["source"], archive_bytes, "was started", remedy)
+
+    def _check_same(
+        self, then: dict[str, Any], source: dict[str, Any], archive_bytes: int | None, state: str, remedy: str
+    ) -> None:
+        """Refuses what was made with other settings, or from another archive."""
+        now = self.settings.recorded()
+        others = [f"made otherwise, with other {name}" for name in now if then.get(name) != now[name]]
+        freed = self.settings.consume or self.about.get("consumed")
+        if not freed and None not in (source["bytes"], archive_bytes) and source["bytes"] != archive_bytes:
+            others.append(f"from another {source['archive']}, of {source['bytes']:,} bytes")
+        if others:
+            remedy += "remove it, or name another --out"
+            raise UserError(f"{self.folder} {state}, but {others[0]}; {remedy}")
+
+    def open(self, archive: dict[str, Any]) -> None:
+        """Makes the folder, or goes on with what is there.
+
+        Args:
+            archive: what is known of it: `archive`, its name, `bytes` and `md5`, None where nobody knows.
+        """
+        self.images = self._bytes = 0  # bytes since the last entry
+        self._partial = self.folder / PARTIAL
+        self._class_folders: set[str] = set()
+        self._copies = False  # whether it was said that images are copied
+        self._unsynced: list[str] = []
+        self._batch: list[tuple[str, bytes]] = []
+        self._futures: list[Future[list[tuple[int, str]]]] = []  # of the workers, since the last entry
+        self._waiting: deque[tuple[dict[str, Any], list[Future[list[tuple[int, str]]]]]] = deque()
+        self._pool: ProcessPoolExecutor | None = None
         for wnid, entry in list(self.finished.items()):
             if measure(self.folder / wnid) != (entry["pictures"], entry["bytes"]):
                 if self.settings.consume:
@@ -107,6 +108,17 @@ class Split:
                     raise UserError(f"{changed}; remove {self.folder} and start again from a new archive")
                 print(f"{wnid} was changed since it was finished; it is extracted again", file=sys.stderr)
                 del self.finished[wnid]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.flat or not self.head:
+            _remove(self._partial)  # of a run that was killed
+        self._journal = (self.folder / JOURNAL).open("ab")
+        if not self.head:
+            settings = self.settings.recorded()
+            self.head = {"command": self.settings.command, "settings": settings, "source": archive}
+            self._write(self.head)
+        if self.settings.mode == "shrink":
+            self._room = threading.Semaphore(4 * self.settings.workers)
+            self._pool = ProcessPoolExecutor(self.settings.workers, get_context("spawn"), start_worker)
 
     # ----------------------------------------------------------------------------------------- images
 
@@ -195,8 +207,8 @@ class Split:
             _remove(self.folder / wnid)  # of a run that was killed before it noted the class
             (self._partial / wnid).rename(self.folder / wnid)
             self.finished[wnid] = entry
-        if self.settings.consume:
-            _sync_disk()
+        if self.settings.consume and hasattr(os, "sync"):
+            os.sync()
         self._write(entry)
         if self.settings.consume:
             os.fsync(self._journal.fileno())
@@ -218,11 +230,11 @@ class Split:
         """Whether all images are, of a set without classes in order; then the archive is not read again."""
         return bool(self.last.get("written"))
 
-    def complete(self, about: dict[str, Any]) -> dict[str, Any]:
-        """Writes manifest and `.complete`, after all images; gives the content of `.complete`.
+    def complete(self, source: dict[str, Any]) -> None:
+        """Writes manifest and `.complete`, after all images.
 
         Args:
-            about: what is to be noted of the archive.
+            source: what is to be noted of the archive.
         """
         self.settle()
         counts = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in self.finished.items()}
@@ -234,7 +246,7 @@ class Split:
                 path.rename(self.folder / path.name)
             counts = {path.name: measure(path) for path in self.folder.glob("n*")}
         settings = self.settings.recorded()
-        summary = {
+        self.about = {
             "format": FORMAT,
             "split": self.folder.name,
             **{name: settings.pop(name) for name in ("mode", "size", "quality")},
@@ -244,22 +256,30 @@ class Split:
             "pictures": sum(count for count, _ in counts.values()),
             "bytes": sum(size for _, size in counts.values()),
             "kept": len(self._kept),
-            **about,
+            **source,
         }
         by_class = {wnid: {"pictures": counts[wnid][0], "bytes": counts[wnid][1]} for wnid in sorted(counts)}
         manifest = {"settings": settings, "kept as they are": sorted(self._kept), "by class": by_class}
-        self._partial.mkdir(exist_ok=True)  # where a kill leaves nothing that would stay
-        for name, content in ((MANIFEST, summary | manifest), (COMPLETE, summary)):
-            with (self._partial / name).open("w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            (self._partial / name).replace(self.folder / name)
-        if self.settings.consume:
-            _sync_disk()
+        self._partial.mkdir(exist_ok=True)
+        self._save(MANIFEST, self.about | manifest)
+        self._save(COMPLETE, self.about)
+        if self.settings.consume and hasattr(os, "sync"):
+            os.sync()
         self._journal.close()
-        tidy(self.folder)
-        return summary
+        self.tidy()
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a file in `.partial`, where a kill leaves nothing that would stay, and moves it."""
+        with (self._partial / name).open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        (self._partial / name).replace(self.folder / name)
+
+    def tidy(self) -> None:
+        """Removes what is needed no more once a set is complete."""
+        _remove(self.folder / PARTIAL)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Ends the workers; classes that were read to their end are noted, half a class is removed."""
@@ -296,10 +316,14 @@ def _read_journal(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def tidy(folder: Path) -> None:
-    """Removes what is needed no more once a set is complete."""
-    _remove(folder / PARTIAL)
-    (folder / JOURNAL).unlink(missing_ok=True)
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What was written; a UserError where that cannot be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        _ = manifest["settings"], manifest["by class"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / MANIFEST} cannot be read ({error!r}); extract again") from None
+    return manifest
 
 
 def measure(folder: Path) -> tuple[int, int]:
@@ -315,11 +339,6 @@ def measure(folder: Path) -> tuple[int, int]:
 def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-
-
-def _sync_disk() -> None:
-    if hasattr(os, "sync"):
-        os.sync()
 
 
 @contextlib.contextmanager
@@ -338,7 +357,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def failure(error: OSError | BrokenProcessPool, folder: Path, splits: list[Split]) -> UserError:
+def failure(error: OSError | BrokenProcessPool, splits: list[Split]) -> UserError:
     """What to say where writing fails."""
     done = sum(len(split.finished) for split in splits)
     stays = f"{done:,} classes are finished and stay; the same command goes on"
@@ -346,5 +365,5 @@ def failure(error: OSError | BrokenProcessPool, folder: Path, splits: list[Split
         ended = "a worker process was ended, perhaps for memory"
         return UserError(f"{ended}; {stays}, with --workers 1 if need be")
     if error.errno in FULL:
-        return UserError(f"the disk of {folder} is full; free some space: {stays}")
-    return UserError(f"{error.filename or folder}: {error.strerror}; {stays}")
+        return UserError(f"the disk of {splits[0].folder} is full; free some space: {stays}")
+    return UserError(f"{error.filename or splits[0].folder}: {error.strerror}; {stays}")
