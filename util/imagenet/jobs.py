@@ -72,10 +72,9 @@ class Job:
         self.labels: dict[int, str] = {}
         self.path = source.path if source.path and source.path.is_file() else None
         self.bytes = self.path.stat().st_size if self.path else None
-        self.splits = [
-            unpacking.Split(settings.out / split, settings, self.bytes, source.flat)
-            for split in source.splits
-        ]
+        folders = [settings.out / split for split in source.splits]
+        self.where = " and ".join(map(str, folders))
+        self.splits = [unpacking.Split(folder, settings, self.bytes, source.flat) for folder in folders]
         self.started = any(split.head for split in self.splits)
         self.complete = all(split.about for split in self.splits)
         known = KNOWN.get(self.path.name) if self.path else None
