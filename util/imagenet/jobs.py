@@ -47,7 +47,7 @@ def fill(sources: list[Source], settings: Settings) -> None:
     jobs = [Job(source, settings) for source in sources]
     if settings.dry_run:
         for job in jobs:
-            print("\n".join(job.plan()))
+            print(job.plan())
         return
     check_writable(settings.out)
     todo = [job for job in jobs if not job.complete]
@@ -89,11 +89,9 @@ class Job:
         real = source.path.resolve()
         if not os.access(real, os.W_OK) or not os.access(real.parent, os.W_OK):
             raise UserError(f"--consume frees {real}, which is not yours to change; leave it out")
-        if not self.expected and not self.started:
+        if not (self.expected or self.started or self.complete):
             destroys = f"--consume destroys {source.path}, and nobody knows its right md5"
             raise UserError(f"{destroys}; say by --md5 what it must be")
-
-    # ------------------------------------------------------------------------------------------- plan
 
     def need(self) -> float:
         """Bytes that will be written, about; a tree becomes other names of the same files."""
@@ -103,23 +101,21 @@ class Job:
         inner = self.source.path.glob("n*.tar") if self.source.path else ()
         return sum(path.stat().st_size for path in inner)
 
-    def plan(self) -> list[str]:
+    def plan(self) -> str:
         """What would be done, in words; makes nothing."""
-        settings, lines = self.settings, [f"{self.settings.source}: {self.source.kind}"]
+        settings, (free, inodes) = self.settings, space(self.settings.out)
         labels_for(self.source, settings)
+        lines = [f"{settings.source}: {self.source.kind}", f"{settings.mode} to {self.where}"]
         if self.source.size and not self.source.flat:
             starts, broken = self._outline(self.source.size)
-            lines.append(f"  {len(starts):,} classes in {self.bytes:,} bytes")
-            lines += [f"  broken: {broken}"] if broken else []
-        lines.append(f"  {settings.mode} to {self.where}")
-        if part := settings.part():
-            lines.append(f"  only a part: {part}")
-        free, inodes = space(settings.out)
-        takes = f"  takes about {self.need() / 1e9:,.1f} GB"
-        lines.append(f"{takes}; {free / 1e9:,.1f} GB, {inodes:,} files are free")
+            lines.append(f"{len(starts):,} classes in {self.bytes:,} bytes")
+            lines += [f"broken: {broken}"] if broken else []
+        lines += [f"only a part: {settings.part()}"] if settings.part() else []
+        need = f"{self.need() / 1e9:,.1f} GB; {free / 1e9:,.1f} GB, {inodes:,} files are free"
+        lines.append(f"takes about {need}")
         if settings.consume:
-            lines.append("  the archive is verified, freed while it is read, and removed at the end")
-        return lines
+            lines.append("the archive is verified, freed while it is read, and removed at the end")
+        return "\n  ".join(lines)
 
     def _outline(self, end: int, *, closed: bool = True) -> tuple[list[int], UserError | None]:
         """Where classes, or blocks of images, start in the archive, by headers alone; and what is wrong."""
@@ -133,8 +129,6 @@ class Job:
             except UserError as error:
                 return starts, error
         return starts, None
-
-    # -------------------------------------------------------------------------------------------- run
 
     def run(self, labels: dict[int, str]) -> None:
         """Fills the folders, or goes on filling them; what is finished stays, whatever stops it.
@@ -275,8 +269,6 @@ class Job:
             raise UserError(f"{another}; remove {folder}, or name another --out")
         return finished is not None
 
-    # ----------------------------------------------------------------------------------------- verify
-
     def _check_md5(self, archive: Archive, splits: list[unpacking.Split]) -> str | None:
         """Reads the archive to its end; gives its md5, which is noted where it is wrong."""
         md5, right = archive.md5(), self.expected
@@ -298,8 +290,6 @@ class Job:
             while part := archive.read(CHUNK):
                 bar.update(len(part))
             return self._check_md5(archive, [])
-
-    # ---------------------------------------------------------------------------------------- consume
 
     def _consume(self, split: unpacking.Split) -> None:
         """Reads the archive from its end and cuts off what is written: any file system can do that.

@@ -56,15 +56,10 @@ def read_labels(path: Path) -> dict[int, str]:
             folder = path.parent if path.name == TRUTH else path
             folder = folder / "data" if (folder / "data").is_dir() else folder
             return _devkit((folder / TRUTH).read_text(), (folder / "meta.mat").read_bytes())
-        files = {}
         with tarfile.open(path) as devkit:  # read in memory; nothing is unpacked
-            for member in devkit:
-                name = member.name.rsplit("/", 1)[-1]
-                if name in (TRUTH, "meta.mat") and (file := devkit.extractfile(member)):
-                    files[name] = file.read()
-        if missing := {TRUTH, "meta.mat"} - set(files):
-            raise ValueError(f"it holds no {min(missing)}")
-        return _devkit(files[TRUTH].decode(), files["meta.mat"])
+            truth, meta = (devkit.extractfile(f"{DEVKIT}/data/{name}") for name in (TRUTH, "meta.mat"))
+            assert truth and meta
+            return _devkit(truth.read().decode(), meta.read())
     except ModuleNotFoundError:
         raise
     except Exception as error:  # whatever a damaged file leads tarfile and SciPy into
@@ -93,8 +88,6 @@ def _devkit(truth: str, meta: bytes) -> dict[int, str]:
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
     wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     ids = [int(line) for line in truth.split()]
-    if unknown := set(ids) - set(wnids):
+    if unknown := {i for i in ids if not CLASS.fullmatch(wnids.get(i, ""))}:
         raise ValueError(f"meta.mat has no class of id {min(unknown)}")
-    if strangers := [wnid for wnid in wnids.values() if not CLASS.fullmatch(wnid)]:
-        raise ValueError(f"meta.mat has a class {strangers[0]!a} that cannot be read")
     return {number: wnids[i] for number, i in enumerate(ids, start=1)}

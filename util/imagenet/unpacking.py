@@ -34,6 +34,8 @@ LOCK = ".unzip_imagenet.lock"
 BATCH = 8
 """Images that go to a worker process at once."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+Entry = dict[str, Any]
+Results = list[Future[list[tuple[int, str]]]]
 
 
 class Split:
@@ -50,10 +52,9 @@ class Split:
     """
 
     def __init__(self, folder: Path, settings: Settings, archive_bytes: int | None, flat: bool) -> None:
-        """Looks at what is there; a UserError where it was made otherwise.
+        """Looks at what is there, and refuses what was made otherwise or from an archive of another size.
 
         Args:
-            archive_bytes: size of the archive; None where nobody knows.
             flat: whether the images come without classes in order.
         """
         self.folder, self.settings, self.flat = folder, settings, flat
@@ -67,30 +68,30 @@ class Split:
         self._kept = [line for entry in entries for line in entry.get("kept", [])]
         if self.about:
             then = self.about | read_manifest(folder)["settings"] | {"consume": settings.consume}
-            source = {"archive": self.about.get("archive"), "bytes": self.about.get("archive_bytes")}
-            self._check_same(then, source, archive_bytes, "is complete", "")
+            name, size, freed = (self.about.get(key) for key in ("archive", "archive_bytes", "consumed"))
+            state, remedy = "is complete", ""
         elif self.head:
-            remedy = f"finish it: {self.head['command']}; or "
-            self._check_same(self.head["settings"], self.head["source"], archive_bytes, "was started", remedy)
-
-    def _check_same(
-        self, then: dict[str, Any], source: dict[str, Any], archive_bytes: int | None, state: str, remedy: str
-    ) -> None:
-        """Refuses what was made with other settings, or from another archive."""
-        now = self.settings.recorded()
-        others = [f"made otherwise, with other {name}" for name in now if then.get(name) != now[name]]
-        freed = self.settings.consume or self.about.get("consumed")
-        if not freed and None not in (source["bytes"], archive_bytes) and source["bytes"] != archive_bytes:
-            others.append(f"from another {source['archive']}, of {source['bytes']:,} bytes")
+            then, name, size = (
+                self.head["settings"],
+                self.head["source"].get("archive"),
+                self.head["source"]["bytes"],
+            )
+            freed = settings.consume
+            state, remedy = "was started", f"finish it: {self.head['command']}; or "
+        else:
+            return
+        now = settings.recorded()
+        others = [f"made otherwise, with other {key}" for key in now if then.get(key) != now[key]]
+        if not freed and None not in (size, archive_bytes) and size != archive_bytes:
+            others.append(f"from another {name}, of {size:,} bytes")
         if others:
-            remedy += "remove it, or name another --out"
-            raise UserError(f"{self.folder} {state}, but {others[0]}; {remedy}")
+            raise UserError(f"{folder} {state}, but {others[0]}; {remedy}remove it, or name another --out")
 
-    def open(self, archive: dict[str, Any]) -> None:
+    def open(self, source: dict[str, Any]) -> None:
         """Makes the folder, or goes on with what is there.
 
         Args:
-            archive: what is known of it: `archive`, its name, `bytes` and `md5`, None where nobody knows.
+            source: what is known of the archive: `archive`, its name, `bytes` and `md5`, or None.
         """
         self.images = self._bytes = 0  # bytes since the last entry
         self._partial = self.folder / PARTIAL
@@ -98,8 +99,8 @@ class Split:
         self._copies = False  # whether it was said that images are copied
         self._unsynced: list[str] = []
         self._batch: list[tuple[str, bytes]] = []
-        self._futures: list[Future[list[tuple[int, str]]]] = []  # of the workers, since the last entry
-        self._waiting: deque[tuple[dict[str, Any], list[Future[list[tuple[int, str]]]]]] = deque()
+        self._results: Results = []  # of the workers, since the last entry
+        self._waiting: deque[tuple[Entry, Results]] = deque()
         self._pool: ProcessPoolExecutor | None = None
         for wnid, entry in list(self.finished.items()):
             if measure(self.folder / wnid) != (entry["pictures"], entry["bytes"]):
@@ -111,16 +112,17 @@ class Split:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.flat or not self.head:
             _remove(self._partial)  # of a run that was killed
-        self._journal = (self.folder / JOURNAL).open("ab")
+        journal = self.folder / JOURNAL
+        if self.head:
+            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)  # it was killed in a line
+        self._journal = journal.open("ab" if self.head else "wb")
         if not self.head:
             settings = self.settings.recorded()
-            self.head = {"command": self.settings.command, "settings": settings, "source": archive}
+            self.head = {"command": self.settings.command, "settings": settings, "source": source}
             self._write(self.head)
         if self.settings.mode == "shrink":
             self._room = threading.Semaphore(4 * self.settings.workers)
             self._pool = ProcessPoolExecutor(self.settings.workers, get_context("spawn"), start_worker)
-
-    # ----------------------------------------------------------------------------------------- images
 
     def add(self, image: Image) -> None:
         """Writes an image, or has it shrunk; a file gets another name in place of a copy."""
@@ -134,7 +136,7 @@ class Split:
         if self._pool:
             self._batch.append((path, image.read()))
             if len(self._batch) == BATCH:
-                self._send(self._pool)
+                self._send()
             return
         self._bytes += image.size
         if isinstance(image.source, Path):
@@ -156,16 +158,15 @@ class Split:
                 print(f"{why}: images are copied, which takes space", file=sys.stderr)
             shutil.copyfile(file, path)
 
-    def _send(self, pool: ProcessPoolExecutor) -> None:
-        self._room.acquire()
-        future = pool.submit(shrink_batch, self._batch, self.settings.size or 0, self.settings.quality or 0)
-        future.add_done_callback(lambda _: self._room.release())
-        self._futures.append(future)
-        self._batch = []
+    def _send(self) -> None:
+        if self._pool and self._batch:
+            self._room.acquire()
+            size, quality = self.settings.size or 0, self.settings.quality or 0
+            self._results.append(self._pool.submit(shrink_batch, self._batch, size, quality))
+            self._results[-1].add_done_callback(lambda _: self._room.release())
+            self._batch = []
 
-    # ---------------------------------------------------------------------------------------- journal
-
-    def finish(self, entry: dict[str, Any]) -> None:
+    def finish(self, entry: Entry) -> None:
         """Notes what was added since the last entry, now or when the workers are done with it.
 
         Args:
@@ -173,27 +174,23 @@ class Split:
                 how many it must have. Else `until`: the images before this place of the archive are written,
                 or behind it, where the archive is consumed.
         """
-        if self._batch and self._pool:
-            self._send(self._pool)
-        self._waiting.append((entry | {"bytes": self._bytes}, self._futures))
-        self._bytes, self._futures = 0, []
+        self._send()
+        self._waiting.append((entry | {"bytes": self._bytes}, self._results))
+        self._bytes, self._results = 0, []
         self.settle(wait=self.settings.consume)
 
     def settle(self, *, wait: bool = True) -> None:
         """Commits, in order, what is written; if it waits for the workers, all."""
-        while self._waiting:
-            entry, futures = self._waiting[0]
-            if not wait and not all(future.done() for future in futures):
-                return
-            for future in futures:
-                for count, why in future.result():
-                    entry["bytes"] += count
-                    if why:
-                        entry.setdefault("kept", []).append(why)
+        while self._waiting and (wait or all(result.done() for result in self._waiting[0][1])):
+            entry, results = self._waiting[0]
+            for count, why in (line for result in results for line in result.result()):
+                entry["bytes"] += count
+                if why:
+                    entry.setdefault("kept", []).append(why)
             self._waiting.popleft()
             self._commit(entry)
 
-    def _commit(self, entry: dict[str, Any]) -> None:
+    def _commit(self, entry: Entry) -> None:
         for path in self._unsynced:  # on Windows, which cannot be told to write all that waits
             with open(path, "rb+") as file:  # noqa: PTH123
                 os.fsync(file.fileno())
@@ -224,18 +221,12 @@ class Split:
         self.settle()
         self._write({"wrong": md5})
 
-    # -------------------------------------------------------------------------------------------- end
-
     def is_written(self) -> bool:
         """Whether all images are, of a set without classes in order; then the archive is not read again."""
         return bool(self.last.get("written"))
 
     def complete(self, source: dict[str, Any]) -> None:
-        """Writes manifest and `.complete`, after all images.
-
-        Args:
-            source: what is to be noted of the archive.
-        """
+        """Writes manifest and `.complete` with what is to be noted of the archive, after all images."""
         self.settle()
         counts = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in self.finished.items()}
         if self.flat:
@@ -269,7 +260,7 @@ class Split:
         self.tidy()
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
-        """Writes a file in `.partial`, where a kill leaves nothing that would stay, and moves it."""
+        """Writes a file by way of `.partial`, where a kill leaves nothing that would stay."""
         with (self._partial / name).open("w", encoding="utf-8") as file:
             file.write(json.dumps(content, indent=1) + "\n")
             file.flush()
@@ -294,7 +285,7 @@ class Split:
 
 
 def _read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Head and entries, [] where none was started; a UserError where it is damaged, or the folder in use."""
+    """Head and entries; [] where none was started, and a UserError where the folder is somebody else's."""
     journal = folder / JOURNAL
     if not journal.exists():
         if folder.is_dir() and any(folder.iterdir()):
@@ -302,7 +293,6 @@ def _read_journal(folder: Path) -> list[dict[str, Any]]:
         return []
     lines = journal.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):  # killed while it was written
-        os.truncate(journal, sum(map(len, lines[:-1])))
         lines.pop()
     try:
         entries = [json.loads(line) for line in lines]
