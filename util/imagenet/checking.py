@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -24,30 +25,22 @@ def check(target: Path, decode: bool, workers: int) -> bool:
     Args:
         target: a folder that was filled, or an archive with its index.
         decode: whether to decode every image too.
-
-    Raises:
-        UserError: there is nothing here that this tool has made.
     """
     if not target.exists():
-        known = "name a folder that was filled, or an archive with its index"
-        raise UserError(f"{target} does not exist; {known}")
+        raise UserError(f"{target} does not exist; name a filled folder, or an archive with its index")
     if not target.is_dir():
-        reports = [_check_index(target, decode, workers)]
+        name, problems = _check_index(target, decode, workers)
+        reports = {name: problems}
     else:
         folders = [folder for split in ("train", "val") if (folder := target / split).is_dir()] or [target]
-        reports = [_check_folder(folder, decode, workers) for folder in folders]
-    return all(reports)
+        reports = dict(_check_folder(folder, decode, workers) for folder in folders)
+    for name, problems in reports.items():
+        print(*problems, f"{name}: {f'{len(problems)} wrong' if problems else 'right'}", sep="\n")
+    return not any(reports.values())
 
 
-def _report(name: str, problems: list[str]) -> bool:
-    for problem in problems:
-        print(problem)
-    print(f"{name}: {f'{len(problems)} wrong' if problems else 'right'}")
-    return not problems
-
-
-def _check_folder(folder: Path, decode: bool, workers: int) -> bool:
-    """Compares counts and bytes of every class with the manifest."""
+def _check_folder(folder: Path, decode: bool, workers: int) -> tuple[str, list[str]]:
+    """What is in it, and what is wrong: compares counts and bytes of every class with the manifest."""
     about = check_complete(folder)
     if about is None:
         raise UserError(f"{folder} was not made by unzip_imagenet; there is nothing to compare it with")
@@ -62,11 +55,11 @@ def _check_folder(folder: Path, decode: bool, workers: int) -> bool:
             problems.append(f"{folder / wnid}: {now[0]:,} images, {now[1]:,} bytes {instead}")
     if decode:
         problems += _decode(workers, undecodable_files, [folder / wnid for wnid in sorted(there)])
-    return _report(f"{folder}: {describe(about)}", problems)
+    return f"{folder}: {describe(about)}", problems
 
 
-def _check_index(path: Path, decode: bool, workers: int) -> bool:
-    """Compares every row with the header in the archive."""
+def _check_index(path: Path, decode: bool, workers: int) -> tuple[str, list[str]]:
+    """What is in it, and what is wrong: compares every row with the header in the archive."""
     rows, about = open_index(path)
     kind: Kind = "training images" if about["split"] == "train" else "validation images"
     with closing(Archive(path, chunk=BLOCK)) as archive:
@@ -78,24 +71,16 @@ def _check_index(path: Path, decode: bool, workers: int) -> bool:
             name = picture_name(about["split"], wnid, number)
             found = parse_name(kind, member.name, {number: wnid})
             if found != (about["split"], wnid, name, number) or member.size != size:
-                return _report(
-                    f"{path}", [f"the index has {name} at byte {offset:,}, where {member.name} is"]
-                )
+                return str(path), [f"the index has {name} at byte {offset:,}, where {member.name} is"]
     firsts = range(0, len(rows), 1000)
-    problems = []
-    if decode:
-        problems = _decode(
-            workers, undecodable_rows, [path] * len(firsts), firsts, [k + 1000 for k in firsts]
-        )
-    return _report(f"{path}: {len(rows):,} images of {len(about['wnids']):,} classes", problems)
+    stops = [first + 1000 for first in firsts]
+    problems = _decode(workers, undecodable_rows, [path] * len(firsts), firsts, stops) if decode else []
+    return f"{path}: {len(rows):,} images of {len(about['wnids']):,} classes", problems
 
 
 def _decode(workers: int, work: Callable[..., list[str]], *arguments: Any) -> list[str]:
     """The problems that `work` finds, in worker processes."""
     with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
         parts = pool.map(work, *arguments)
-        return [
-            problem
-            for part in tqdm(parts, "decoding", len(arguments[0]), unit="part", disable=None)
-            for problem in part
-        ]
+        bar = tqdm(parts, "decoding", len(arguments[0]), unit="part", disable=None)
+        return list(chain.from_iterable(bar))

@@ -12,47 +12,39 @@ from common.files import check_writable
 from util.imagenet.jobs import say
 from util.imagenet.labels import labels_for
 from util.imagenet.settings import Settings
-from util.imagenet.sources import KNOWN, Choice, Group, Source, groups_of_tar
+from util.imagenet.sources import KNOWN, Choice, Group, Labels, Source, groups_of_tar
 from util.imagenet.tars import BLOCK, CHUNK, Archive
 
 
 def make_indices(sources: list[Source], settings: Settings) -> None:
     """Writes an index beside each archive; what can be refused is, before the first one is read."""
-    paths = [_check_source(source) for source in sources]
+    for source in sources:
+        if not source.path or not source.size or source.kind == "Imagenette":
+            what = "takes an archive of ImageNet, on disk and not compressed"
+            raise UserError(f"--mode index {what}; {source.path or 'standard input'} is none")
+        check_writable(source.path.parent)
     labels = [labels_for(source, settings) for source in sources]
-    for source, path, own_labels in zip(sources, paths, labels, strict=True):
+    for source, own_labels in zip(sources, labels, strict=True):
+        assert source.path
         if settings.dry_run:
-            files = " and ".join(map(str, index_files(path)))
-            print(f"{path}: {source.kind}\n  index to {files}, 0.02 GB for all of ImageNet")
+            files = " and ".join(map(str, index_files(source.path)))
+            print(f"{source.path}: {source.kind}\n  index to {files}, 0.02 GB for all of ImageNet")
         else:
-            _make_index(source, path, own_labels, settings)
-            print(f"Train with it: python gan_upscale.py --data {command_line(str(path))}")
+            _make_index(source, source.path, own_labels, settings)
+            print(f"Train with it: python gan_upscale.py --data {command_line(str(source.path))}")
 
 
-def _check_source(source: Source) -> Path:
-    """The archive, if there can be an index beside it."""
-    path = source.path
-    if path is None or source.size is None or source.kind == "Imagenette":
-        what = path or "standard input"
-        raise UserError(
-            f"--mode index takes an archive of ImageNet, on disk and not compressed; {what} is none"
-        )
-    check_writable(path.parent)
-    return path
-
-
-def _make_index(source: Source, path: Path, labels: dict[int, str], settings: Settings) -> None:
+def _make_index(source: Source, path: Path, labels: Labels, settings: Settings) -> None:
     state, choice = path.stat(), Choice(settings, labels)
     hashed = bool(settings.md5) or settings.verify == "md5"
     say(f"reading the headers of {path}")
     with closing(Archive(path, md5=hashed, chunk=CHUNK if hashed else BLOCK)) as archive:
-        groups = groups_of_tar(archive, archive.size, source.kind, labels)
-        rows, wnids = _rows(groups, choice)
+        rows, wnids = _rows(groups_of_tar(archive, archive.size, source.kind, labels), choice)
         md5 = archive.md5()
     choice.check(settings.source)
     known = KNOWN.get(path.name)
-    right = settings.md5 or (known.md5 if known and known.bytes == state.st_size else None)
-    if md5 and right and md5 != right:
+    right = settings.md5 or (known.md5 if known and known.bytes == state.st_size else md5)
+    if md5 and md5 != right:
         raise UserError(f"{path} has md5 {md5} instead of {right}, it is damaged somewhere; fetch it again")
     about = {
         "archive_bytes": state.st_size,

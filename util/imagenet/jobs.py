@@ -162,13 +162,9 @@ class Job:
         for split in self.splits:
             split.tidy()
             print(f"{split.folder}: complete already: {describe(split.about)}")
+            archive_bytes = split.about.get("archive_bytes") or 0
             # a whole archive is another copy, or one of a single part
-            if (
-                self.bytes
-                and self.path
-                and split.about["consumed"]
-                and self.bytes < split.about["archive_bytes"]
-            ):
+            if self.path and split.about["consumed"] and self.path.stat().st_size < archive_bytes:
                 self.path.resolve().unlink()
 
     def _open_splits(self, stack: ExitStack) -> None:
@@ -228,13 +224,7 @@ class Job:
                 raise UserError(f"{settings.source} holds {instead}; fetch it again")
         return ("md5" if md5 else "none" if verify == "none" else "fast"), md5
 
-    def _add(
-        self,
-        groups: Iterable[Group],
-        bar: tqdm,
-        archive: Archive | None = None,
-        **note: int,
-    ) -> None:
+    def _add(self, groups: Iterable[Group], bar: tqdm, archive: Archive | None = None, **note: int) -> None:
         """Adds the images of `groups` that are wanted and not there yet; `note` is for the journal."""
         by_name = {split.folder.name: split for split in self.splits}
         choice = Choice(self.settings, self.labels)
@@ -255,10 +245,8 @@ class Job:
             entry = {"class": group.wnid, "start": group.start, "size": group.size, "pictures": count}
             for split in self.splits:
                 split.finish((entry if group.wnid else {"until": archive and archive.position}) | note)
-            images = sum(split.images for split in self.splits)
-            bar.set_postfix_str(
-                f"{images / max(0.1, bar.format_dict['elapsed']):,.0f} images/s", refresh=False
-            )
+            rate = sum(split.images for split in self.splits) / max(0.1, bar.format_dict["elapsed"])
+            bar.set_postfix_str(f"{rate:,.0f} images/s", refresh=False)
             bar.update(archive.bytes_read() - bar.n if archive else group.size)
         choice.check(self.settings.source)
 
@@ -277,10 +265,9 @@ class Job:
         if md5 and right and md5 != right:
             for split in splits:
                 split.note_wrong(md5)
-            raise UserError(
-                f"{self.settings.source} has md5 {md5} instead of {right}, it is damaged; fetch it again "
-                f"and remove {self.where}, or take it as it is by --verify none"
-            )
+            damaged = f"{self.settings.source} has md5 {md5} instead of {right}, it is damaged"
+            remedy = f"fetch it again and remove {self.where}, or take it as it is by --verify none"
+            raise UserError(f"{damaged}; {remedy}")
         return md5
 
     def _verify_before(self) -> str | None:

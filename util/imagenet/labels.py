@@ -40,14 +40,10 @@ def labels_for(source: Source, settings: Settings) -> dict[int, str]:
 
 
 def read_labels(path: Path) -> dict[int, str]:
-    """The wnid of each image number.
+    """The wnid of each image number; a UserError where `path` is damaged, or none of the files that say it.
 
-    Args:
-        path: the devkit as `.tar.gz`, as `.tar` or unpacked; `ILSVRC2012_validation_ground_truth.txt` with
-            the devkit's `meta.mat` beside it; or Kaggle's `LOC_val_solution.csv`.
-
-    Raises:
-        UserError: it is none of these, or damaged.
+    These are the devkit as `.tar.gz`, as `.tar` or unpacked; `ILSVRC2012_validation_ground_truth.txt` with the
+    devkit's `meta.mat` beside it; and Kaggle's `LOC_val_solution.csv`.
     """
     try:
         if path.suffix == ".csv":

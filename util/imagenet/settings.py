@@ -39,11 +39,9 @@ class Settings:
 
     def part(self) -> str | None:
         """The part of the set that is taken, in words; None if nothing is left out."""
-        words = []
-        if self.classes is not None:
-            words.append(f"{self._class_count()} classes")
-        if self.per_class is not None:
-            words.append(f"at most {self.per_class} images a class")
+        count = len(self.classes) if isinstance(self.classes, list) else self.classes
+        words = [f"{count} classes"] if count else []
+        words += [f"at most {self.per_class} images a class"] if self.per_class else []
         return ", ".join(words) or None
 
     def need(self, archive_bytes: int) -> float:
@@ -51,12 +49,8 @@ class Settings:
         need = archive_bytes * (SHRUNK if self.mode == "shrink" else 1.0)
         if self.consume:
             return need * 0.02
-        return need * min(1, self._class_count() / 1000) * min(1, (self.per_class or 1300) / 1300)
-
-    def _class_count(self) -> int:
-        if isinstance(self.classes, list):
-            return len(self.classes)
-        return self.classes or 1000
+        count = len(self.classes) if isinstance(self.classes, list) else self.classes or 1000
+        return need * min(1, count / 1000) * min(1, (self.per_class or 1300) / 1300)
 
 
 def space(folder: Path) -> tuple[int, int]:

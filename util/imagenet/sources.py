@@ -36,6 +36,8 @@ KNOWN = {
     "imagenette2-320.tgz": Official(None, "3df6f0d01a2c9592104656642f5e78a3", 13_394),
     "imagenette2-160.tgz": Official(None, "e793b78cc4c9e9a4ccc0c1155377a412", 13_394),
 }
+Labels = dict[int, str]
+"""The class of each validation image, by its number."""
 LARGEST = 1 << 28
 """Bytes: a larger member of a class cannot be a photo, and would fill the memory."""
 IMAGES_PER_NOTE = 500
@@ -66,16 +68,11 @@ class Source:
     """One thing to read."""
 
     kind: Kind
-    path: Path | None
-    """None is standard input. Of folders of images: the folder `train` or `val`."""
-    splits: tuple[str, ...]
-    """What is in it of `train` and `val`."""
-    unlabeled: bool = False
-    """Whether its images do not carry their class."""
-    size: int | None = None
-    """Bytes of an archive on disk that is not compressed."""
-    stdin: Archive | None = None
-    """Standard input, opened at its beginning."""
+    path: Path | None  # None is standard input; of folders of images: the folder `train` or `val`
+    splits: tuple[str, ...]  # what is in it of `train` and `val`
+    unlabeled: bool = False  # whether its images do not carry their class
+    size: int | None = None  # bytes of an archive on disk that is not compressed
+    stdin: Archive | None = None  # standard input, opened at its beginning
 
     @property
     def flat(self) -> bool:
@@ -143,7 +140,7 @@ def _tree(path: Path, split: str) -> Source | None:
 class Choice:
     """Which classes and images are taken: all, or a part."""
 
-    def __init__(self, settings: Settings, labels: dict[int, str]) -> None:
+    def __init__(self, settings: Settings, labels: Labels) -> None:
         """For `--classes N` takes the first classes of `labels`, sorted, else the first that come."""
         classes = settings.classes
         self._named = set(classes) if isinstance(classes, list) else set()
@@ -187,8 +184,7 @@ class Image(NamedTuple):
     wnid: str
     name: str
     number: int
-    source: Archive | Path
-    """The archive, which is at the image's first byte; or the image's file."""
+    source: Archive | Path  # the archive, which is at the image's first byte; or the image's file
     offset: int
     size: int
 
@@ -199,26 +195,17 @@ class Image(NamedTuple):
 class Group(NamedTuple):
     """The images of a class, or some that come without classes in order; read as they are asked for."""
 
-    wnid: str
-    """The class, or ""."""
-    start: int
-    """Where its first bytes are in the archive; 0 of a file of its own."""
-    size: int
-    """Bytes of the class's archive; else 0."""
+    wnid: str  # the class, or ""
+    start: int  # where its first bytes are in the archive; 0 of a file of its own
+    size: int  # bytes of the class's archive; else 0
     images: Iterator[Image]
 
 
-def parse_name(
-    kind: Kind, name: str, labels: dict[int, str], wnid: str = ""
-) -> tuple[str, str, str, int] | None:
+def parse_name(kind: Kind, name: str, labels: Labels, wnid: str = "") -> tuple[str, str, str, int] | None:
     """Split, class, ImageNet's own name and number of an image; None for a name that is none.
 
-    Args:
-        labels: the class of each image number, for those whose name does not carry it.
-        wnid: the class that it must be of.
-
-    Returns:
-        The class is "" where there is none, or two.
+    The class is the one in the name, which must be `wnid` if there is one, else that of `labels`.
+    It is "" where there is none, or two.
     """
     if not (match := IMAGE[kind].fullmatch(name)):
         return None
@@ -230,24 +217,10 @@ def parse_name(
     return split, "" if others else label or "", f"{part('train') or part('val')}.JPEG", number
 
 
-# ------------------------------------------------------------------------------------------- archives
-
-
 def images_of_tar(
-    archive: Archive,
-    end: int | None,
-    kind: Kind,
-    labels: dict[int, str],
-    wnid: str = "",
-    *,
-    closed: bool = True,
+    archive: Archive, end: int | None, kind: Kind, labels: Labels, wnid: str = "", closed: bool = True
 ) -> Iterator[Image]:
-    """The images of an archive of class `wnid`, of validation images or of Imagenette, as they come.
-
-    Args:
-        labels: the class of each image number, for those whose name does not carry it.
-        closed: as of `members`.
-    """
+    """The images of an archive of class `wnid`, of validation images or of Imagenette, as they come."""
     seen = set()
     for member in members(archive, end, closed=closed):
         name = member.name
@@ -269,7 +242,7 @@ def images_of_tar(
 
 
 def groups_of_tar(
-    archive: Archive, end: int | None, kind: Kind, labels: dict[int, str], *, closed: bool = True
+    archive: Archive, end: int | None, kind: Kind, labels: Labels, closed: bool = True
 ) -> Iterator[Group]:
     """The classes of the training archive, the inner archives walked in place; or blocks of images.
 
@@ -293,10 +266,7 @@ def groups_of_tar(
         yield Group(wnid, member.offset, member.size, images)
 
 
-# -------------------------------------------------------------------------------------------- folders
-
-
-def groups_of_folder(source: Source, labels: dict[int, str]) -> Iterator[Group]:
+def groups_of_folder(source: Source, labels: Labels) -> Iterator[Group]:
     """The classes of a folder of inner archives, or of folders of images, by name."""
     paths = sorted(source.path.iterdir()) if source.path else []
     if source.kind == "class archives":
@@ -320,7 +290,7 @@ def groups_of_folder(source: Source, labels: dict[int, str]) -> Iterator[Group]:
         yield Group(wnid, 0, len(found), iter(found))
 
 
-def _image_file(file: Path, labels: dict[int, str], wnid: str = "") -> Image:
+def _image_file(file: Path, labels: Labels, wnid: str = "") -> Image:
     """An image of class `wnid`, or of the one that its name or `labels` say."""
     state = file.stat()
     if not stat.S_ISREG(state.st_mode) or not state.st_size:

@@ -57,18 +57,13 @@ class Hashed(io.RawIOBase):
 class Archive:
     """The bytes of a tar in order, perhaps compressed by gzip.
 
-    Attributes:
-        size: bytes of the tar; None where only reading to the end will tell.
-        position: the place of the next byte.
+    Args:
+        path: None is standard input.
+        md5: whether to hash all that is read; then nothing is jumped over.
+        chunk: bytes to read at once; `BLOCK` where only headers matter.
     """
 
     def __init__(self, path: Path | None, *, md5: bool = False, chunk: int = CHUNK) -> None:
-        """Opens `path`, or standard input for None.
-
-        Args:
-            md5: whether to hash all that is read; then nothing is jumped over.
-            chunk: bytes to read at once; `BLOCK` where only headers matter.
-        """
         self.path, self.name = path, "standard input" if path is None else str(path)
         if path is None and (sys.stdin is None or sys.stdin.isatty()):
             raise UserError("nothing comes from standard input; pipe an archive into it, or name one")
@@ -81,6 +76,7 @@ class Archive:
             compressed = self._file.peek(2)[:2] == b"\x1f\x8b"
         except OSError as error:
             raise UserError(f"{self.name}: {error.strerror}; name another archive") from None
+        # bytes of the tar, None where only reading to the end will tell; the place of the next byte
         self.size = None if path is None or compressed else path.stat().st_size
         self.position = 0
         self._ahead = b""  # read already by `peek`

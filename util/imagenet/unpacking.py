@@ -43,12 +43,10 @@ class Split:
 
     Attributes:
         about: the content of `.complete`; {} where it is not complete.
-        head: what the journal says of the settings and of the archive; {} where there is no journal.
-        finished: the journal's entries of classes that are done.
-        last: the journal's last entry of classes or images that are done.
+        head: the journal's first line, of the settings and of the archive; {} where there is no journal.
+        finished, last: its entries of classes that are done; the last entry of classes or images.
         wrong: the md5 of the archive, if it was found not to be the right one.
         until: place in an archive without classes in order; the images before it are written.
-        images: how many were written now.
     """
 
     def __init__(self, folder: Path, settings: Settings, archive_bytes: int | None, flat: bool) -> None:
