@@ -42,7 +42,7 @@ def labels_for(source: Source, settings: Settings) -> dict[int, str]:
 def read_labels(path: Path) -> dict[int, str]:
     """The wnid of each image number; a UserError where `path` is damaged, or none of the files that say it.
 
-    These are the devkit as `.tar.gz`, as `.tar` or unpacked; `ILSVRC2012_validation_ground_truth.txt` with the
+    These are the devkit as `.tar.gz`, `.tar` or unpacked; `ILSVRC2012_validation_ground_truth.txt` with the
     devkit's `meta.mat` beside it; and Kaggle's `LOC_val_solution.csv`.
     """
     try:
