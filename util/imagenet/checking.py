@@ -1,19 +1,17 @@
 """Whether all is there that was extracted or indexed, and whether it can be decoded."""
 
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from common.cli import UserError
 from common.datasets.imagenet_archive import check_complete, open_index, picture_name
 from util.imagenet.jobs import describe
-from util.imagenet.shrinking import start_worker, undecodable_files, undecodable_rows
+from util.imagenet.shrinking import ROWS, start_worker, undecodable
 from util.imagenet.sources import Kind, parse_name
 from util.imagenet.tars import BLOCK, Archive, parse
 from util.imagenet.unpacking import measure, read_manifest
@@ -54,7 +52,7 @@ def _check_folder(folder: Path, decode: bool, workers: int) -> tuple[str, list[s
             instead = f"instead of {then[0]:,}, {then[1]:,}"
             problems.append(f"{folder / wnid}: {now[0]:,} images, {now[1]:,} bytes {instead}")
     if decode:
-        problems += _decode(workers, undecodable_files, [folder / wnid for wnid in sorted(there)])
+        problems += _decode(workers, [(folder / wnid, 0) for wnid in sorted(there)])
     return f"{folder}: {describe(about)}", problems
 
 
@@ -72,15 +70,13 @@ def _check_index(path: Path, decode: bool, workers: int) -> tuple[str, list[str]
             found = parse_name(kind, member.name, {number: wnid})
             if found != (about["split"], wnid, name, number) or member.size != size:
                 return str(path), [f"the index has {name} at byte {offset:,}, where {member.name} is"]
-    firsts = range(0, len(rows), 1000)
-    stops = [first + 1000 for first in firsts]
-    problems = _decode(workers, undecodable_rows, [path] * len(firsts), firsts, stops) if decode else []
+    parts = [(path, first) for first in range(0, len(rows), ROWS)]
+    problems = _decode(workers, parts) if decode else []
     return f"{path}: {len(rows):,} images of {len(about['wnids']):,} classes", problems
 
 
-def _decode(workers: int, work: Callable[..., list[str]], *arguments: Any) -> list[str]:
-    """The problems that `work` finds, in worker processes."""
+def _decode(workers: int, parts: list[tuple[Path, int]]) -> list[str]:
+    """What cannot be decoded, found by worker processes."""
     with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
-        parts = pool.map(work, *arguments)
-        bar = tqdm(parts, "decoding", len(arguments[0]), unit="part", disable=None)
-        return list(chain.from_iterable(bar))
+        results = pool.map(undecodable, *zip(*parts, strict=True))
+        return list(chain.from_iterable(tqdm(results, "decoding", len(parts), unit="part", disable=None)))

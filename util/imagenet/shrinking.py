@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from io import BytesIO
 from multiprocessing import parent_process
 from pathlib import Path
@@ -12,6 +13,9 @@ from PIL.ExifTags import Base
 
 from common.datasets.imagenet_archive import open_index, picture_name
 from common.datasets.images import orientation, size_by_shorter
+
+ROWS = 1000
+"""Images of an archive that a process decodes at a time."""
 
 
 def start_worker() -> None:
@@ -68,28 +72,23 @@ def shrink_batch(batch: list[tuple[str, bytes]], size: int, quality: int) -> lis
     return results
 
 
-def undecodable_files(folder: Path) -> list[str]:
-    """The images of a folder that cannot be decoded: path and reason."""
-    return [f"{path}: {why}" for path in sorted(folder.iterdir()) if (why := _undecodable(path))]
-
-
-def undecodable_rows(tar: Path, first: int, stop: int) -> list[str]:
-    """The images at some rows of an archive's index that cannot be decoded: path and reason."""
-    rows, about = open_index(tar)
+def undecodable(path: Path, first: int) -> list[str]:
+    """What cannot be decoded in a folder, or at `ROWS` rows of an index from `first` on, and why."""
     problems = []
-    with tar.open("rb") as file:
-        for offset, size, label, number in rows[first:stop].tolist():
-            file.seek(offset)
-            if why := _undecodable(BytesIO(file.read(size))):
-                wnid = about["wnids"][label]
-                problems.append(f"{tar}/{wnid}/{picture_name(about['split'], wnid, number)}: {why}")
+    files = ((str(file), file) for file in sorted(path.iterdir())) if path.is_dir() else _rows(path, first)
+    for name, file in files:
+        try:
+            with Image.open(file) as image:
+                image.load()
+        except Exception as error:  # a decoder raises whatever a damaged file leads it into
+            problems.append(f"{name} cannot be decoded ({error})")
     return problems
 
 
-def _undecodable(file: Path | BytesIO) -> str:
-    try:
-        with Image.open(file) as image:
-            image.load()
-    except Exception as error:  # a decoder raises whatever a damaged file leads it into
-        return f"cannot be decoded ({error})"
-    return ""
+def _rows(tar: Path, first: int) -> Iterator[tuple[str, BytesIO]]:
+    rows, about = open_index(tar)
+    with tar.open("rb") as file:
+        for offset, size, label, number in rows[first : first + ROWS].tolist():
+            file.seek(offset)
+            wnid = about["wnids"][label]
+            yield f"{tar}/{wnid}/{picture_name(about['split'], wnid, number)}", BytesIO(file.read(size))
