@@ -85,7 +85,7 @@ def seconds(work: Callable[[Path], None], folder: Path) -> tuple[float, float]:
 
 def peak(work: Callable[[], None], folder: Path) -> tuple[int, int]:
     """The most that `folder` holds while `work` runs and at its end: bytes of files, and on the disk."""
-    found, stop = [0, 0], threading.Event()
+    most, stop = [0, 0], threading.Event()
 
     def watch() -> None:
         last = False
@@ -102,14 +102,14 @@ def peak(work: Callable[[], None], folder: Path) -> tuple[int, int]:
                             with contextlib.suppress(OSError):
                                 size += entry.stat().st_size
                                 blocks += entry.stat().st_blocks * 512
-            found[:] = max(found[0], size), max(found[1], blocks)
+            most[:] = max(most[0], size), max(most[1], blocks)
 
     thread = threading.Thread(target=watch)
     thread.start()
     work()
     stop.set()
     thread.join()
-    return found[0], found[1]
+    return most[0], most[1]
 
 
 def extract(folder: Path, rounds: int) -> None:

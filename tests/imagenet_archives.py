@@ -53,7 +53,7 @@ def train_tar(path: Path, classes: int, count: int, make: Callable[[int], bytes]
 
 def tree(folder: Path) -> dict[str, bytes]:
     """All images below a folder; nothing else may be there but the tool's own notes."""
-    found = {
+    files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
@@ -62,7 +62,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ".unzip_imagenet.lock",
         *(f"{s}/{n}" for s in ("train", "val") for n in (".complete", "manifest.json")),
     }
-    return {name: data for name, data in found.items() if name not in notes}
+    return {name: data for name, data in files.items() if name not in notes}
 
 
 def fingerprint(folder: Path) -> str:

@@ -245,14 +245,14 @@ def refused(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{tmp_path / 't.tar'}, byte " in said
     files = {f"train/{wnid(k)}/{name}": data for k in (0, 1) for name, data in class_images(k, 2, photo)}
-    found = tree(out)
-    assert found.pop("train/.journal") and found == files
+    result = tree(out)
+    assert result.pop("train/.journal") and result == files
     assert {path for path in tmp_path.rglob("*") if out not in (path, *path.parents)} == before
     with pytest.raises(UserError, match="not complete"):
         imagenet_archive.check_complete(out / "train")
 
 
-def test_damage_anywhere_is_refused_or_lies_in_a_image(tmp_path: Path) -> None:
+def test_damage_anywhere_is_refused_or_lies_in_an_image(tmp_path: Path) -> None:
     files = train_tar(tmp_path / "t.tar", 2, 3, lambda k: bytes([k % 251]) * 700)
     data = (tmp_path / "t.tar").read_bytes()
     dice = random.Random(1)
@@ -263,10 +263,10 @@ def test_damage_anywhere_is_refused_or_lies_in_a_image(tmp_path: Path) -> None:
         (tmp_path / "d.tar").write_bytes(damaged[: dice.choice([None, None, dice.randrange(len(data))])])
         out = tmp_path / f"out{turn}"
         code = call(tmp_path / "d.tar", "--out", out)
-        found = tree(out)
-        assert set(found) - {"train/.journal"} <= set(files)
-        assert all(len(found[name]) == 700 for name in found if name != "train/.journal")
-        assert code == 2 or set(found) == set(files)
+        result = tree(out)
+        assert set(result) - {"train/.journal"} <= set(files)
+        assert all(len(result[name]) == 700 for name in result if name != "train/.journal")
+        assert code == 2 or set(result) == set(files)
         outcomes.add(code)
     assert outcomes == {0, 2}
 
@@ -489,8 +489,8 @@ def test_consume_frees_the_archive_class_by_class(
 
     def measured(path: Path, length: int) -> None:
         nonlocal peak
-        made = sum(file.stat().st_size for file in out.rglob("*.JPEG"))
-        peak = max(peak, made + source.stat().st_size)
+        written = sum(file.stat().st_size for file in out.rglob("*.JPEG"))
+        peak = max(peak, written + source.stat().st_size)
         truncate(path, length)
 
     monkeypatch.setattr(os, "truncate", measured)
@@ -702,15 +702,15 @@ def test_shrink(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -
     )
     assert call(*words) == 0
     assert "2 could not be shrunk" in capsys.readouterr().out
-    found = {name.rsplit("_", 1)[1][0]: data for name, data in tree(out).items()}
+    result = {name.rsplit("_", 1)[1][0]: data for name, data in tree(out).items()}
     for number in "1346":
-        image = Image.open(io.BytesIO(found[number]))
+        image = Image.open(io.BytesIO(result[number]))
         assert (image.size, image.mode, image.format) == ((48, 32), "RGB", "JPEG")
-    assert Image.open(io.BytesIO(found["6"])).getexif()[274] == 6
+    assert Image.open(io.BytesIO(result["6"])).getexif()[274] == 6
     for number in "257":  # small already; broken; transparent
-        assert found[number] == images[number]
+        assert result[number] == images[number]
     want = Image.open(io.BytesIO(images["1"])).resize((48, 32), Image.Resampling.BICUBIC)
-    pixels = [np.asarray(image.convert("L"), float) for image in (want, Image.open(io.BytesIO(found["1"])))]
+    pixels = [np.asarray(image.convert("L"), float) for image in (want, Image.open(io.BytesIO(result["1"])))]
     assert np.abs(pixels[0] - pixels[1]).mean() < 6
     about = imagenet_archive.check_complete(out / "train")
     assert about and (about["mode"], about["size"], about["quality"], about["kept"]) == ("shrink", 32, 90, 2)
@@ -746,11 +746,11 @@ def test_index_says_where_every_image_lies(tmp_path: Path) -> None:
     rows, about = imagenet_archive.open_index(source)
     assert isinstance(rows, np.memmap) and not rows.flags.writeable
     assert about["wnids"] == [wnid(0), wnid(1), wnid(2)] and about["part"] is None
-    data, found = source.read_bytes(), {}
+    data, result = source.read_bytes(), {}
     for row in rows:
         name = imagenet_archive.picture_name("train", about["wnids"][row["class"]], int(row["number"]))
-        found[name] = data[int(row["offset"]) :][: int(row["size"])]
-    assert list(found.items()) == [image for k in range(3) for image in class_images(k, 3, photo)]
+        result[name] = data[int(row["offset"]) :][: int(row["size"])]
+    assert list(result.items()) == [image for k in range(3) for image in class_images(k, 3, photo)]
     assert call(source, "--check") == 0
     assert call(source, "--mode", "index", "--classes", 1, "--per-class", 2) == 0
     rows, about = imagenet_archive.open_index(source)
@@ -846,18 +846,18 @@ def test_a_wrong_md5_leaves_it_incomplete(
     source = tmp_path / sources.TRAIN
     files = train_tar(source, 2, 2)
     right = hashlib.md5(source.read_bytes()).hexdigest()
-    known = sources.Official(source.stat().st_size, "0" * 32, 4)
-    monkeypatch.setitem(sources.KNOWN, sources.TRAIN, known)
+    official = sources.Official(source.stat().st_size, "0" * 32, 4)
+    monkeypatch.setitem(sources.KNOWN, sources.TRAIN, official)
     assert call(source, "--out", out) == 2
     assert f"md5 {right} instead of" in capsys.readouterr().err
     with pytest.raises(UserError, match="not complete"):
         imagenet_archive.check_complete(out / "train")
     assert call(source, "--out", out, "--verify", "none") == 0
     assert tree(out) == files
-    monkeypatch.setitem(sources.KNOWN, sources.TRAIN, sources.Official(known.bytes, right, 5))
+    monkeypatch.setitem(sources.KNOWN, sources.TRAIN, sources.Official(official.bytes, right, 5))
     assert call(source, "--out", tmp_path / "out2") == 2
     assert "4 images instead of 5" in capsys.readouterr().err
-    monkeypatch.setitem(sources.KNOWN, sources.TRAIN, sources.Official(known.bytes, right, 4))
+    monkeypatch.setitem(sources.KNOWN, sources.TRAIN, sources.Official(official.bytes, right, 4))
     assert call(source, "--out", tmp_path / "out3", "--mode", "shrink", "--size", 8, "--workers", 1) == 0
 
 

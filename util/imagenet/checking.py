@@ -67,8 +67,8 @@ def _check_index(path: Path, decode: bool, workers: int) -> tuple[str, list[str]
             member = parse(archive, archive.position, archive.peek(BLOCK))
             wnid = about["wnids"][label]
             name = picture_name(about["split"], wnid, number)
-            found = parse_name(kind, member.name, {number: wnid})
-            if found != (about["split"], wnid, name, number) or member.size != size:
+            parsed = parse_name(kind, member.name, {number: wnid})
+            if parsed != (about["split"], wnid, name, number) or member.size != size:
                 return str(path), [f"the index has {name} at byte {offset:,}, where {member.name} is"]
     parts = [(path, first) for first in range(0, len(rows), ROWS)]
     problems = _decode(workers, parts) if decode else []
@@ -76,7 +76,7 @@ def _check_index(path: Path, decode: bool, workers: int) -> tuple[str, list[str]
 
 
 def _decode(workers: int, parts: list[tuple[Path, int]]) -> list[str]:
-    """What cannot be decoded, found by worker processes."""
+    """What cannot be decoded, by worker processes."""
     with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
         results = pool.map(undecodable, *zip(*parts, strict=True))
         return list(chain.from_iterable(tqdm(results, "decoding", len(parts), unit="part", disable=None)))

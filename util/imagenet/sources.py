@@ -286,8 +286,8 @@ def groups_of_folder(source: Source, labels: Labels) -> Iterator[Group]:
         if path.suffix == ".JPEG":
             image = _image_file(path, labels)
             by_class.setdefault(image.wnid, []).append(image)
-    for wnid, found in sorted(by_class.items()):
-        yield Group(wnid, 0, len(found), iter(found))
+    for wnid, own in sorted(by_class.items()):
+        yield Group(wnid, 0, len(own), iter(own))
 
 
 def _image_file(file: Path, labels: Labels, wnid: str = "") -> Image:
