@@ -69,12 +69,8 @@ class Split:
             name, size, freed = (self.about.get(key) for key in ("archive", "archive_bytes", "consumed"))
             state, remedy = "is complete", ""
         elif self.head:
-            then, name, size = (
-                self.head["settings"],
-                self.head["source"].get("archive"),
-                self.head["source"]["bytes"],
-            )
-            freed = settings.consume
+            then, source, freed = self.head["settings"], self.head["source"], settings.consume
+            name, size = source.get("archive"), source["bytes"]
             state, remedy = "was started", f"finish it: {self.head['command']}; or "
         else:
             return
