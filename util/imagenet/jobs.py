@@ -289,10 +289,11 @@ class Job:
             return
         end = path.stat().st_size
         if split.last:
-            if end not in (split.last["until"], split.last["before"]):
+            until = split.last["until"] if self.source.flat else split.last["start"] - BLOCK
+            if end not in (until, split.last["before"]):
                 stays = f"{path} is not the archive that {split.folder} was started from; it is left as it is"
                 raise UserError(f"{stays}: remove {split.folder}, or name another --out")
-            end = split.last["until"]
+            end = until
         starts, broken = self._outline(end, closed=closed) if end else ([], None)
         if broken:
             raise broken

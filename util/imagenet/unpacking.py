@@ -217,7 +217,7 @@ class Split:
 
     def is_written(self) -> bool:
         """Whether all images are, of a set without classes in order; then the archive is not read again."""
-        return bool(self.last.get("written"))
+        return bool(self.last.get("renaming"))
 
     def complete(self, source: dict[str, Any]) -> None:
         """Writes manifest and `.complete` with what is to be noted of the archive, after all images."""
@@ -225,7 +225,7 @@ class Split:
         counts = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in self.finished.items()}
         if self.flat:
             if not self.is_written():
-                self.finish(self.last | {"written": True})
+                self.finish(self.last | {"renaming": True})
                 self.settle()
             for path in sorted(self._partial.glob("n*")):
                 path.rename(self.folder / path.name)
