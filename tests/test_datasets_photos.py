@@ -6,22 +6,28 @@ import http.server
 import importlib.util
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
+import shutil
+import signal
 import socket
 import tarfile
 import threading
+import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torchvision.datasets import Imagenette
 from torchvision.transforms.v2 import functional as TF
 
 import gan_upscale
-from common.cli import UserError
+from common.cli import UserError, one_line
 from common.datasets import imagenet, imagenet_archive, photo_batches, photos
 from common.datasets.dead_leaves import dead_leaves
 from common.datasets.images import resize_shorter
@@ -187,6 +193,33 @@ def test_read_names_a_corrupt_file(tmp_path: Path) -> None:
             photos.read(file)
 
 
+def test_too_little_memory_is_never_the_photos_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder_of(tmp_path / "mine", 4)
+
+    def load(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    for read in (
+        lambda: photos.read(root / "0/0.jpg"),
+        lambda: source_of(root).standard_images(),
+        lambda: photo_batches.batches(source_of(root), batch=2, seed=0, workers=1),
+    ):
+        with pytest.raises(MemoryError):
+            read()
+
+
+def test_avif_is_read(tmp_path: Path) -> None:
+    for k in range(4):
+        smooth_noise(k).save(tmp_path / f"{k}.avif")
+    data = photos.find(str(tmp_path))
+    assert sum(map(len, (data.train, data.validation, data.test))) == 4
+    difference = np.asarray(photos.read(tmp_path / "0.avif"), float) - np.asarray(smooth_noise(0), float)
+    assert np.abs(difference).mean() < 4
+    assert next(photo_batches.batches(data.train, batch=2, seed=0, workers=1)(0)).shape == (2, 3, 224, 224)
+
+
 # --------------------------------------------------------------------------------- finding, split
 
 
@@ -248,6 +281,49 @@ def test_what_cannot_be_a_set_of_photos_is_refused_with_a_remedy(tmp_path: Path)
     for k in (1, 2):
         smooth_noise(k).save(one / f"{k}.jpg")
     assert [len(part) for part in parts(photos.find(str(one)))] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("path", ["", "ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC"])
+def test_kaggles_tree_is_trained_on_train_and_tested_on_val(tmp_path: Path, path: str) -> None:
+    tree = tmp_path / "ILSVRC/Data/CLS-LOC"
+    names = [f"train/n0{k % 3}/n0{k % 3}_{k}.JPEG" for k in range(9)]
+    names += [f"{split}/ILSVRC2012_{split}_0000000{k}.JPEG" for split in ("val", "test") for k in range(4)]
+    for name in names:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    data = photos.find(str(tmp_path / path))
+    train, validation, test = parts(data)
+    assert {str(Path(item).relative_to(tree)) for item in train | validation} == set(names[:9])
+    assert {str(Path(item).relative_to(tree)) for item in test} == set(names[9:13])
+    shutil.rmtree(tree / "val")
+    data = photos.find(str(tmp_path / path))
+    assert all("/train/" in item for part in parts(data) for item in part)
+    assert "about a tenth" in data.note
+
+
+def test_an_archive_of_another_kind_is_named_for_what_it_is(tmp_path: Path) -> None:
+    for name, mode in (("train_images_0.tar.gz", "w:gz"), ("x.tar", "w:xz")):
+        with tarfile.open(tmp_path / name, mode):
+            pass
+        with pytest.raises(UserError, match=rf"{name} is a (gzip|xz) archive.*unzip_imagenet .*{name}"):
+            photos.find(str(tmp_path / name))
+    with zipfile.ZipFile(tmp_path / "challenge.zip", "w") as file:
+        file.writestr("ILSVRC/Data/CLS-LOC/train/n01/n01_1.JPEG", b"")
+    with pytest.raises(UserError, match=r"challenge.zip is a zip archive: unpack it.*unzip_imagenet"):
+        photos.find(str(tmp_path / "challenge.zip"))
+    with pytest.raises(UserError, match=r"holds no photos .*left out: 3 archives \(unpack .*unzip_imagenet"):
+        photos.find(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(UserError, match=r"pipe\.tar is neither a folder nor a file"):
+        photos.find(str(tmp_path / "pipe.tar"))
+
+
+def test_an_unknown_home_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--data ~nosuchuser/x: there is no such home"):
+        photos.find("~nosuchuser/x")
+    monkeypatch.setenv("IMAGENET_DIR", "~nosuchuser/x")
+    with pytest.raises(UserError, match=r"^\$IMAGENET_DIR ~nosuchuser/x: there is no such home"):
+        photos.find("auto")
 
 
 def test_auto_takes_the_users_imagenet_before_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,8 +540,9 @@ def test_an_extraction_that_was_interrupted_is_refused_with_its_command(unpacked
 
 def test_what_a_set_is_less_than_imagenet_stands_in_the_note(unpacked: Path, packed: Path) -> None:
     whole = {"mode": "extract", "size": None, "quality": None, "part": None}
-    whole |= {"classes": 3, "pictures": 9, "bytes": 9_000}
-    shrunk = whole | {"mode": "shrink", "size": 256, "quality": 90}
+    whole |= {"classes": 3, "images": 9, "bytes": 9_000}
+    shrunk = whole | {"mode": "shrink", "size": 256, "quality": 90, "pictures": 9}
+    del shrunk["images"]  # as earlier versions wrote it
     train, val = (unpacked / split / imagenet_archive.COMPLETE for split in ("train", "val"))
     train.write_text(json.dumps(whole))
     assert photos.find(str(unpacked)).note == ""
@@ -576,6 +653,41 @@ def test_a_corrupt_photo_is_named_once_counted_and_replaced(
     assert len(source_of(root).standard_images()) == 4
 
 
+def test_what_is_scored_and_cannot_be_read_is_replaced_by_the_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(1, 13):
+        smooth_noise(k).save(tmp_path / f"{k:02}.jpg")
+    (tmp_path / "00.jpg").write_bytes((tmp_path / "01.jpg").read_bytes()[:2000])
+    data = photos.find(str(tmp_path))
+    before = parts(data)
+    assert before[1] == {str(tmp_path / "00.jpg")}, "the first of the list is the validation set"
+    assert len(data.validation.standard_images()) == 1
+    train, validation, test = parts(data)
+    assert not train & validation and train | validation == before[0] and test == before[2]
+    assert list(data.validation.skipped) == [str(tmp_path / "00.jpg")]
+    error = capsys.readouterr().err
+    assert "skipped" in error and f"in its place: {validation.pop()}" in error
+    again = data.validation.standard_images()
+    assert torch.equal(again, photos.Source(data.validation.items).standard_images())
+    assert not capsys.readouterr().err, "nothing is read or replaced twice"
+
+    # Of those that are scored, the next come from the others of the same part
+    for k in range(12):
+        for split in ("train", "val"):
+            (tmp_path / "set" / split).mkdir(parents=True, exist_ok=True)
+            shutil.copy(tmp_path / "05.jpg", tmp_path / "set" / split / f"{k:02}.jpg")
+    for k in (0, 2):
+        (tmp_path / f"set/val/{k:02}.jpg").write_bytes(b"")
+    data = photos.find(str(tmp_path / "set"), limit=4)
+    assert [Path(item).stem for item in data.test.items] == ["00", "04", "07", "11"]
+    assert len(data.test.standard_images()) == 4
+    assert [Path(item).stem for item in data.test.items] == ["01", "04", "07", "11"]
+    whole = photos.find(str(tmp_path / "set"))
+    assert len(whole.test.standard_images()) == len(whole.test) == 10, "never one of the training photos"
+    assert len(whole.test.skipped) == 2 and len(parts(whole)[0] | parts(whole)[1]) == 12
+
+
 @pytest.mark.parametrize("memory", [1e9, 0])
 def test_a_set_without_a_usable_photo_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: float
@@ -615,6 +727,58 @@ def test_training_scales_photos_as_the_score_does(tmp_path: Path) -> None:
         difference = np.abs(pixels - wanted)
         assert difference.max() <= 2 and difference.mean() < 0.1
         assert min(pixels.shape[:2]) == 256 and pixels.flags.c_contiguous
+
+
+def endless_reading(root: Path, out: Path) -> None:
+    """Reads for ever, in a process of its own; `out` is told the workers' ids."""
+    crops = photo_batches.batches(source_of(root), batch=4, seed=0, workers=2)(0)
+    for _ in crops:
+        out.write_text(" ".join(str(child.pid) for child in multiprocessing.active_children()))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_workers_end_with_the_process_that_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    set_pool(monkeypatch, size=1, uses=1)
+    root, out = folder_of(tmp_path / "mine", 6), tmp_path / "workers"
+    main = multiprocessing.get_context("fork").Process(target=endless_reading, args=(root, out))
+    main.start()
+    assert eventually(lambda: out.exists() and len(out.read_text().split()) == 2)
+    workers = [int(word) for word in out.read_text().split()]
+    assert all(is_running(worker) for worker in workers)
+    os.kill(main.pid, getattr(signal, how))
+    main.join()
+    assert eventually(lambda: not any(is_running(worker) for worker in workers))
+
+
+def test_a_worker_that_is_killed_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_pool(monkeypatch, size=1, uses=1)
+    start = photo_batches.batches(source_of(folder_of(tmp_path / "mine", 6)), batch=4, seed=0, workers=2)
+    with pytest.raises(SystemExit) as exit_, one_line():
+        for crops in start(0):
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            assert crops.shape == (4, 3, 224, 224)
+    error = capsys.readouterr().err
+    assert exit_.value.code == 1 and error.count("\n") == 1
+    assert "a worker that reads photos was killed, perhaps for memory; close other programs" in error
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not (done := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return done
 
 
 # --------------------------------------------------------------------------------------- listing
