@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 import pooch
 
-TIMEOUT = 10
-"""Seconds without an answer after which a server counts as out of reach."""
+from common.files import cause_of
+
+TIMEOUT = 10  # seconds without an answer after which a server counts as out of reach
 FAILURES = (OSError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
 """What is raised where nothing can be fetched, or where what came is not the archive that was expected."""
 
@@ -56,7 +57,7 @@ def fetch_from_mirrors(mirrors: list[str], name: str, file: IO[bytes], md5: str 
 
 
 def in_one_line(error: BaseException) -> str:
-    """The first cause of an error, which says it shortest, without line breaks."""
+    """The first cause of an error, which says it shortest."""
     while error.__context__:
         error = error.__context__
-    return " ".join(str(error).split()) or type(error).__name__
+    return cause_of(error)

@@ -15,28 +15,28 @@ from common.files import cause_of
 
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
 """What can be read here, as Pillow names it."""
-SUFFIXES = [".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"]
-SUFFIXES += [".tif", ".tiff", ".webp"]
+SUFFIXES: tuple[str, ...] = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm")
+SUFFIXES += (".tif", ".tiff", ".webp")
 """Files that end so, in upper or lower case, are taken for images."""
-HEIC = [".heic", ".heif", ".hif"]
+HEIC = (".heic", ".heif", ".hif")
 if features.check("avif"):
     FORMATS.append("AVIF")
-    SUFFIXES.append(".avif")
+    SUFFIXES += (".avif",)
 if find_spec("pillow_heif"):
     importlib.import_module("pillow_heif").register_heif_opener()
     FORMATS.append("HEIF")
     SUFFIXES += HEIC
 
+# Why something is left out; {s} makes the plural
 REASONS = {
     ".avif": "AVIF file{s} (this Pillow reads none: pip install -U pillow)",
     **dict.fromkeys(HEIC, "HEIC file{s} (pip install pillow-heif, or convert to JPEG)"),
     **dict.fromkeys(
-        [".7z", ".gz", ".rar", ".tar", ".tgz", ".zip"],
+        (".7z", ".gz", ".rar", ".tar", ".tgz", ".zip"),
         "archive{s} (unpack first, ImageNet's by util/unzip_imagenet)",
     ),
     "": "file{s} without a suffix",
 }
-"""Why a file is left out, by suffix, where there is more to say than the suffix; {s} makes the plural."""
 SPECIAL = "special file{s} (a pipe, socket or device)"
 FOLDER = "folder{s} named like an image (images inside are taken)"
 BROKEN, TWICE = "broken link{s}", "link{s} to what is there already"
@@ -65,7 +65,7 @@ class ImageFiles:
         self.left_out: Counter[str] = Counter()
         self.unreadable: list[str] = []
         self._names: dict[str, list[str]] = {}  # of images, by folder
-        self._seen = {_identity(without)} if without and without.exists() else set()
+        self._seen = {_identity(without.stat())} if without and without.exists() else set()
         self._linked: set[Path] = set()  # images that only links lead to
         self._folders, self._links = [""], list[tuple[bool, str]]()  # still to be looked at
 
@@ -87,65 +87,60 @@ class ImageFiles:
             self.paths += [prefix + name for name in sorted(map(os.fsencode, self._names[folder]))]
 
     def _look_into(self, folder: str) -> None:
-        state, suffixes = (self.root / folder).stat(), tuple(SUFFIXES)
-        if (state.st_dev, state.st_ino) in self._seen:
+        state = (self.root / folder).stat()
+        if _identity(state) in self._seen:
             return
-        self._seen.add((state.st_dev, state.st_ino))
+        self._seen.add(_identity(state))
         with os.scandir(self.root / folder) as entries:
             self.changed[folder] = state.st_mtime_ns
-            names = self._names.setdefault(folder, [])
+            names = self._names[folder] = []
             for entry in entries:
                 name = entry.name
                 if name[0] == ".":
                     continue
-                is_image = name.lower().endswith(suffixes)
-                if is_image and entry.is_file(follow_symlinks=False):
+                if name.lower().endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
                     names.append(name)
-                elif entry.is_symlink():
-                    link = folder + name  # those to folders are followed first
+                elif entry.is_symlink():  # those to folders are followed first
+                    link = folder + name
                     heapq.heappush(self._links, (not os.path.isdir(self.root / link), link))  # noqa: PTH112
-                elif entry.is_dir(follow_symlinks=False):
-                    self._add_folder(folder + name)
-                elif is_image:
-                    self.left_out[SPECIAL] += 1
                 else:
-                    self._leave_out(name)
+                    self._add(folder + name, entry.is_dir(follow_symlinks=False))
 
-    def _add_folder(self, path: str) -> None:
-        self._folders.append(f"{path}/")
-        if path.lower().endswith(tuple(SUFFIXES)):
-            self.left_out[FOLDER] += 1
-
-    def _leave_out(self, name: str) -> None:
-        suffix = Path(name).suffix.lower()
-        self.left_out[REASONS.get(suffix, f"{suffix} file{{s}}")] += 1
+    def _add(self, path: str, is_dir: bool) -> None:
+        """A folder, or what is no image."""
+        is_image, suffix = path.lower().endswith(SUFFIXES), Path(path).suffix.lower()
+        if is_dir:
+            self._folders.append(f"{path}/")
+        if is_image:
+            self.left_out[FOLDER if is_dir else SPECIAL] += 1
+        elif not is_dir:
+            self.left_out[REASONS.get(suffix, f"{suffix} file{{s}}")] += 1
 
     def _follow(self, link: str) -> None:
-        """Adds the folder or image that a link leads to, unless it is there already."""
-        path, suffixes = self.root / link, tuple(SUFFIXES)
+        path = self.root / link
         try:
             state = path.stat()
         except OSError:  # nothing is there, or the link itself
             self.left_out[BROKEN] += 1
             return
-        if stat.S_ISDIR(state.st_mode):
-            if (state.st_dev, state.st_ino) in self._seen:
-                self.left_out[TWICE] += 1
-            else:
-                self._add_folder(link)
-        elif not link.lower().endswith(suffixes):
-            self._leave_out(link)
-        elif not stat.S_ISREG(state.st_mode):
-            self.left_out[SPECIAL] += 1
+        is_dir = stat.S_ISDIR(state.st_mode)
+        if not is_dir and not (stat.S_ISREG(state.st_mode) and link.lower().endswith(SUFFIXES)):
+            self._add(link, is_dir)
+            return
+        file = path.resolve()
+        listed = file.name[0] != "." and file.name.lower().endswith(SUFFIXES)
+        if (
+            _identity(state) in self._seen
+            or file in self._linked
+            or (listed and not is_dir and _identity(file.parent.stat()) in self._seen)
+        ):
+            self.left_out[TWICE] += 1
+        elif is_dir:
+            self._add(link, is_dir)
         else:
-            file = path.resolve()
-            listed = file.name[0] != "." and file.name.lower().endswith(suffixes)
-            if file in self._linked or (listed and _identity(file.parent) in self._seen):
-                self.left_out[TWICE] += 1
-            else:
-                self._linked.add(file)
-                folder, slash, name = link.rpartition("/")
-                self._names[folder + slash].append(name)
+            self._linked.add(file)
+            folder, slash, name = link.rpartition("/")
+            self._names[folder + slash].append(name)
 
     def left_out_line(self) -> str:
         """Such as `left out: 2 broken links, 1 folder that cannot be listed: lost+found (...)`, or ""."""
@@ -159,6 +154,5 @@ class ImageFiles:
         return f"left out: {', '.join(words)}" if words else ""
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    state = path.stat()
+def _identity(state: os.stat_result) -> tuple[int, int]:
     return state.st_dev, state.st_ino

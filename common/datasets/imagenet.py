@@ -3,6 +3,7 @@
 ImageNet's layout is `{train,val}/{wnid}/{id}.JPEG`; the listing takes any tree of folders.
 """
 
+import errno
 import hashlib
 import os
 import sys
@@ -24,20 +25,18 @@ from common.cli import UserError
 from common.datasets import imagenet_archive
 from common.datasets.download import FAILURES, fetch, in_one_line
 from common.datasets.image_files import BROKEN, SUFFIXES, ImageFiles
-from common.files import atomic_write
+from common.files import atomic_write, check_writable
 
-WORTH_CACHING = 10_000
-"""Photos: fewer are listed faster than anyone notices."""
+WORTH_CACHING = 10_000  # photos: fewer are listed faster than anyone notices
 IMAGENETTE = {"train": 9_469, "val": 3_925}
 """Photos in the whole set, by fastai's own count (github.com/fastai/imagenette)."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A photo inside an archive."""
+    """A photo inside an archive; `name` is the archive's path and what the photo's would be below it."""
 
     name: str
-    """The archive's path and the one that the photo would have below it as a file."""
     tar: Path
     offset: int
     size: int
@@ -54,15 +53,18 @@ class Member:
 
 @dataclass(frozen=True)
 class PhotoList(Sequence[str | Member]):
-    """Photos in a fixed order, of a folder or of an archive, of which nothing is unpacked."""
+    """Photos in a fixed order, of a folder or of an archive, of which nothing is unpacked.
+
+    Attributes:
+        rows: [len], paths as bytes, or an archive's rows; a million take 20 to 40 MB, which forks share.
+        about: what `util/unzip_imagenet` noted of these photos; empty where they come from elsewhere.
+        left_out: what else is in the folder, in a line.
+    """
 
     path: Path
     rows: np.ndarray
-    """[len]: relative paths as bytes, or an archive's rows; a million take 20 to 40 MB that forks share."""
     about: dict[str, Any]
-    """What `util/unzip_imagenet` noted of these photos; empty where they come from elsewhere."""
     left_out: str = ""
-    """What else is in the folder, in a line."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,10 +95,9 @@ class PhotoList(Sequence[str | Member]):
 
 
 def listing(root: Path) -> PhotoList:
-    """All photos below `root`, as `ImageFiles` finds them; of many from a cache, if nothing has changed.
+    """All photos below `root`; of a large folder from a cache, if no folder in it has changed since.
 
-    A folder's modification time changes when a file is added to it, removed or renamed, so one look at each
-    folder tells whether the cache still holds.
+    A folder's modification time changes when a file is added to it, removed or renamed.
 
     Raises:
         UserError: the folder cannot be listed, or is one that `util/unzip_imagenet` has not finished.
@@ -114,32 +115,27 @@ def listing(root: Path) -> PhotoList:
     start = time.time_ns()
     images = ImageFiles(root)
     photos = PhotoList(root, np.array(images.paths, bytes), about, "" if about else images.left_out_line())
-    # not one that changed within the clock's last tick, since it could change again and keep its time; nor
-    # what a permission or another disk decides, which changes no time
-    lasting = max(images.changed.values()) < start - 2_000_000_000 and not images.unreadable
-    if len(photos) >= WORTH_CACHING and lasting and BROKEN not in images.left_out:
+    # a folder that changed within the clock's last tick could change again and keep its time; and what may
+    # be read, or where links lead to, changes none
+    old = max(images.changed.values()) < start - 2_000_000_000
+    if len(photos) >= WORTH_CACHING and old and not images.unreadable and BROKEN not in images.left_out:
         save_listing(cache, photos, images.changed)
     return photos
 
 
 def cache_of(root: Path) -> Path:
-    """The file that keeps the listing of a folder, by the rules of today."""
+    """The file that keeps the listing of a folder, by today's suffixes."""
     key = hashlib.blake2b(os.fsencode(root.resolve()) + repr(SUFFIXES).encode(), digest_size=16).hexdigest()
     return Path(pooch.os_cache("deep-learning-experiments")) / f"listing-{key}.npz"
 
 
 def save_listing(cache: Path, photos: PhotoList, changed: dict[str, int]) -> None:
-    """Writes the cache, where that is possible; `changed` is when each folder was changed."""
-    folders = np.array([os.fsencode(folder) for folder in changed], bytes)
+    """Writes the cache, if that is possible; `changed` is when each folder was changed."""
+    arrays: dict[str, Any] = {"paths": photos.rows, "left_out": photos.left_out}
+    arrays |= {"folders": [os.fsencode(folder) for folder in changed], "changed": list(changed.values())}
     try:
         with atomic_write(cache) as temporary:
-            np.savez(
-                temporary,
-                paths=photos.rows,
-                folders=folders,
-                changed=list(changed.values()),
-                left_out=photos.left_out,
-            )
+            np.savez(temporary, **arrays)
     except UserError as error:
         print(f"the list of photos is not kept, the next run lists them again: {error}", file=sys.stderr)
 
@@ -159,9 +155,6 @@ def archived(tar: Path) -> PhotoList:
     return PhotoList(tar, np.asarray(rows), about)
 
 
-# ------------------------------------------------------------------------------------ Imagenette
-
-
 def imagenette(root: Path) -> Path:
     """The folder `root/imagenette2-320`, in ImageNet's layout; it is fetched, 341 MB, if it is not there.
 
@@ -179,6 +172,7 @@ def imagenette(root: Path) -> Path:
         if fault := _miscounted(folder):
             raise UserError(f"{folder} {fault}; remove it, or {by_hand}")
         return folder
+    check_writable(root)
     print("Fetching Imagenette, 341 MB of real photos", file=sys.stderr)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -194,7 +188,9 @@ def imagenette(root: Path) -> Path:
                 raise OSError(f"it {fault}")
             (temporary / folder.name).rename(folder)
     except FAILURES as error:
-        raise UserError(f"Imagenette could not be had ({in_one_line(error)}); {by_hand}") from None
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = f"make room in {root}" if full else by_hand
+        raise UserError(f"Imagenette could not be had ({in_one_line(error)}); {remedy}") from None
     return folder
 
 

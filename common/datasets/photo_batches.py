@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import parent_process
@@ -27,21 +27,18 @@ from common.datasets.epochs import epoch_order
 from common.datasets.images import size_by_shorter
 from common.datasets.photos import HR_SIDE, SHORTER, Source, Unreadable
 
-MEMORY = 3e9
-"""Bytes: a set whose decoded images take less is kept in memory; Imagenette takes 2.5e9."""
-POOL = 2048
-"""Decoded images in memory, about 0.5e9 bytes, of a set that is larger than that."""
-USES = 16
-"""Crops from each image of the pool before another takes its place."""
+MEMORY = 3e9  # bytes: a set whose decoded images take less is kept in memory; Imagenette takes 2.5e9
+POOL = 2048  # decoded images in memory, about 0.5e9 bytes, of a set that is larger than that
+USES = 16  # crops from each image of the pool before another takes its place
 
 Decoded = np.ndarray | Unreadable
 """An image with its shorter side at 256, uint8 [h,w,3], or why there is none."""
 Images = Callable[[int], Iterator[np.ndarray]]
-"""From the number of a crop: the image to cut it from, and those for the crops after it, without end."""
+"""From the number of a crop: the image that it is cut from, and those of all crops after it, without end."""
 
 
 class WorkerKilled(UserError, RuntimeError):
-    """A process that decodes was ended from outside."""
+    """A process that decodes was killed."""
 
     exit_code = 1  # none of the user's making
 
@@ -52,9 +49,8 @@ def batches(
     """Endless batches of random crops, turned and mirrored at random, of images in shuffled epochs.
 
     Args:
-        source: the images; those that cannot be read are counted in `source.skipped`, and the next one that
-            can be stands in.
-        size: side of the crops, in pixels.
+        source: the images; for one that cannot be read, the next one that can be stands in.
+        size: side of the crops, in pixels, 256 at most.
         batch: crops per batch.
         workers: processes that decode; 0 is none, None is one per processor, 8 at most.
 
@@ -64,7 +60,6 @@ def batches(
 
     Raises:
         UserError: no image can be read, or a worker was killed.
-        ValueError: crops larger than the images.
     """
     if size > SHORTER:
         raise ValueError(f"crops of {size} pixels do not fit into a shorter side of {SHORTER}")
@@ -81,27 +76,18 @@ def batches(
             # the first of six numbers is not used: with it crops are those of earlier versions
             draws = np.random.default_rng([seed, 1, step]).random((batch, 6))[:, 1:]
             crops = np.empty((batch, size, size, 3), np.uint8)
-            for crop, where, image in zip(crops, draws, itertools.islice(arriving, batch), strict=True):
-                _crop(image, where, crop)
+            for crop, (y, x, mirror, flip, transpose) in zip(crops, draws, strict=True):
+                image = next(arriving)  # [h,w,3]
+                top, left = int(y * (image.shape[0] - size + 1)), int(x * (image.shape[1] - size + 1))
+                part = image[top : top + size, left : left + size]
+                part = part[:: -1 if flip < 0.5 else 1, :: -1 if mirror < 0.5 else 1]
+                if transpose < 0.5:
+                    part = part.transpose(1, 0, 2)
+                for channel in range(3):  # a turned image is copied four times as fast channel by channel
+                    crop[..., channel] = part[..., channel]
             yield torch.from_numpy(crops).permute(0, 3, 1, 2)  # [batch,3,size,size]
 
     return start
-
-
-def _crop(image: np.ndarray, where: Sequence[float], out: np.ndarray) -> None:
-    """Fills `out` [size,size,3] from `image` [h,w,3]; `where` are five numbers in [0,1)."""
-    y, x, mirror, flip, transpose = where
-    size = len(out)
-    top, left = int(y * (image.shape[0] - size + 1)), int(x * (image.shape[1] - size + 1))
-    crop = image[top : top + size, left : left + size]
-    crop = crop[:: -1 if flip < 0.5 else 1, :: -1 if mirror < 0.5 else 1]
-    if transpose < 0.5:
-        crop = crop.transpose(1, 0, 2)
-    for channel in range(3):  # numpy copies a turned image four times as fast channel by channel
-        out[..., channel] = crop[..., channel]
-
-
-# ------------------------------------------------------------------------- which image comes next
 
 
 def keep_all(source: Source, seed: int, workers: int) -> Images:
@@ -128,18 +114,17 @@ def keep_some(source: Source, seed: int, workers: int) -> Images:
     price: training sees fewer images. What it buys: to decode an image takes processors about as long as to
     train on a crop of it, and few have none to spare. This is data echoing before augmentation (Choi et al.
     2019, "Faster Neural Network Training with Data Echoing", section 2).
-
-    The pool is filled when the iteration starts, unless one before has left the images that it needs.
     """
     renewed = max(1, min(POOL, len(source)) // USES)  # images that come after each pass
     size = renewed * USES
-    left: dict[int, np.ndarray] = {}  # by the last iteration; by their position in the row of epochs
+    kept: dict[int, np.ndarray] = {}  # by their position in the row of epochs
 
     def start(first: int) -> Iterator[np.ndarray]:
-        nonlocal left
+        nonlocal kept
+        # The pool is filled now, unless an iteration before has left the images that are needed
         oldest = first // size * renewed
-        needed = range(oldest, oldest + size + renewed) if oldest in left else ()
-        images = left = {position: left[position] for position in needed if position in left}
+        needed = range(oldest, oldest + size + renewed) if oldest in kept else ()
+        images = kept = {position: kept[position] for position in needed if position in kept}
         arrived = oldest + len(images)
         row = (shuffled(position, len(source), seed) for position in itertools.count(arrived))
         arriving = in_order(source, row, workers)
@@ -170,17 +155,12 @@ def shuffled(position: int, count: int, seed: int) -> int:
     return int(epoch_order(count, seed, 0, position // count)[position % count])
 
 
-# -------------------------------------------------------------------------------------- decoding
-
-
 def decode(source: Source, i: int) -> Decoded:
-    """Image i of the source."""
+    """Image i of the source; of a panorama the central part, since all of it would fill the memory."""
     return source.read(source.items[i], _scale)
 
 
 def _scale(image: Image.Image) -> np.ndarray:
-    """uint8 [h,w,3] with the shorter side at 256, and the longer one at 512 at most."""
-    # a panorama counts by its central part: it would fill the memory that many photos need
     width, height = (min(length, 2 * min(image.size)) for length in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     pixels = torch.from_numpy(np.array(image)[top : top + height, left : left + width])  # [h,w,3]
@@ -191,7 +171,7 @@ def _scale(image: Image.Image) -> np.ndarray:
 
 
 def in_order(source: Source, order: Iterable[int], workers: int) -> Iterator[Decoded]:
-    """The images of those numbers, decoded by worker processes, a few ahead of what is asked for.
+    """The images of those numbers, decoded by worker processes a little ahead of time.
 
     Raises:
         WorkerKilled: as it says.
@@ -209,30 +189,28 @@ def in_order(source: Source, order: Iterable[int], workers: int) -> Iterator[Dec
         while arriving:
             yield arriving.popleft().result()
     except BrokenProcessPool:
-        raise WorkerKilled(
-            "a worker that reads photos was killed, perhaps for memory; close other programs, then start "
-            "again; --resume goes on from the last checkpoint"
-        ) from None
+        cause = "a worker that reads photos was killed, perhaps for memory"
+        remedy = "close other programs, then start again; --resume goes on from the last checkpoint"
+        raise WorkerKilled(f"{cause}; {remedy}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-_source: Source  # in a worker process, what it reads
+_source: Source  # in a worker: what it reads
 
 
 def _start_worker(source: Source) -> None:
-    """Leaves Ctrl-C and a closed terminal to the main process, and ends with it, however it ends."""
     global _source
     _source = source
-    torch.set_num_threads(1)  # a forked process has none of torch's others
+    torch.set_num_threads(1)  # a forked process has none of torch's other threads
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for name in {"SIGINT", "SIGHUP"} & {*dir(signal)}:
+    for name in {"SIGINT", "SIGHUP"} & {*dir(signal)}:  # the main process answers these, and ends its workers
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    main = parent_process()
-    assert main is not None
 
-    def follow() -> None:  # else it would wait for ever to hand over its images
-        main.join()
+    def follow() -> None:
+        main = parent_process()
+        assert main is not None
+        main.join()  # however it ends; a worker would wait for ever to hand over its images
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

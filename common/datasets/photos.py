@@ -4,6 +4,7 @@ An image is uint8 RGB all the way to the batch. The high-resolution image (hr) i
 version (lr) is 64x64 and is made by `downscale`, here and nowhere else. Batches: see `photo_batches`.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -29,33 +30,26 @@ from common.datasets.images import resize_shorter, to_8_bits, upright
 from common.files import cause_of
 
 LR_SIDE, HR_SIDE = 64, 224
-SHORTER = 256
-"""The images that are scored are cut from photos whose shorter side is this long."""
+SHORTER = 256  # pixels: the images that are scored are cut from photos whose shorter side is this long
 VALIDATION_IMAGES = 32
-GENERATED = 1500
-"""Dead leaves images to train on: some ten seconds of work for two cores."""
+GENERATED = 1500  # dead leaves to train on: some ten seconds of work for two cores
 DOWNLOADS = Path("data")
 USUAL = (DOWNLOADS / "ImageNet", Path("/data/datasets/ImageNet"))
-LAYOUTS = [
-    Path(folder, layout)
+LAYOUTS = [  # where ImageNet's `train` and `val` may be below a folder; Kaggle's tree has `CLS-LOC`
+    Path(folder, below)
     for folder in ("", "ImageNet", "imagenet-object-localization-challenge")
-    for layout in ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+    for below in ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 ]
-"""Where ImageNet's `train` and `val` may be in a folder; `CLS-LOC` is Kaggle's name for where they are."""
 COMPRESSED = {
-    b"PK\x03\x04": "zip",
+    b"PK": "zip",
     b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"7z\xbc\xaf": "7z",
-}
-"""The first bytes of archives in which no photo can be found without unpacking them."""
+    b"BZ": "bzip2",
+    b"\xfd7": "xz",
+    b"7z": "7z",
+}  # first two bytes
 REMEDY = "name a folder of photos, ImageNet's training archive, or `auto`, `imagenette`, `builtin`"
 
 T = TypeVar("T")
-
-
-# ------------------------------------------------------------------------------------- one image
 
 
 class Unreadable(Exception):
@@ -66,11 +60,8 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
     """Decodes any photo to 8-bit RGB, upright by its EXIF orientation, with white behind what is transparent.
 
     None of ImageNet's validation photos that the score is taken on is turned, so programs that ignore the
-    orientation see the same.
-
-    Args:
-        photo: a file, or a member of an archive.
-        enough: of a JPEG, decode only 1/2, 1/4 or 1/8 of the size if its shorter side is then still so long.
+    orientation see the same. Of a JPEG only 1/2, 1/4 or 1/8 of the size is decoded if its shorter side then
+    still is `enough` pixels.
 
     Raises:
         Unreadable: missing, truncated, corrupt, no image at all, or too large to be one.
@@ -89,10 +80,9 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
         return image.convert("RGB")
     except MemoryError:  # is not the photo's fault
         raise
-    except UnidentifiedImageError:
-        raise Unreadable(str(photo), "not an image of a kind that is read") from None
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
-        raise Unreadable(str(photo), cause_of(error)) from None
+        unknown = isinstance(error, UnidentifiedImageError)
+        raise Unreadable(str(photo), "no image that can be read" if unknown else cause_of(error)) from None
 
 
 read_to_train = functools.partial(read, enough=2 * SHORTER)
@@ -108,18 +98,10 @@ def standard(image: Image.Image) -> Tensor:
 
 
 def downscale(hr: Tensor) -> Tensor:
-    """The low-resolution version, by torchvision's default resize (bilinear, antialiased), 8 bits.
+    """The low-resolution version by torchvision's default resize (bilinear, antialiased), uint8 like `hr`.
 
+    uint8 [N,3,h,w] or [3,h,w], both sides multiples of 7, becomes [N,3,h*2/7,w*2/7] or [3,h*2/7,w*2/7].
     Three times as fast on channels-last memory, which batches have, as on contiguous; same result.
-
-    Args:
-        hr: uint8 [N,3,h,w] or [3,h,w], both sides multiples of 7.
-
-    Returns:
-        uint8 [N,3,h*2/7,w*2/7] or [3,h*2/7,w*2/7].
-
-    Raises:
-        ValueError: not uint8, or a side that is no multiple of 7.
     """
     height, width = hr.shape[-2:]
     if hr.dtype != torch.uint8 or height % 7 or width % 7:
@@ -127,21 +109,20 @@ def downscale(hr: Tensor) -> Tensor:
     return TF.resize(hr, [height * 2 // 7, width * 2 // 7], antialias=True)
 
 
-# ----------------------------------------------------------------------------------- many images
-
-
 @dataclass
 class Source:
-    """Images that are made when asked for: from files, or from numbers."""
+    """Images that are made when asked for: from files, or from numbers.
+
+    Attributes:
+        items: what `open`, a function of a module, makes images from: paths, members of an archive, or seeds.
+        reserve: where an image that is scored and cannot be read gets its replacement from.
+        skipped: why each image that could not be read so far was skipped, by name.
+    """
 
     items: Sequence[Any]
-    """What `open` makes an image from: paths, members of an archive, or seeds."""
     open: Callable[[Any], Image.Image] = read
-    """A function of a module, since worker processes get it pickled."""
     reserve: "Source | None" = None
-    """Gives an image for each that is scored and cannot be read, and then has it no more."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """Why each image that could not be read so far was skipped, by name; filled while images are read."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -158,9 +139,9 @@ class Source:
         return hashlib.sha256(repr(self.items).encode()).hexdigest()
 
     def standard_images(self) -> Tensor:
-        """The crops that are scored, uint8 [N,3,224,224]; from now on `items` are what they were made from.
+        """The crops that are scored, uint8 [N,3,224,224]; `items` becomes what they are made from.
 
-        An image that cannot be read is left out; the next one of the reserve that can be replaces it.
+        One that cannot be read is replaced by the next one of the reserve, which then has it no more.
 
         Raises:
             UserError: not one can be read.
@@ -170,7 +151,7 @@ class Source:
             image = self.read(item, standard)
             if isinstance(image, Unreadable):
                 self.skip(image)
-                scored += self._replacement(k * len(self.reserve or ()) // len(self))
+                scored += self._replacement(k / len(self))
             else:
                 scored.append((item, image))
         if not scored:
@@ -179,18 +160,19 @@ class Source:
             self.items = [item for item, _ in scored]
         return torch.stack([image for _, image in scored])
 
-    def _replacement(self, i: int) -> list[tuple[Any, Tensor]]:
-        """Takes image i of the reserve, or the next one, out of it; but not its last."""
+    def _replacement(self, where: float) -> list[tuple[Any, Tensor]]:
+        """What is taken from the reserve, at this share of its length (0..1) or after it; its last is not."""
         reserve = self.reserve
-        if not reserve or len(reserve) == 1:
+        if reserve is None or len(reserve) < 2:
             return []
+        start = int(where * len(reserve))
         try:
-            i, image = reserve.next_readable(i, lambda i: self.read(reserve.items[i], standard))
+            i, image = reserve.next_readable(start, lambda i: self.read(reserve.items[i], standard))
         except UserError:
             return []
         item = reserve.items[i]
-        tqdm.write(f"in its place: {item}", file=sys.stderr)
         reserve.items = reserve.items[np.arange(len(reserve)) != i]
+        tqdm.write(f"in its place: {item}", file=sys.stderr)
         return [(item, image)]
 
     def read(self, item: Any, change: Callable[[Image.Image], T]) -> T | Unreadable:
@@ -201,16 +183,15 @@ class Source:
             return unreadable
 
     def next_readable(self, i: int, image_of: Callable[[int], T | Unreadable]) -> tuple[int, T]:
-        """The number i and its image, or the next ones that can be read; the others are counted in `skipped`.
+        """`i` and its image, else the next ones that can be read; the others are skipped.
 
         Raises:
             UserError: none can be read.
         """
-        for tried in range(min(len(self), 1000)):
-            number = (i + tried) % len(self)
-            image = image_of(number)
+        for number in range(i, i + min(len(self), 1000)):
+            image = image_of(number % len(self))
             if not isinstance(image, Unreadable):
-                return number, image
+                return number % len(self), image
             self.skip(image)
         raise self.nothing_readable()
 
@@ -231,35 +212,27 @@ class Source:
 
 @dataclass(frozen=True)
 class Photos:
-    """A set of images in three parts that share none."""
+    """A set of images in three parts that share none.
+
+    Attributes:
+        validation: at most 32, split off from those to train on: for curves and choices during training.
+        test: the images of the figure that is reported, and of nothing else.
+        note: what screen and captions must say about these images; its first line alone is for captions.
+    """
 
     name: str
-    """The set's name for the screen and the results file."""
     builtin: bool
     train: Source
     validation: Source
-    """At most 32 images, split off from those to train on: for curves and choices during training."""
     test: Source
-    """The images of the figure that is reported, and of nothing else."""
     note: str = ""
-    """What screen and captions must say about these images; the first line alone is for captions."""
-
-
-# --------------------------------------------------------------------------------------- finding
 
 
 def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
-    """The images that `--data` names.
+    """The images that `--data` names; data/README.md says what it can name, and in which order `auto` looks.
 
-    Args:
-        data: `auto`: ImageNet in `$IMAGENET_DIR`, `data/ImageNet` or `/data/datasets/ImageNet`, else
-            `imagenette`, else `builtin`, and then the note says why; `imagenette`, downloaded into `data/`;
-            `builtin`, dead leaves for training and the two photos of scikit-learn for the test; ImageNet's
-            training archive with its index; or a folder: in ImageNet's or Kaggle's layout or with ImageNet's
-            archives, one that holds such a folder, or any folder of photos, of which about a tenth, chosen by
-            a hash of the path, is kept for the test.
-        limit: at most so many test images, evenly spaced over the sorted list.
-        download: whether `auto` may fetch Imagenette, 341 MB.
+    At most `limit` of them, evenly spaced over the sorted list, are the test. `auto` fetches Imagenette, 341
+    MB, only if it may `download`.
 
     Raises:
         UserError: no such path, too few photos in it, an archive without its index, an extraction that was
@@ -288,8 +261,9 @@ def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
 def _usual(limit: int, download: bool) -> Photos:
     """ImageNet where it usually lies, else Imagenette, else the built-in images."""
     for path in USUAL:
-        if os.path.isdir(path) and (parts := _train_and_test(path))[1]:  # noqa: PTH112 - never raises
-            return _split(*parts, limit)
+        with contextlib.suppress(OSError):  # one may not look there
+            if path.is_dir() and (parts := _train_and_test(path))[1]:
+                return _split(*parts, limit)
     cause = "A trial downloads none"
     if download or (DOWNLOADS / "imagenette2-320").is_dir():
         try:
@@ -322,15 +296,14 @@ def _imagenet(root: Path, split: str) -> imagenet.PhotoList | None:
 
 
 def _archive(path: Path) -> imagenet.PhotoList:
-    """The photos of a training archive, with the reason where it is none."""
     if path.stat() and not path.is_file():  # a pipe would make one wait
         raise UserError(f"{path} is neither a folder nor a file; {REMEDY}")
     with path.open("rb") as file:
-        start = file.read(6)
-    if kind := next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), None):
+        kind = COMPRESSED.get(file.read(2))
+    if kind:
         command = command_line("python", "util/unzip_imagenet", str(path))
         raise UserError(
-            f"{path} is a {kind} archive: unpack it, and name the folder; for ImageNet's: {command}"
+            f"{path} is a {kind} archive: unpack it, ImageNet's by {command}, and name the folder"
         )
     if path.suffix != ".tar":
         raise UserError(f"{path} is no archive; {REMEDY}")
@@ -341,33 +314,23 @@ def _archive(path: Path) -> imagenet.PhotoList:
 
 
 def _builtin(why: str = "") -> Photos:
-    parts = ("top left", "top right", "bottom left", "bottom right", "whole")
-    crops = [f"{photo} {part}" for photo in ("china.jpg", "flower.jpg") for part in parts]
+    boxes = [(x, y, x + SHORTER, y + SHORTER) for y in (0, 171) for x in (0, 384)] + [(0, 0, 640, 427)]
     note = f"Built-in: dead leaves to train on, ten crops of scikit-learn's two photos to be scored on.{why}"
     return Photos(
         "dead leaves, tested on scikit-learn's photos",
         builtin=True,
         train=Source(range(VALIDATION_IMAGES, VALIDATION_IMAGES + GENERATED), dead_leaves),
         validation=Source(range(VALIDATION_IMAGES), dead_leaves),
-        test=Source(crops, _sklearn_photo),
+        test=Source([(name, box) for name in ("china.jpg", "flower.jpg") for box in boxes], _sklearn_crop),
         note=note,
     )
 
 
-def _sklearn_photo(which: str) -> Image.Image:
-    """A photo of scikit-learn's (640x427), or 256 pixels of one corner, unscaled: `china.jpg top left`."""
+def _sklearn_crop(crop: tuple[str, tuple[int, int, int, int]]) -> Image.Image:
     from sklearn.datasets import load_sample_image  # takes a second, which other photos need not wait for
 
-    name, part = which.split(" ", 1)
-    image = Image.fromarray(load_sample_image(name))
-    if part == "whole":
-        return image
-    left = image.width - SHORTER if "right" in part else 0
-    top = image.height - SHORTER if "bottom" in part else 0
-    return image.crop((left, top, left + SHORTER, top + SHORTER))
-
-
-# ------------------------------------------------------------------------------------- splitting
+    name, box = crop
+    return Image.fromarray(load_sample_image(name)).crop(box)
 
 
 def _split(name: str, train: imagenet.PhotoList, test: imagenet.PhotoList | None, limit: int) -> Photos:
@@ -375,11 +338,10 @@ def _split(name: str, train: imagenet.PhotoList, test: imagenet.PhotoList | None
     for photos in (train, test):
         if photos and photos.left_out:
             print(f"{photos.path}: {photos.left_out}", file=sys.stderr)
-    notes = []
     limits = {"Training": _limits(train.about), "Test": _limits((test or train).about)}
     if limits["Training"] == limits["Test"]:
         limits = {"All": limits["Training"]}
-    own_test = test is not None
+    notes, own_test = [], test is not None
     if test is None:
         notes.append("No validation photos are there: about a tenth of the photos is the test.")
         hashes = train.hashes()
@@ -388,14 +350,12 @@ def _split(name: str, train: imagenet.PhotoList, test: imagenet.PhotoList | None
         if not tested.any() or tested.sum() > len(hashes) - 2:  # only among very few photos
             tested = hashes == hashes.min()
         train, test = train[~tested], train[tested]
-
-    # Evenly spaced over the list; what is not taken stands in for what cannot be read
-    count = min(VALIDATION_IMAGES, max(1, len(train) // 20))
-    validation, train = _evenly_spaced(train, count)
     if len(test) > limit:
         notes.append(f"Scored on {limit} of {len(test):,} test photos, evenly spaced over the sorted list.")
-    test, others = _evenly_spaced(test, min(limit, len(test)))
     notes += [f"{part} photos are {what}." for part, what in limits.items() if what]
+
+    validation, train = _evenly_spaced(train, min(VALIDATION_IMAGES, max(1, len(train) // 20)))
+    test, others = _evenly_spaced(test, min(limit, len(test)))
     to_train = Source(train, read_to_train)
     return Photos(
         name,
@@ -414,10 +374,7 @@ def _evenly_spaced(photos: imagenet.PhotoList, count: int) -> tuple[imagenet.Pho
 
 
 def _limits(about: dict[str, Any]) -> str:
-    """What photos are less than ImageNet's, by what `util/unzip_imagenet` noted of them, for the note."""
-    limits = []
-    if about.get("mode") == "shrink":
-        limits.append(f"shrunk to a shorter side of {about['size']} (JPEG quality {about['quality']})")
-    if about.get("part"):
-        limits.append(f"a part of ImageNet: {about['part']}")
-    return ", ".join(limits)
+    """What photos are less than ImageNet's, by what `util/unzip_imagenet` noted of them."""
+    shrunk = "shrunk to a shorter side of {size} (JPEG quality {quality})" * (about.get("mode") == "shrink")
+    part = "a part of ImageNet: {part}" * bool(about.get("part"))
+    return ", ".join(filter(None, (shrunk, part))).format(**about)
