@@ -52,7 +52,7 @@ class Generator(nn.Module):
                 nn.init.normal_(layer.weight, std=std)
 
     def forward(self, noise: Tensor, *label: Tensor) -> Tensor:
-        """Normal noise [N,nets,latent], with classes also labels [N]; returns [N,nets,28,28], 0..1, 1 for ink."""
+        """Normal noise [N,nets,latent], with classes labels [N]; returns [N,nets,28,28], 0..1, 1 for ink."""
         x = torch.bmm(noise.transpose(0, 1), self.first)  # [nets,N,49*2c]
         if self.template:
             x = x + self.template(*label)
@@ -66,8 +66,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Three convolutions; arguments as the generator's.
 
-    Before the last, the minibatch standard deviation says how much the images of a group of `GROUP` differ: who
-    generates the same again and again is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3).
+    Before the last, the minibatch standard deviation says how much the images of a group of `GROUP` differ:
+    who repeats himself is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3).
     """
 
     GROUP = 4
@@ -85,9 +85,9 @@ class Discriminator(nn.Module):
             nn.init.normal_(self.match.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images [N,nets,28,28] in 0..1, N a multiple of `GROUP`; returns how real each is, [N,nets], and, with
-        classes, what to add to that if it is to be of this class, [N,classes] (projection: Miyato, Koyama
-        2018, "cGANs with Projection Discriminator", section 3)."""
+        """Images [N,nets,28,28] in 0..1, N a multiple of `GROUP`; returns how real each is, [N,nets], and,
+        with classes, what to add to that if it is to be of this class, [N,classes] (projection: Miyato,
+        Koyama 2018, "cGANs with Projection Discriminator", section 3)."""
         x = self.layers((2 * images - 1).contiguous(memory_format=torch.channels_last))  # [N,nets*2c,7,7]
         x = x.reshape(len(x), self.nets, -1, 7, 7)  # [N,nets,2c,7,7]
         x = torch.cat([x, self._deviation(x)], dim=2).flatten(1, 2)  # [N,nets*(2c+1),7,7]
