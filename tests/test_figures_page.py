@@ -99,6 +99,7 @@ def test_training_curves_put_both_phases_on_one_axis(tmp_path: Path, monkeypatch
     lines = {str(line.get_label()): np.asarray(line.get_xydata()) for line in accuracy.lines}
     assert lines["generated images"][0].tolist() == [305, 0.6]
     assert lines["real images"][-1].tolist() == [400, 0.7]
+    assert gradients.get_yscale() == "log"
     norms = {str(line.get_label()): np.asarray(line.get_xydata()) for line in gradients.lines}
     assert norms["fidelity"][-1].tolist() == [300, 0.1] and norms["generator"][0].tolist() == [305, 1]
     run = next(line for line in psnr.lines if line.get_label() == "this run")

@@ -104,7 +104,8 @@ def test_errors_are_those_of_the_definitions() -> None:
     assert scores["forecast RMSE"] == pytest.approx(0.1 * clean.square().mean().sqrt().item())
     assert scores["amplitude drift, %"] == pytest.approx(10)
     half = torch.cat([0.9 * clean[:100], 1.1 * clean[100:]])
-    assert evaluation.drift(half, clean) == pytest.approx(10), "too large and too small do not cancel"
+    drift = evaluation.score((clean, half), values, clean)["amplitude drift, %"]
+    assert drift == pytest.approx(10), "too large and too small do not cancel"
 
 
 # The net.
