@@ -11,6 +11,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,15 @@ DIGITS = (  # after the point: none, one, two, ...; other metrics have four digi
     ("accuracy", "class_accuracy"),
 )
 DEVIATION = "_sd"  # ends the name of a metric's standard deviation, which is shown beside it
+
+
+def printable(text: str, characters: Container[int] | None = None) -> str:
+    """`text` with escapes for control characters, bytes that are no UTF-8, and all but the `characters`."""
+
+    def is_shown(letter: str) -> bool:
+        return letter == "\n" or (letter.isprintable() and (not characters or ord(letter) in characters))
+
+    return "".join(c if is_shown(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def save(

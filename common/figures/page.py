@@ -6,6 +6,7 @@ Every PNG carries its title, its caption and the command that made it; the galle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from common import results
 from common.cli import command
 from common.files import atomic_write
 
@@ -31,10 +34,14 @@ SIDE = 448  # of an image in a page of three columns: 2 x 224 and 7 x 64
 TEXT, TITLE = 19, 27  # pixels: still legible when a README shows the page at 60 % of its size
 LINE = 26
 
+FONT = "DejaVu Sans"  # comes with matplotlib
+
 # Okabe and Ito's colours, which the colour-blind can tell apart
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 SHADE = "#f6f3ea"  # of a part of a chart
-STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {  # over matplotlib's own defaults, whatever settings were inherited
+    "font.family": FONT,
+    "text.parse_math": False,  # a $ is a dollar
     "font.size": 72 / DPI * TEXT,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
@@ -49,6 +56,18 @@ STYLE: dict[str, Any] = {
 }
 
 
+def printable(text: str) -> str:
+    """`text` with escapes for all that the font cannot show, except line breaks."""
+    return results.printable(text, _characters())
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """Those that the font has, regular and bold."""
+    fonts = [get_font(findfont(FontProperties(FONT, weight=weight))) for weight in ("normal", "bold")]
+    return frozenset.intersection(*(frozenset(font.get_charmap()) for font in fonts))
+
+
 class Page:
     """A figure laid out in pixels, from the top left corner of what is below title and caption."""
 
@@ -56,7 +75,8 @@ class Page:
         self.figure = Figure(dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
         bold: dict[str, Any] = {"size": 72 / DPI * TITLE, "weight": "bold"}
-        heading, lines = self._wrapped(title, width, **bold), self._wrapped(caption, width)
+        heading = self._wrapped(printable(title), width, **bold)
+        lines = self._wrapped(printable(caption), width)
         below = 8 + 36 * len(heading)
         self.width, self.head = width, below + LINE * len(lines) + 12
         self.height = self.head + height + MARGIN
@@ -83,9 +103,9 @@ class Page:
         return lines
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        """Writes a line whose top left corner is at x, y; a $ in it is a dollar."""
+        """Writes a line whose top left corner is at x, y."""
         at = x / self.width, 1 - (self.head + y) / self.height
-        self.figure.text(*at, text, va="top", ha="left", parse_math=False, **style)
+        self.figure.text(*at, text, va="top", ha="left", **style)
 
     def image(self, x: int, y: int, image: Tensor, scale: int | None = None) -> None:
         """Puts uint8 [3,h,w] at x, y, each pixel a square of `scale` pixels; by default of about `SIDE`."""
@@ -113,6 +133,8 @@ class Page:
 
     def settle(self) -> None:
         """Gives all charts their final places, for what is then put beside their points in pixels."""
+        for text in self.figure.findobj(Text):
+            text.set_text(printable(text.get_text()))
         for axes in self.figure.axes:
             axes.autoscale_view()  # matplotlib would do so later, and move the points
         if engine := self.figure.get_layout_engine():
@@ -126,13 +148,14 @@ def new_page(path: Path, width: int, height: int, title: str, caption: str) -> I
     Raises:
         UserError: the file cannot be written.
     """
-    with matplotlib.style.context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         page = Page(width, height, title, caption)
         yield page
+        page.settle()
         page.canvas.draw()
         texts = PngImagePlugin.PngInfo()
         for key, text in {"Title": title, "Description": caption, "Source": command()}.items():
-            texts.add_itxt(key, text)
+            texts.add_itxt(key, results.printable(text))
         # without the alpha channel, which matplotlib's own writer would add
         image = Image.fromarray(np.asarray(page.canvas.buffer_rgba())[..., :3])
         with atomic_write(path) as temporary:

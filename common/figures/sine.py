@@ -59,6 +59,8 @@ def report(
                 errors[0, i].plot(range(1, horizon + 1), error, color=COLOURS[method], label=method)
             heading = f"{kind.capitalize()} waves: error (RMSE) of all forecasts"
             errors[0, i].set(title=heading, xlabel="steps after the prefix", yscale="log", xlim=(1, horizon))
+            errors[0, i].yaxis.set_major_formatter("{x:g}")
+            errors[0, i].yaxis.set_minor_formatter("")
         for row, panels in zip(rows[:2], (forecasts, errors), strict=True):
             handles, labels = panels[0, 0].get_legend_handles_labels()
             row.legend(handles, labels, loc="outside upper left", ncols=len(labels), borderaxespad=0)
