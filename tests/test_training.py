@@ -382,6 +382,28 @@ def test_a_larger_budget_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert open_run(tmp_path, budget={"steps": 30}, resume=True).record == again.record
 
 
+def test_a_longer_run_that_is_stopped_again_goes_on_as_one_that_was_not(tmp_path: Path) -> None:
+    def trained(folder: Path, stop_at: int) -> dict[str, Tensor]:
+        calls = 0
+
+        def loss(model: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
+            nonlocal calls
+            calls += 1
+            if calls == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return squared(model, batch, progress)
+
+        run = open_run(folder, budget={"steps": 12})
+        fit(run, net())
+        run.finish()
+        if stop_at:
+            with pytest.raises(SystemExit):
+                fit(open_run(folder, budget={"steps": 30}, resume=True), net(), loss, steps=30)
+        return fit(open_run(folder, budget={"steps": 30}, resume=True), net(), steps=30).state_dict()
+
+    assert same(trained(tmp_path / "stopped", 7), trained(tmp_path / "alone", 0))
+
+
 def test_minutes_can_grow_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(loop, "time", clock)

@@ -245,7 +245,7 @@ def _steps(
 
     # Settle the number of steps, once: a resumed phase has it already
     if not phase.steps:
-        run.use(run.precision)
+        run.using = run.precision
         if minutes is not None:
             steps, evaluations = yield from _fill(
                 run, phase, batches, schedule, evaluate, minutes, evaluations
@@ -255,7 +255,7 @@ def _steps(
         run.checkpoint(phase)
 
     # Train
-    run.use(phase.precision)
+    run.using = phase.precision
     row_every, count = max(1, phase.steps // ROWS), phase.evaluations
     check_every = 1 if run.device.type == "cpu" else 20  # a look at a number makes a GPU wait
     points = {round(i * phase.steps / count) for i in range(1, count + 1)} | {phase.steps}
@@ -387,10 +387,8 @@ def _log(run: Run, phase: Phase, scores: dict[str, float]) -> None:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 @torch.no_grad()

@@ -169,7 +169,7 @@ class Run:
         """
         self.path = checkpoint(run_dir)
         self.settings = json.loads(json.dumps(settings, default=str))
-        self.budget = json.loads(json.dumps(budget or {}))
+        self.budget = {name: value for name, value in (budget or {}).items() if value is not None}
         self.device, self.checkpoint_every = device, checkpoint_every
         self.precision = pick_precision(device) if precision == "auto" else precision
         self.history: list[dict[str, Any]] = []
@@ -177,11 +177,13 @@ class Run:
         self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
         self._pending: dict[str, Any] | None = None  # the phase that the checkpoint stands in
         self._started: set[str] = set()
-        self._using = "float32"  # precision of the phase at work
+        self.using = "float32"  # precision of the phase at work, which `autocast` gives
         self._owns_file = resume  # False while the file, if any, is of an older run
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
         self._saved = False  # nothing would be lost by stopping right now
         self._longer = False  # the budget has grown since the checkpoint
+        if resume and not self.path.exists():
+            raise UserError(f"--resume: there is no {self.path}; start without --resume")
         self._lock(run_dir)
         for left in run_dir.glob(f"{PREFIX}*"):  # of a run that was killed while it wrote
             left.unlink(missing_ok=True)
@@ -201,17 +203,13 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write to {run_dir}: {error.strerror}; name another --runs") from None
 
-    # ------------------------------------------------------------------------------------ for the scripts
-
     def finish(self) -> None:
         """Marks the run as done: a new one may replace it, and resuming it trains nothing."""
         self.save(None, done=True)
 
     def autocast(self) -> torch.autocast:
         """The precision of the phase at work, for forward passes and losses; evaluations are float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._using == "bfloat16")
-
-    # ------------------------------------------------------------------------------------ for the loop
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.using == "bfloat16")
 
     def start(self, phase: Phase, steps: int | None = None, minutes: float | None = None) -> bool:
         """Brings a phase to where the checkpoint has it; returns whether any of its steps are left.
@@ -226,21 +224,21 @@ class Run:
             raise ValueError(f"two phases are named {phase.name!r}")
         self._started.add(phase.name)
         finished = self._finished.get(phase.name)
+        before = finished.get("state") if finished else self._pending
         try:
-            if finished is not None:
+            if finished:
                 self.result(phase)
-                if not (self._longer and "state" in finished):
+                if not self._longer or before is None or self._pending:
                     return False
-                phase.unpack(finished["state"])
-            elif self._pending is not None:
-                if self._pending["name"] != phase.name:
-                    raise ValueError(phase.name)
-                phase.unpack(self._pending)
-                self._pending = None
+            if before and before["name"] != phase.name:
+                raise ValueError(phase.name)
+            if before:
+                phase.unpack(before)
         except (RuntimeError, ValueError, KeyError):
             raise UserError(
                 f"--resume: {self.path} does not fit phase {phase.name} or its model; start without --resume"
             ) from None
+        self._pending = None
         record = self.record.setdefault(phase.name, {})
         phase.start = time.monotonic() - record.get("seconds", 0.0)
         if self._longer and phase.steps:
@@ -248,12 +246,11 @@ class Run:
                 steps = phase.steps + round(60 * (minutes - record["minutes"]) / record["seconds_per_step"])
                 record["minutes"] = minutes
             phase.steps = record["steps"] = max(phase.steps, steps or 0)
+            if finished and phase.step == phase.steps:
+                return False
+            self._finished.pop(phase.name, None)  # it is at work again
             say(f"{phase.name}: goes on to {phase.steps:,} steps, with a new schedule from here.")
-        return phase.step < phase.steps or not finished
-
-    def use(self, precision: str) -> None:
-        """Sets the precision of `autocast`."""
-        self._using = precision
+        return True
 
     def checkpoint(self, phase: Phase) -> None:
         """Writes the state of the phase at work, if all its numbers are finite."""
@@ -263,10 +260,11 @@ class Run:
 
     def finish_phase(self, phase: Phase) -> None:
         """Keeps what the phase has trained."""
-        weights = copy.deepcopy(phase.average.state_dict())
         for earlier in self._finished.values():
             earlier.pop("state", None)  # only the last phase can be trained for longer
-        self._finished[phase.name] = {"weights": weights, "rng": get_rng(self.device), "state": phase.pack()}
+        self._finished[phase.name] = copy.deepcopy(
+            {"weights": phase.average.state_dict(), "rng": get_rng(self.device), "state": phase.pack()}
+        )
         self.save(None)
 
     def result(self, phase: Phase) -> nn.Module:
@@ -306,8 +304,6 @@ class Run:
         self._owns_file = True
 
     def _load(self) -> None:
-        if not self.path.exists():
-            raise UserError(f"--resume: there is no {self.path}; start without --resume")
         content = _read(self.path)
         if content is None:
             raise UserError(f"--resume: {self.path} is damaged; remove it and start without --resume")
@@ -318,7 +314,14 @@ class Run:
                     f"--resume: the run in {self.path.parent} has {name} = {old.get(name)!r}, now it is "
                     f"{new.get(name)!r}; give the same, or start without --resume"
                 )
-        self._longer = self._has_grown(content.get("budget", {}))
+        old, new = content["budget"], self.budget
+        if any(value < old.get(name, math.inf) for name, value in new.items()):
+            was, now = (" ".join(f"{name} = {value}" for name, value in b.items()) for b in (old, new))
+            raise UserError(
+                f"--resume: the run in {self.path.parent} has {was}, now it is {now}; give as much or more, "
+                "or start without --resume"
+            )
+        self._longer = old != new
         if content["machine"] != device_name(self.device):
             say(
                 f"The checkpoint is from {content['machine']}, this is {device_name(self.device)}: "
@@ -326,28 +329,6 @@ class Run:
             )
         self.history, self.record = content["history"], content["record"]
         self._finished, self._pending = content["finished"], content["phase"]
-
-    def _has_grown(self, old: dict[str, float | None]) -> bool:
-        """Whether the budget is larger than the checkpoint's.
-
-        Raises:
-            UserError: it is smaller, or of another kind.
-        """
-        if old == self.budget:
-            return False
-        for name, value in self.budget.items():
-            before = old.get(name)
-            if value is None or before is None or value < before:
-                was, now = (
-                    " ".join(f"{k} = {v}" for k, v in budget.items()) for budget in (old, self.budget)
-                )
-                raise UserError(
-                    f"--resume: the run in {self.path.parent} has {was}, now it is {now}; give as much or "
-                    "more, or start without --resume"
-                )
-        return True
-
-    # ------------------------------------------------------------------------------------ interrupts
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -417,7 +398,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     """The content of a checkpoint, or None where it is damaged."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return content if {"settings", "machine", "done", "phase"} <= content.keys() else None
+        return content if {"settings", "budget", "machine", "done", "phase"} <= content.keys() else None
     except Exception:  # damaged bytes fail in many ways; the caller says so and names the file
         return None
 
