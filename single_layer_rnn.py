@@ -161,8 +161,14 @@ def main(config: Config) -> int:
     figs, run_dir = config.figs_dir(), config.run_dir("single_layer_rnn")
     check_writable(figs, config.runs)
     size, steps = config.hidden_size, config.steps or (40 if config.quick else 400)
-    settings = {"seed": config.seed, "noise": config.noise, "hidden_size": size, "steps": steps}
-    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision="float32")
+    run = Run(
+        run_dir,
+        settings={"seed": config.seed, "noise": config.noise, "hidden_size": size},
+        budget={"steps": steps},
+        device=device,
+        resume=config.resume,
+        precision="float32",
+    )
 
     # Data: values and clean waves, both [200,PREFIX + HORIZON], by kind
     noises = {"clean": 0.0} | ({"noisy": config.noise} if config.noise else {})

@@ -189,11 +189,13 @@ def _runs(figs: Path) -> list[dict[str, Any]]:
     for path in sorted(figs.glob("[!.]*.json")):  # a name with a dot is left over from a killed run
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
-            shown = {key: run[key] for key in ("script", "command", "data")}
             data, stand_in = run["data"], ", built-in stand-in" if run["data"]["builtin"] else ""
             facts = f"{data['name']} ({data['count']:,}{stand_in}) · {run['seconds'] / 60:.1f} minutes"
             facts += f" · {run['device']} · commit {run['commit']}"
-            runs.append(shown | {"facts": facts, "table": _table(run["metrics"], run["baselines"])})
+            texts = {"script": run["script"], "command": run["command"], "facts": facts}
+            shown = {key: printable(text).replace("\n", r"\n") for key, text in texts.items()}
+            note, table = printable(data.get("note") or ""), _table(run["metrics"], run["baselines"])
+            runs.append(shown | {"note": note, "table": table})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no results file ({cause_of(error)}); remove it") from None
     return runs

@@ -189,6 +189,27 @@ def test_training_is_what_makes_the_forecast(trained: Config, tmp_path: Path) ->
         assert after[metric] < 0.7 * before[metric], metric
 
 
+def test_the_same_seed_gives_the_same_numbers(trained: Config, tmp_path: Path) -> None:
+    again = replace(trained, figs=tmp_path / "figs", runs=tmp_path / "runs")
+    assert main(again) == 0
+    for part in ("metrics", "baselines", "earlier"):
+        assert results(again)[part] == results(trained)[part]
+
+
+def test_a_resumed_run_may_be_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = Config(
+        figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True, steps=4, noise=0, hidden_size=10
+    )
+    assert main(short) == 0
+    capsys.readouterr()
+    longer = replace(short, steps=40, resume=True)
+    assert main(longer) == 0
+    assert "goes on to 40 steps" in capsys.readouterr().out
+    assert results(longer)["trained"]["clean"]["steps"] == 40
+    with pytest.raises(UserError, match="steps = 40, now it is steps = 39"):
+        main(replace(longer, steps=39))
+
+
 def test_the_earlier_setup_scores_well_and_knows_nothing(trained: Config) -> None:
     result = results(trained)
     on_copies, on_waves = result["earlier"].values()

@@ -88,8 +88,8 @@ class Page:
 
     def width_of(self, text: str, **font: Any) -> float:
         """Pixels that a line of text takes."""
-        renderer = self.canvas.get_renderer()
-        return renderer.get_text_width_height_descent(text, FontProperties(**font), False)[0]
+        measure = self.canvas.get_renderer().get_text_width_height_descent
+        return measure(printable(text), FontProperties(**font), False)[0]
 
     def _wrapped(self, text: str, width: int, **font: Any) -> list[str]:
         """`text` in lines that fit a page; words as long as paths can be are cut."""
