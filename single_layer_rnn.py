@@ -165,6 +165,7 @@ def main(config: Config) -> int:
         run_dir,
         settings={"seed": config.seed, "noise": config.noise, "hidden_size": size},
         budget={"steps": steps},
+        independent=True,
         device=device,
         resume=config.resume,
         precision="float32",

@@ -233,7 +233,7 @@ def test_names_that_cannot_be_shown_become_escapes(tmp_path: Path, monkeypatch: 
     texts = [text.get_text() for text in pages[0].figure.findobj(Text) if "$" in text.get_text()]
     assert [text.rstrip() for text in texts] == [escaped] * 6
     with Image.open(tmp_path / "n.png") as image:
-        assert image.info["Title"] == r"$é $α 写真 😀 \x1b[1m \udcff \u202e".encode().decode()
+        assert image.info["Title"] == "$é $α 写真 \U0001f980 " + r"\x1b[1m \udcff \u202e"
         assert image.info["Description"].count("\n") == 1
 
 

@@ -205,7 +205,10 @@ def test_a_resumed_run_may_be_longer(tmp_path: Path, capsys: pytest.CaptureFixtu
     longer = replace(short, steps=40, resume=True)
     assert main(longer) == 0
     assert "goes on to 40 steps" in capsys.readouterr().out
-    assert results(longer)["trained"]["clean"]["steps"] == 40
+    assert {name: phase["steps"] for name, phase in results(longer)["trained"].items()} == {
+        "clean": 40,
+        "copies": 2,
+    }
     with pytest.raises(UserError, match="steps = 40, now it is steps = 39"):
         main(replace(longer, steps=39))
 

@@ -64,7 +64,7 @@ def printable(text: str) -> str:
 @cache
 def _characters() -> frozenset[int]:
     """Those that the font has, regular and bold."""
-    fonts = [get_font(findfont(FontProperties(FONT, weight=weight))) for weight in ("normal", "bold")]
+    fonts = [get_font(findfont(FontProperties(family=FONT, weight=weight))) for weight in ("normal", "bold")]
     return frozenset.intersection(*(frozenset(font.get_charmap()) for font in fonts))
 
 
