@@ -58,6 +58,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -189,16 +190,19 @@ def main(config: Config) -> int:
     predictions: dict[str, dict[str, evaluation.Predictions]] = {}
     scores: Scores = {}
     for kind, (values, clean) in tests.items():
-        linear = evaluation.linear_methods(values, PREFIX)
-        predictions[kind] = {"RNN": predict(nets[kind], values)} | linear
+        predictions[kind] = {"RNN": predict(nets[kind], values), **evaluation.linear_methods(values, PREFIX)}
         for method, predicted in predictions[kind].items():
             numbers = evaluation.score(predicted, values[:, PREFIX:], clean[:, PREFIX:])
             scores.setdefault(method, {}).update({f"{kind}: {name}": x for name, x in numbers.items()})
-            print(f"{kind}, {method:21}" + "   ".join(f"{name} {x:<9.3g}" for name, x in numbers.items()))
-        if scores["RNN"][f"{kind}: one-step MSE"] >= scores["persistence"][f"{kind}: one-step MSE"]:
-            print(f"On {kind} waves the net is no better than persistence: it has learned nothing.")
+    rnn = scores["RNN"]
     scores["noise floor"] = {f"{kind}: one-step MSE": noise**2 for kind, noise in noises.items()}
-    print(f"noise floor, below which no model can come: one-step MSE {config.noise**2:.3g}")
+    card = {"hidden_size": size, "fastest": FASTEST, "command": cli.command(), "scores": scores}
+    weights.save(run_dir / "weights.safetensors", {**nets}, card)
+    run.finish()
+    print(pd.DataFrame(scores).to_string(float_format="{:.3g}".format, na_rep="-"))
+    for kind in tests:
+        if rnn[f"{kind}: one-step MSE"] >= scores["persistence"][f"{kind}: one-step MSE"]:
+            print(f"On {kind} waves the net is no better than persistence: it has learned nothing.")
 
     # What the earlier version's score was worth
     copies, values = sine.copies(1000), tests["clean"][0]
@@ -207,10 +211,7 @@ def main(config: Config) -> int:
     on_copies, on_waves = evaluation.mse(recalled, copies[:, 1:]), evaluation.mse(others, values[:, PREFIX:])
     print(f"RNN of the earlier set-up: one-step MSE {on_copies:.1e} on its copies, {on_waves:.1e} here")
 
-    # Weights and figures
-    card = {"hidden_size": size, "fastest": FASTEST, "command": cli.command(), "scores": scores}
-    weights.save(run_dir / "weights.safetensors", {**nets}, card)
-    run.finish()
+    # Figures
     memorised = {
         f"On these copies its one-step MSE is {on_copies:.1e}": (copies[0, 1:], recalled[0]),
         f"On waves of the test it is {on_waves:.1e}": (values[0, PREFIX:200], others[0, :100]),
@@ -218,14 +219,13 @@ def main(config: Config) -> int:
     facts = f"Noise {config.noise:g}, seed {config.seed}, {size} units, {steps} steps of training."
     caption = f"{sine.DESCRIPTION.note} {facts}"
     figures.report(figs / "single_layer_rnn.png", tests, predictions, memorised, caption)
-    rnn = scores.pop("RNN")
     results.save(
         figs,
         "single_layer_rnn",
         config,
         data=sine.DESCRIPTION,
         count=len(values),
-        metrics={"RNN": rnn},
+        metrics={"RNN": scores.pop("RNN")},
         baselines=scores,
         seconds=time.monotonic() - start,
         device=device,

@@ -135,7 +135,7 @@ def publish(figs: Path = Path("figs")) -> None:
     """
     for path, text in pages(figs).items():
         with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of figures
 
 
 def pages(figs: Path) -> dict[Path, str]:
