@@ -36,7 +36,7 @@ LINE = 26
 
 FONT = "DejaVu Sans"  # comes with matplotlib
 
-# Okabe and Ito's colours, which differ for the colour-blind too
+# Okabe and Ito's colours, which the colour-blind can distinguish
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 SHADE = "#f6f3ea"  # of a part of a chart
 STYLE: dict[str, Any] = {  # over matplotlib's own defaults, whatever settings were inherited
