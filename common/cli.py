@@ -7,6 +7,7 @@ takes seconds.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import platform
 import random
@@ -15,10 +16,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -172,13 +174,25 @@ def read_flags(config_class: type[Config]) -> Config:
     import tyro  # not for the tools that only need UserError
 
     prepare_output()
-    os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
     with one_line():
         check_empty(sys.argv[1:])
         config = tyro.cli(config_class)
         config.check()
+    free_matplotlib()
     signal.signal(signal.SIGINT, _leave)  # while modules are imported, which takes seconds
     return config
+
+
+def free_matplotlib() -> None:
+    """Lets matplotlib start with its own settings: inherited ones may be broken, and would change figures."""
+    os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says at length that a home is read-only
+    if (package := find_spec("matplotlib")) and package.origin:
+        own = Path(package.origin).parent / "mpl-data"
+        os.environ["MATPLOTLIBRC"] = str(own)
+        if Path("matplotlibrc").exists():  # in the current folder: it comes before all others
+            with chdir(own):
+                import matplotlib  # noqa: F401
 
 
 def launch(main: Callable[[Config], int | None], config: Config) -> NoReturn:
