@@ -176,6 +176,9 @@ def read_flags(config_class: type[Config]) -> Config:
     prepare_output()
     with one_line():
         check_empty(sys.argv[1:])
+        # tyro looks at stdout's terminal alone, also for what it writes to stderr, and not at NO_COLOR
+        coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        tyro._experimental_options["ansi_codes"] = coloured
         config = tyro.cli(config_class)
         config.check()
     free_matplotlib()
@@ -274,6 +277,8 @@ def prepare_output() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open
+        if not isinstance(stream, io.TextIOWrapper):  # a notebook's own
+            continue
         encoding, by_line = stream.encoding, stream.line_buffering
         output = _Output(stream.detach(), encoding, "backslashreplace", line_buffering=by_line)
         setattr(sys, name, output)
