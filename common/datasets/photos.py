@@ -24,6 +24,7 @@ from tqdm import tqdm
 from common.cli import UserError
 from common.datasets import imagenet
 from common.datasets.dead_leaves import dead_leaves
+from common.datasets.image_files import SUFFIXES
 from common.datasets.images import resize_shorter, to_8_bits, upright
 
 LR_SIDE, HR_SIDE = 64, 224
@@ -213,7 +214,7 @@ def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
         raise UserError(f"--data {path} {'is no archive' if path.exists() else 'does not exist'}; {REMEDY}")
     if parts := _parts(path):
         return _split(*parts, limit)
-    raise UserError(f"--data {path} holds no photos ({' '.join(imagenet.PHOTO_SUFFIXES)}); {REMEDY}")
+    raise UserError(f"--data {path} holds no photos ({' '.join(SUFFIXES)}); {REMEDY}")
 
 
 def _usual(limit: int, download: bool) -> Photos:
