@@ -91,3 +91,22 @@ def check_writable(*folders: Path) -> None:
             raise UserError(f"cannot write to {folder}: {there} is a file; name another place")
         if not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"cannot write to {folder}: {there} is not yours to change; name another place")
+
+
+def check_output(path: Path | None, suffixes: tuple[str, ...], overwrite: bool) -> None:
+    """Says before the work that --output cannot be written.
+
+    Raises:
+        UserError: it is missing, ends in none of `suffixes`, is a folder, cannot be written, or exists
+            already and is not to be overwritten.
+    """
+    if path is None or path.suffix.lower() not in suffixes:
+        raise UserError(f"--output: name a file that ends in {' or '.join(suffixes)}")
+    try:
+        if path.is_dir():
+            raise UserError(f"--output: {path} is a folder; name a file")
+        if path.exists() and not overwrite:
+            raise UserError(f"--output: {path} exists; name another file, or add --overwrite")
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise UserError(f"--output: {error.strerror}; name another file") from None
+    check_writable(path.parent)

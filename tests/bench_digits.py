@@ -1,8 +1,8 @@
-"""Our GAN beside a DCGAN of the usual shape, for the same CPU time, in one process; and how fast it draws.
+"""Our GAN beside a DCGAN of the usual shape, for the same CPU time, in one process; and its speed.
 
     python -m tests.bench_digits --data ../shared/data         # seven minutes with --minutes 3 each
 
-Scores are of 10,000 drawn digits against the test digits, by the judge of gan_mnist.py.
+Scores are of 10,000 generated digits against the test digits, by the evaluator of gan_mnist.py.
 """
 
 import argparse
@@ -57,41 +57,41 @@ def dcgan() -> tuple[nn.Module, nn.Module]:
     return generator, discriminator
 
 
-def shuffled(pictures: Tensor, size: int) -> Iterator[Tensor]:
+def shuffled(images: Tensor, size: int) -> Iterator[Tensor]:
     """Batches in -1..1, epoch after epoch."""
     while True:
-        for index in torch.randperm(len(pictures)).split(size):
+        for index in torch.randperm(len(images)).split(size):
             if len(index) == size:
-                yield pictures[index][:, None].float() / 127.5 - 1
+                yield images[index][:, None].float() / 127.5 - 1
 
 
-def train_dcgan(pictures: Tensor, seconds: float, size: int = 64) -> tuple[nn.Module, int]:
+def train_dcgan(images: Tensor, seconds: float, size: int = 64) -> tuple[nn.Module, int]:
     """For so many seconds of CPU time; returns the generator and its steps."""
     generator, discriminator = dcgan()
     adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (generator, discriminator)]
-    real_label, made_label = torch.ones(size, 1), torch.zeros(size, 1)
-    begun, steps = time.process_time(), 0
-    for real in shuffled(pictures, size):
-        made = generator(torch.randn(size, LATENT, 1, 1))
+    real_label, fake_label = torch.ones(size, 1), torch.zeros(size, 1)
+    start, steps = time.process_time(), 0
+    for real in shuffled(images, size):
+        fake = generator(torch.randn(size, LATENT, 1, 1))
         loss = F.binary_cross_entropy_with_logits(discriminator(real), real_label)
-        loss = loss + F.binary_cross_entropy_with_logits(discriminator(made.detach()), made_label)
+        loss = loss + F.binary_cross_entropy_with_logits(discriminator(fake.detach()), fake_label)
         adams[1].zero_grad()
         loss.backward()
         adams[1].step()
         adams[0].zero_grad()
-        F.binary_cross_entropy_with_logits(discriminator(made), real_label).backward()
+        F.binary_cross_entropy_with_logits(discriminator(fake), real_label).backward()
         adams[0].step()
         steps += 1
-        if time.process_time() - begun > seconds:
+        if time.process_time() - start > seconds:
             break
     return generator.eval(), steps
 
 
 @torch.inference_mode()
-def draw(generator: nn.Module, count: int) -> Tensor:
+def sample(generator: nn.Module, count: int) -> Tensor:
     """uint8 [count,28,28]"""
-    made = [generator(torch.randn(len(part), LATENT, 1, 1)) for part in torch.arange(count).split(500)]
-    return (127.5 * (torch.cat(made)[:, 0] + 1)).round().to(torch.uint8)
+    fake = [generator(torch.randn(len(part), LATENT, 1, 1)) for part in torch.arange(count).split(500)]
+    return (127.5 * (torch.cat(fake)[:, 0] + 1)).round().to(torch.uint8)
 
 
 def main() -> None:
@@ -103,41 +103,37 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     data = mnist.find(arguments.data)
     device = torch.device("cpu")
-    with tempfile.TemporaryDirectory() as place:
-        config = gan_mnist.Config(minutes=arguments.minutes, runs=Path(place), precision="float32")
-        reader = gan_mnist.find_judge(config, data, device)
-        watcher = gan_mnist.watch(data, reader)
+    with tempfile.TemporaryDirectory() as folder:
+        config = gan_mnist.Config(minutes=arguments.minutes, runs=Path(folder))
+        evaluator, _ = evaluation.find_evaluator(config, data, device)
         torch.manual_seed(0)
-        begun = time.process_time()
-        sampler, run, _ = gan_mnist.train(config, gan_mnist.PRESETS["cpu"], data, watcher, device)
-        taken = time.process_time() - begun
+        start = time.process_time()
+        sampler, progress = gan_mnist.train(config, gan_mnist.PRESETS["cpu"], data, evaluator, device)
+        taken = time.process_time() - start
     torch.manual_seed(0)
     usual, steps = train_dcgan(data.train, taken)
 
     count = len(data.test)
     labels = torch.arange(count) % len(data.characters)
-    begun = time.perf_counter()
-    made, _ = sampler.draw(labels, torch.Generator().manual_seed(0))
-    rate = count / (time.perf_counter() - begun)
-    judge = evaluation.Judge(reader.read, data.test, data.test_labels)
+    start = time.perf_counter()
+    fake, _ = sampler.sample(labels, torch.Generator().manual_seed(0))
+    rate = count / (time.perf_counter() - start)
     scores = {
-        f"ours, {run.record['gan']['steps']:,} steps": judge.score(made),
-        f"DCGAN, {steps:,} steps": judge.score(draw(usual, count)),
-        "real": evaluation.baselines(judge, data.train, data.train_labels, data.test, data.test_labels)[
-            "real"
-        ],
+        f"ours, {progress.run.record['gan']['steps']:,} steps": evaluator.score(fake),
+        f"DCGAN, {steps:,} steps": evaluator.score(sample(usual, count)),
+        "real": evaluation.baselines(evaluator, data)["real"],
     }
     print(f"\n{taken:.0f} seconds of CPU time each, {arguments.threads} threads")
     print(
         table(
             evaluation.named(
-                {name: {k: v for k, v in of.items() if k != "asked"} for name, of in scores.items()},
+                {name: {k: v for k, v in of.items() if k != "class_accuracy"} for name, of in scores.items()},
                 data.name,
             )
         )
     )
     ours, theirs, _ = (of["distance"] for of in scores.values())
-    print(f"Distance of the DCGAN / ours: {theirs / ours:.1f}; ours draws {rate:,.0f} digits a second")
+    print(f"Distance of the DCGAN / ours: {theirs / ours:.1f}; ours generates {rate:,.0f} digits a second")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The GAN of digits through its own `main`, on small real digits: it learns, goes on, draws, refuses."""
+"""The GAN of digits through its own `main`, on small real digits: it learns, goes on, writes, refuses."""
 
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,10 +19,10 @@ import gan_mnist
 from common.cli import UserError
 from common.datasets import mnist
 from common.evaluation import mnist as evaluation
-from common.inference import digit_uses, handwriting
+from common.inference import handwriting
 from common.inference import mnist as inference
 from common.inference.mnist import Sampler
-from common.models.mnist import Discriminator, Generator, Reader
+from common.models.mnist import Classifier, Discriminator, Generator
 from common.studies import mnist as studies
 from gan_mnist import Config, main
 
@@ -30,9 +31,9 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """One quick run of the whole experiment on the built-in digits; the judge is trained on the way."""
-    place = tmp_path_factory.mktemp("digits")
-    config = Config(data="builtin", figs=place / "figs", runs=place / "runs", quick=True, device="cpu")
+    """One quick run of the whole experiment on the built-in digits; the evaluator is trained on the way."""
+    path = tmp_path_factory.mktemp("digits")
+    config = Config(data="builtin", figs=path / "figs", runs=path / "runs", quick=True, device="cpu")
     assert main(config) == 0
     return config
 
@@ -45,28 +46,25 @@ def weights(trained: Config) -> str:
 def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
     found = json.loads((trained.figs / "gan_mnist.json").read_text())
     (name,) = {metric for metric in found["metrics"]["GAN"] if metric.startswith("FID-")}
-    gan, known = found["metrics"]["GAN"], found["baselines"]
-    assert gan[name] < known["noise"][name] / 4
-    assert gan["asked"] > 0.6 > known["noise"]["asked"]
-    assert gan["recall"] > 0.1 > known["noise"]["recall"]
-    assert known["real"][name] < known["real, blurred"][name] < known["noise"][name]
-    assert found["data"]["builtin"] and found["judge_accuracy"] > 0.93
+    gan, baselines = found["metrics"]["GAN"], found["baselines"]
+    assert gan[name] < baselines["noise"][name] / 4
+    assert gan["class_accuracy"] > 0.6 > baselines["noise"]["class_accuracy"]
+    assert gan["recall"] > 0.1 > baselines["noise"]["recall"]
+    assert baselines["real"][name] < baselines["real, blurred"][name] < baselines["noise"][name]
+    assert found["data"]["builtin"] and found["evaluator_accuracy"] > 0.93
     for figure in ("", "_styles", "_neighbours", "_training"):
-        with Image.open(trained.figs / f"GAN_mnist{figure}.png") as picture:
-            assert picture.width > 600
-            assert "scikit-learn" in picture.text["Description"]  # type: ignore[attr-defined]
+        with Image.open(trained.figs / f"GAN_mnist{figure}.png") as image:
+            assert image.width > 600
+            assert "scikit-learn" in image.text["Description"]  # type: ignore[attr-defined]
     film = trained.figs / "GAN_mnist_training.gif"
-    with Image.open(film) as picture:
-        assert picture.n_frames == 5 and film.stat().st_size < 3e6
-    assert "GAN_mnist.png" in (trained.figs / "index.html").read_text()
+    with Image.open(film) as image:
+        assert image.n_frames == 5 and film.stat().st_size < 3e6
 
 
 def test_a_model_that_learned_nothing_is_called_so(
     trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    judge = trained.runs / "gan_mnist-judge" / "judge.safetensors"
-    (tmp_path / "gan_mnist-judge").mkdir()
-    (tmp_path / "gan_mnist-judge" / "judge.safetensors").write_bytes(judge.read_bytes())
+    shutil.copytree(trained.runs / "gan_mnist-evaluator", tmp_path / "gan_mnist-evaluator")
     assert main(replace(trained, steps=1, runs=tmp_path, figs=tmp_path / "figs")) == 0
     printed = capsys.readouterr().out
     assert "it has learned nothing" in printed
@@ -78,15 +76,15 @@ def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     data = mnist.find("builtin")
-    watcher = gan_mnist.watch(data, Reader(2, 4, 10))
-    preset = replace(gan_mnist.PRESETS["quick"], channels=4, critic=4, batch=8)
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    preset = replace(gan_mnist.PRESETS["quick"], g_channels=4, d_channels=4, batch=8)
 
     def weights(name: str, resume: bool = False) -> dict[str, Tensor]:
         config = replace(trained, steps=8, method=method, runs=tmp_path / name, resume=resume)
-        return gan_mnist.train(config, preset, data, watcher, CPU)[0].generator.state_dict()
+        return gan_mnist.train(config, preset, data, evaluator, CPU)[0].generator.state_dict()
 
     one = weights("whole")
-    real_batches = gan_mnist.batches
+    real_batches = mnist.gan_batches
 
     def interrupted(*words: Any) -> Any:
         def until(first: int) -> Iterator[Any]:
@@ -97,7 +95,7 @@ def test_a_stopped_run_goes_on_exactly(
 
         return until
 
-    monkeypatch.setattr(gan_mnist, "batches", interrupted)
+    monkeypatch.setattr(mnist, "gan_batches", interrupted)
     with pytest.raises(SystemExit) as stop:
         weights("stopped")
     assert stop.value.code == 130
@@ -106,22 +104,22 @@ def test_a_stopped_run_goes_on_exactly(
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_run_stopped_while_its_judge_learned_goes_on(
+def test_a_run_stopped_while_its_evaluator_was_trained_goes_on(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = mnist.find("builtin")
     small = replace(data, train=data.train[:300], train_labels=data.train_labels[:300])
     monkeypatch.setattr(mnist, "find", lambda *words, **more: small)
     config = replace(trained, steps=2, runs=tmp_path / "runs", figs=tmp_path / "figs")
-    forward, calls = Reader.forward, []
+    forward, calls = Classifier.forward, []
 
-    def interrupted(reader: Reader, pictures: Tensor) -> Tensor:
-        calls.append(len(pictures))
+    def interrupted(classifier: Classifier, images: Tensor) -> Tensor:
+        calls.append(len(images))
         if len(calls) == 5:
             signal.raise_signal(signal.SIGINT)
-        return forward(reader, pictures)
+        return forward(classifier, images)
 
-    monkeypatch.setattr(Reader, "forward", interrupted)
+    monkeypatch.setattr(Classifier, "forward", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(config)
     assert stop.value.code == 130
@@ -131,13 +129,13 @@ def test_a_run_stopped_while_its_judge_learned_goes_on(
         main(replace(config, resume=True, steps=3))
 
 
-def test_a_damaged_judge_is_named(tmp_path: Path) -> None:
-    (tmp_path / "judge.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"judge.safetensors .*remove it"):
-        inference.load_reader(tmp_path / "judge.safetensors")
+def test_a_damaged_evaluator_is_named(tmp_path: Path) -> None:
+    (tmp_path / "evaluator.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"evaluator.safetensors .*remove it"):
+        evaluation.load_classifier(tmp_path / "evaluator.safetensors")
 
 
-# ------------------------------------------------------------------------------------ drawing and writing
+# --------------------------------------------------------------------------------- sampling and writing
 
 
 def test_sample_writes_images_and_labels(weights: str, tmp_path: Path) -> None:
@@ -165,12 +163,12 @@ def test_writing_keeps_one_style_in_a_word(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words: dict[str, Tensor] = {}
-    compose = digit_uses.handwriting.compose
+    compose = handwriting.compose
 
-    def watched(text: str, draw: Callable[[str], Tensor], **colours: str) -> Image.Image:
-        return compose(text, lambda word: words.setdefault(word, draw(word)), **colours)
+    def recorded(text: str, sample_word: Callable[[str], Tensor], **colours: str) -> Image.Image:
+        return compose(text, lambda word: words.setdefault(word, sample_word(word)), **colours)
 
-    monkeypatch.setattr(digit_uses.handwriting, "compose", watched)
+    monkeypatch.setattr(handwriting, "compose", recorded)
     output = tmp_path / "note.png"
     main(Config(write="117 1", output=output, weights=weights, ink="navy", device="cpu"))
     assert list(words) == ["117", "1"]
@@ -182,7 +180,7 @@ def test_writing_keeps_one_style_in_a_word(
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("flags", "said"),
     [
         ({"write": "2x"}, "0123456789"),
         ({"write": "12", "ink": "blurple"}, "--ink"),
@@ -207,13 +205,13 @@ def test_writing_keeps_one_style_in_a_word(
     ],
 )
 def test_bad_flags_are_one_line_and_nothing_is_written(
-    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], said: str
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    draws = "sample" in given or "write" in given
-    usual = {"output": Path("out.png"), "weights": weights} if draws else {}
+    generates = "sample" in flags or "write" in flags
+    usual = {"output": Path("out.png"), "weights": weights} if generates else {}
     with pytest.raises(UserError) as refusal:
-        main(Config(device="cpu", **(usual | given)))  # type: ignore[arg-type]
+        main(Config(device="cpu", **(usual | flags)))  # type: ignore[arg-type]
     assert said in str(refusal.value) and "\n" not in str(refusal.value)
     assert not list(tmp_path.iterdir())
 
@@ -231,16 +229,16 @@ def test_an_output_that_exists_is_kept(weights: str, tmp_path: Path) -> None:
         main(replace(config, output=tmp_path / "folder.png", overwrite=True))
 
 
-@pytest.mark.parametrize("given", [{"sample": 5}, {"write": "12"}])
+@pytest.mark.parametrize("flags", [{"sample": 5}, {"write": "12"}])
 def test_a_full_disk_is_one_line_and_leaves_nothing(
-    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
 ) -> None:
     def full(*words: Any, **more: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(UserError, match=r"out.png: No space left on device"):
-        main(Config(output=tmp_path / "out.png", weights=weights, device="cpu", **given))
+        main(Config(output=tmp_path / "out.png", weights=weights, device="cpu", **flags))
     assert not list(tmp_path.iterdir())
 
 
@@ -248,7 +246,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
 
 
 def test_side_by_side_nets_share_nothing() -> None:
-    """Neither in what they draw nor in what they learn: ten GANs, not one."""
+    """Neither in what they generate nor in what they learn: ten GANs, not one."""
     torch.manual_seed(0)
     generator, discriminator = Generator(8, 4, nets=3), Discriminator(4, nets=3)
     noise = torch.randn(8, 3, 8)
@@ -257,7 +255,7 @@ def test_side_by_side_nets_share_nothing() -> None:
     one, two = generator(noise), generator(other)
     same = [torch.allclose(one[:, k], two[:, k], atol=1e-6) for k in range(3)]
     assert same == [True, False, True]
-    scores = [discriminator(pictures)[0] for pictures in (one, two)]
+    scores = [discriminator(images)[0] for images in (one, two)]
     assert torch.allclose(scores[0][:, 0], scores[1][:, 0], atol=1e-5)
     assert not torch.allclose(scores[0][:, 1], scores[1][:, 1], atol=1e-5)
     discriminator(generator(noise))[0][:, 2].sum().backward()
@@ -265,17 +263,17 @@ def test_side_by_side_nets_share_nothing() -> None:
     assert slopes == [False, False, True]
 
 
-def test_method_1_draws_each_character_by_its_own_net() -> None:
+def test_method_1_samples_each_character_by_its_own_net() -> None:
     sampler = Sampler("1", Level(), "0123456789")  # type: ignore[arg-type]
     labels = torch.tensor([3, 3, 0, 9, 3])
-    made, cost = sampler.draw(labels, torch.Generator().manual_seed(0))
-    assert made.shape == (5, 28, 28)
-    assert (made.float().mean((1, 2)) / 25.5).round().long().tolist() == labels.tolist()
+    fake, cost = sampler.sample(labels, torch.Generator().manual_seed(0))
+    assert fake.shape == (5, 28, 28)
+    assert (fake.float().mean((1, 2)) / 25.5).round().long().tolist() == labels.tolist()
     assert cost == {"0": 1.0, "3": 1.0, "9": 1.0}
 
 
 class Level(nn.Module):
-    """Draws in place of ten nets: net k a grey of k tenths."""
+    """In place of ten nets: net k makes a grey of k tenths."""
 
     latent, nets = 2, 10
 
@@ -288,7 +286,7 @@ class Level(nn.Module):
 
 
 class Grey(nn.Module):
-    """Draws in place of one net: a grey that hangs on the noise."""
+    """In place of one net: a grey that depends on the noise."""
 
     latent, nets = 1, 1
 
@@ -300,72 +298,75 @@ class Grey(nn.Module):
         return torch.special.ndtr(noise)[..., None].expand(-1, -1, 28, 28)  # even in 0..1
 
 
-class ReadsGrey(nn.Module):
+class GreyClassifier(nn.Module):
     """Dark is 0, bright is 1, and of the middle it is not sure; nothing is a 2."""
 
     def __init__(self) -> None:
         super().__init__()
         self.none = nn.Parameter(torch.zeros(1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        level = pictures.mean((1, 2, 3))
+    def forward(self, images: Tensor) -> Tensor:
+        level = images.mean((1, 2, 3))
         dark, bright = (10.0 * (level < 0.25), 10.0 * (level > 0.75))
         return torch.stack([dark, bright, torch.full_like(level, -99.0)], 1)
 
 
-def test_method_2_takes_only_what_its_picker_is_sure_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = Sampler("2", Grey(), "012", ReadsGrey())  # type: ignore[arg-type]
+def test_method_2_accepts_only_what_its_classifier_is_sure_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Sampler("2", Grey(), "012", GreyClassifier())  # type: ignore[arg-type]
     labels = torch.tensor([0, 1] * 20)
-    made, cost = sampler.draw(labels, torch.Generator().manual_seed(0))
-    level = made.float().mean((1, 2)) / 255
+    fake, cost = sampler.sample(labels, torch.Generator().manual_seed(0))
+    level = fake.float().mean((1, 2)) / 255
     assert (level[labels == 0] < 0.3).all() and (level[labels == 1] > 0.7).all()
     assert 3 < cost["0"] < 5 and 3 < cost["1"] < 5  # a quarter of all samples are surely one of them
-    assert len(made.flatten(1).unique(dim=0)) > 20  # not the same picture again and again
-    monkeypatch.setattr(inference, "MOST", 1_000)
+    assert len(fake.flatten(1).unique(dim=0)) > 20  # not the same image again and again
+    monkeypatch.setattr(inference, "MAX_REJECTED", 1_000)
     with pytest.raises(UserError, match="no more of 2"):
-        sampler.draw(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
+        sampler.sample(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("method", inference.METHODS)
-def test_weights_of_each_method_are_kept_and_read(method: str, tmp_path: Path) -> None:
+def test_weights_of_each_method_are_saved_and_loaded(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1)
-    picker = Reader(2, 8, 10) if method == "2" else None
-    kept = Sampler(method, generator.eval(), "0123456789", picker, {"data": "none"})
-    inference.save(tmp_path / "w.safetensors", [kept])
-    read = inference.load(tmp_path / "w.safetensors", method, CPU)
+    classifier = Classifier(2, 8, 10) if method == "2" else None
+    saved = Sampler(method, generator.eval(), "0123456789", classifier, {"data": "none"})
+    inference.save(tmp_path / "w.safetensors", [saved])
+    loaded = inference.load(tmp_path / "w.safetensors", method, CPU)
     noise = torch.randn(5, 4)
-    assert torch.equal(kept.along(noise, 3), read.along(noise, 3))
-    assert read.parameters() == kept.parameters() and read.about["data"] == "none"
+    assert torch.equal(saved.interpolate(noise, 3), loaded.interpolate(noise, 3))
+    assert loaded.parameters() == saved.parameters() and loaded.about["data"] == "none"
     other = next(name for name in inference.METHODS if name != method)
     with pytest.raises(UserError, match=f"--method {other}"):
         inference.load(tmp_path / "w.safetensors", other, CPU)
 
 
-def test_the_three_methods_are_compared_and_kept_in_one_file(trained: Config, tmp_path: Path) -> None:
-    class Picks(Reader):
+def test_the_three_methods_are_compared_and_saved_in_one_file(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sure(Classifier):
         """Is sure of anything."""
 
-        def forward(self, pictures: Tensor) -> Tensor:
-            return 99.0 * nn.functional.one_hot((255 * pictures).sum((1, 2, 3)).round().long() % 10, 10)
+        def forward(self, images: Tensor) -> Tensor:
+            return 99.0 * nn.functional.one_hot((255 * images).sum((1, 2, 3)).round().long() % 10, 10)
 
-    def load(method: str) -> Sampler:
+    def load(config: Config, method: str, *words: Any) -> Sampler:
         generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1).eval()
-        phases = {"gan": {"seconds": 60.0}} | ({"picker": {"seconds": 30.0}} if method == "2" else {})
-        picker = Picks(2, 4, 10) if method == "2" else None
-        return Sampler(method, generator, "0123456789", picker, {"data": "none", "phases": phases})
+        phases = {"gan": {"seconds": 60.0}} | ({"classifier": {"seconds": 30.0}} if method == "2" else {})
+        classifier = Sure(2, 4, 10) if method == "2" else None
+        return Sampler(method, generator, "0123456789", classifier, {"data": "none", "phases": phases})
 
-    reader, _ = inference.load_reader(trained.runs / "gan_mnist-judge" / "judge.safetensors")
+    classifier, _ = evaluation.load_classifier(trained.runs / "gan_mnist-evaluator" / "evaluator.safetensors")
     data = mnist.find("builtin")
-    judge = evaluation.Judge(reader.read, data.test, data.test_labels)
-    config = replace(trained, quick=False, runs=tmp_path)
-    assert studies.compare(config, data, judge, load, tmp_path / "figs") == 0
+    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
+    monkeypatch.setattr(inference, "load_chosen", load)
+    config = replace(trained, quick=False, runs=tmp_path, figs=tmp_path / "figs")
+    assert studies.compare(config, data, evaluator, CPU) == 0
     found = json.loads((tmp_path / "figs" / "gan_mnist_methods.json").read_text())["metrics"]
     minutes = {name: of["training, minutes"] for name, of in found.items()}
     assert minutes == {"conditional": 1.0, "Method 1": 1.0, "Method 2": 1.5}
     for method in inference.METHODS:
-        kept = inference.load(tmp_path / "gan_mnist-all" / "digits.safetensors", method, CPU)
-        assert kept.about["written"]["training, minutes"] == minutes[studies.NAMES[method]]
+        saved = inference.load(tmp_path / "gan_mnist-all" / "digits.safetensors", method, CPU)
+        assert saved.about["written"]["training, minutes"] == minutes[inference.METHODS[method]]
 
 
 # ------------------------------------------------------------------------------------------------ letters
@@ -378,13 +379,13 @@ def letters(tmp_path: Path) -> Path:
     for part, each in (("train", 30), ("test", 8)):
         labels = np.repeat(np.arange(26, dtype=np.uint8), each)
         rng.shuffle(labels)
-        pictures = np.zeros((len(labels), 28, 28), np.uint8)
-        for picture, label in zip(pictures, labels, strict=True):
+        images = np.zeros((len(labels), 28, 28), np.uint8)
+        for image, label in zip(images, labels, strict=True):
             page = Image.new("L", (28, 28))
-            place = 14 + rng.integers(-1, 2), 13 + rng.integers(-1, 2)
-            ImageDraw.Draw(page).text(place, chr(97 + label), 255, font, anchor="mm")
-            picture[:] = np.asarray(page).T  # EMNIST's pictures lie on their side
-        files = {"images-idx3": pictures, "labels-idx1": labels + 1}
+            middle = 14 + rng.integers(-1, 2), 13 + rng.integers(-1, 2)
+            ImageDraw.Draw(page).text(middle, chr(97 + label), 255, font, anchor="mm")
+            image[:] = np.asarray(page).T  # EMNIST's images lie on their side
+        files = {"images-idx3": images, "labels-idx1": labels + 1}
         put(folder, {f"emnist-letters-{part}-{kind}-ubyte": array for kind, array in files.items()})
     return folder
 
@@ -392,7 +393,7 @@ def letters(tmp_path: Path) -> Path:
 def test_weights_of_digits_are_not_scored_on_letters(letters: Path, weights: str) -> None:
     config = Config(evaluate=True, weights=weights)
     with pytest.raises(UserError, match=r"--data: .*abcdefghijklmnopqrstuvwxyz.*0123456789"):
-        digit_uses.load(config, gan_mnist.SHIPPED, "conditional", CPU, mnist.find(str(letters)))
+        inference.load_chosen(config, "conditional", CPU, mnist.find(str(letters)))
 
 
 def test_letters_are_learned_upright_and_written(
@@ -402,43 +403,43 @@ def test_letters_are_learned_upright_and_written(
         data=str(letters), figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True, device="cpu"
     )
     assert main(replace(config, steps=150)) == 0
-    kept = str(tmp_path / "runs" / "gan_mnist-quick" / "weights.safetensors")
-    data, sampler = mnist.find(str(letters)), inference.load(Path(kept), "conditional", CPU)
+    path = str(tmp_path / "runs" / "gan_mnist-quick" / "weights.safetensors")
+    data, sampler = mnist.find(str(letters)), inference.load(Path(path), "conditional", CPU)
     assert sampler.characters == "abcdefghijklmnopqrstuvwxyz"
     labels = torch.arange(260) % 26
-    drawn = sampler.draw(labels, torch.Generator().manual_seed(0))[0].float()
+    fake = sampler.sample(labels, torch.Generator().manual_seed(0))[0].float()
     means = torch.stack([data.train[data.train_labels == k].float().mean(0) for k in range(26)])
 
     def nearest(to: Tensor) -> Tensor:
-        return torch.cdist(drawn.flatten(1), to.flatten(1)).argmin(1)
+        return torch.cdist(fake.flatten(1), to.flatten(1)).argmin(1)
 
     upright = (nearest(means) == labels).float().mean()
     assert upright > 0.4, upright
     assert (nearest(means.transpose(1, 2)) == labels).float().mean() < upright / 2
 
     note = tmp_path / "note.png"
-    assert main(Config(write="gap in", output=note, weights=kept, device="cpu")) == 0
+    assert main(Config(write="gap in", output=note, weights=path, device="cpu")) == 0
     with Image.open(note) as page:
         rows = np.flatnonzero(np.asarray(page.getchannel("A")).max(1))
     # a small g reaches below the line, an i above small letters
     assert rows[-1] - rows[0] > 1.1 * handwriting.HEIGHT
     with pytest.raises(UserError, match=r"'G', '1'.*abcdefghijklmnopqrstuvwxyz"):
-        main(Config(write="Gap 1", output=tmp_path / "other.png", weights=kept, device="cpu"))
+        main(Config(write="Gap 1", output=tmp_path / "other.png", weights=path, device="cpu"))
 
 
 # ------------------------------------------------------------------------------------------ the lesson
 
 
-def test_a_critic_that_compares_finds_out_who_repeats() -> None:
+def test_minibatch_standard_deviation_finds_out_who_repeats() -> None:
     torch.manual_seed(0)
     one = torch.rand(1, 1, 28, 28)
     same, varied = one.expand(8, -1, -1, -1), torch.rand(8, 1, 28, 28)
-    for compares in (True, False):
-        critic = Discriminator(8, compares=compares)
-        alone = critic(one.expand(4, -1, -1, -1))[0][0]
-        beside = critic(torch.cat([one, varied[1:]]))[0][0]
-        assert torch.allclose(alone, beside, atol=1e-6) == (not compares)
-        assert torch.allclose(critic(same)[0], alone.expand(8, 1), atol=1e-6)
+    for minibatch_std in (True, False):
+        discriminator = Discriminator(8, minibatch_std=minibatch_std)
+        alone = discriminator(one.expand(4, -1, -1, -1))[0][0]
+        together = discriminator(torch.cat([one, varied[1:]]))[0][0]
+        assert torch.allclose(alone, together, atol=1e-6) == (not minibatch_std)
+        assert torch.allclose(discriminator(same)[0], alone.expand(8, 1), atol=1e-6)
 
 
 def test_the_balance_is_studied_and_a_stopped_study_goes_on(
@@ -449,13 +450,13 @@ def test_the_balance_is_studied_and_a_stopped_study_goes_on(
     found = json.loads((tmp_path / "gan_mnist_balance.json").read_text())
     rows = found["metrics"]
     assert next(iter(rows)).startswith("discriminator of") and list(rows)[-1].startswith("without")
-    with Image.open(tmp_path / "GAN_mnist_balance.png") as picture:
-        assert picture.width > 600
+    with Image.open(tmp_path / "GAN_mnist_balance.png") as image:
+        assert image.width > 600
 
     def never(*words: Any) -> Any:
         raise AssertionError("trains what has been trained")
 
-    monkeypatch.setattr(gan_mnist, "batches", lambda *words: never)
+    monkeypatch.setattr(mnist, "gan_batches", lambda *words: never)
     assert main(replace(config, resume=True)) == 0
     assert json.loads((tmp_path / "gan_mnist_balance.json").read_text())["metrics"] == rows
 
@@ -466,31 +467,32 @@ def test_losses_are_as_published() -> None:
     )
 
     class Sum(nn.Module):
-        def forward(self, pictures: Tensor) -> tuple[Tensor, None]:
-            return 3 * pictures.sum((2, 3)), None
+        def forward(self, images: Tensor) -> tuple[Tensor, None]:
+            return 3 * images.sum((2, 3)), None
 
-    penalty = gan_mnist.gradient_penalty(Sum(), torch.rand(4, 1, 28, 28), None)
+    penalty = gan_mnist.gradient_penalty(Sum(), torch.rand(4, 1, 28, 28), ())
     assert penalty.item() == pytest.approx(9 * 784 / 2)
 
 
 @pytest.mark.parametrize("method", inference.METHODS)
 def test_batches_begin_anywhere_and_labels_fit(method: str) -> None:
     data = mnist.find("builtin")
-    start = gan_mnist.batches(data, method, gan_mnist.PRESETS["quick"], seed=3)
+    labelled, by_class = method == "conditional", method == "1"
+    start = mnist.gan_batches(data, 16, 64, 3, labelled, by_class)
     stream = start(0)
     for _ in range(60):  # past the end of an epoch
         next(stream)
     for step in range(60, 62):
-        (given, real), (given_too, real_too) = next(stream), next(start(step))
-        assert torch.equal(real, real_too) and all(map(torch.equal, given, given_too))
+        (condition, real), (condition_too, real_too) = next(stream), next(start(step))
+        assert torch.equal(real, real_too) and all(map(torch.equal, condition, condition_too))
         assert real.min() >= 0 and real.max() == 1
-    of_picture = {
-        picture.numpy().tobytes(): label.item()
-        for picture, label in zip(data.train, data.train_labels, strict=True)
+    label_of = {
+        image.numpy().tobytes(): label.item()
+        for image, label in zip(data.train, data.train_labels, strict=True)
     }
     shown = (255 * real).round().to(torch.uint8)
-    read = [[of_picture[picture.numpy().tobytes()] for picture in row] for row in shown]
-    if method == "conditional":
-        assert [row[0] for row in read] == given[1].tolist()
-    if method == "1":
-        assert all(row == list(range(10)) for row in read)
+    labels = [[label_of[image.numpy().tobytes()] for image in row] for row in shown]
+    if labelled:
+        assert [row[0] for row in labels] == condition[1].tolist()
+    if by_class:
+        assert all(row == list(range(10)) for row in labels)

@@ -28,7 +28,7 @@ SHAPES: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {  # of all sizes, an
 }
 
 
-def draw(word: str) -> Tensor:
+def sample_word(word: str) -> Tensor:
     """Each character by its shape, letters as bars: uint8 [len(word),28,28]."""
     glyphs = []
     for character in word:
@@ -40,7 +40,7 @@ def draw(word: str) -> Tensor:
 
 def written(text: str, **colours: str) -> np.ndarray:
     """How much of each pixel is ink, uint8 [h,w]; no ink may reach into the margin."""
-    page = handwriting.compose(text, draw, **{"ink": "black", "paper": "transparent"} | colours)
+    page = handwriting.compose(text, sample_word, **{"ink": "black", "paper": "transparent"} | colours)
     alpha = np.asarray(page)[..., 3].copy()
     for edge in (alpha[:30], alpha[-30:], alpha[:, :30], alpha[:, -30:]):
         assert not edge.any(), "ink in the margin"
@@ -121,14 +121,14 @@ def test_characters_stand_in_the_order_of_the_text() -> None:
             assert right - left == widths[of][2] - widths[of][0]
 
 
-def test_each_word_is_drawn_once_and_as_a_whole() -> None:
+def test_each_word_is_sampled_once_and_as_a_whole() -> None:
     asked: list[str] = []
 
-    def watched(word: str) -> Tensor:
+    def recorded(word: str) -> Tensor:
         asked.append(word)
-        return draw(word)
+        return sample_word(word)
 
-    handwriting.compose("2026  11\n3\\n44", watched, ink="black", paper="white")
+    handwriting.compose("2026  11\n3\\n44", recorded, ink="black", paper="white")
     assert asked == ["2026", "11", "3", "44"]
 
 
@@ -178,7 +178,7 @@ def test_letters_are_low_and_descend_as_written() -> None:
 
 
 def test_ink_and_paper_have_the_colours_that_were_asked_for() -> None:
-    page = handwriting.compose("10", draw, ink="#1a2b8c", paper="transparent")
+    page = handwriting.compose("10", sample_word, ink="#1a2b8c", paper="transparent")
     pixels = np.asarray(page)
     assert page.mode == "RGBA" and (pixels[..., :3] == (0x1A, 0x2B, 0x8C)).all()
     alpha = pixels[..., 3]
@@ -186,7 +186,7 @@ def test_ink_and_paper_have_the_colours_that_were_asked_for() -> None:
     assert ((alpha > 0) & (alpha < 255)).sum() < (alpha == 255).sum() / 2  # crisp, and yet smooth
     assert len(np.unique(alpha)) > 10
 
-    page = handwriting.compose("10", draw, ink="white", paper="Navy")
+    page = handwriting.compose("10", sample_word, ink="white", paper="Navy")
     pixels = np.asarray(page)
     assert page.mode == "RGB" and (pixels[alpha == 255] == 255).all()
     assert (pixels[alpha == 0] == ImageColor.getrgb("navy")).all()
@@ -197,7 +197,7 @@ def test_specks_are_no_ink_and_faint_characters_are() -> None:
     assert (bar == (written("1") > 127)).all()
 
     def faint(word: str) -> Tensor:
-        return (draw(word).float() * 0.4).to(torch.uint8)
+        return (sample_word(word).float() * 0.4).to(torch.uint8)
 
     page = handwriting.compose("10", faint, ink="black", paper="transparent")
     alpha, as_usual = np.asarray(page)[..., 3], written("10")
@@ -211,7 +211,7 @@ def test_a_character_without_ink_leaves_its_place() -> None:
 
 
 def test_the_same_drawing_gives_the_same_page() -> None:
-    pages = [handwriting.compose("0123 45\n678", draw, ink="black", paper="ivory") for _ in range(2)]
+    pages = [handwriting.compose("0123 45\n678", sample_word, ink="black", paper="ivory") for _ in range(2)]
     assert pages[0].tobytes() == pages[1].tobytes()
 
 

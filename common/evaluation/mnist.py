@@ -1,78 +1,95 @@
-"""How good drawn characters are, by a judge: a net that reads characters and has never seen a drawn one.
+"""How good generated characters are, by an evaluator: a classifier that has never seen a generated one.
 
-The Fréchet distance between the judge's features of drawn and of real characters is no FID: that name means
-features of Inception on ImageNet. It is called FID-MNIST here, and only numbers of one judge can be compared.
-So real digits that the judge does not compare with, blurred ones and noise stand beside it.
+The Fréchet distance between its features of generated and of real characters is no FID: that name means
+features of Inception on ImageNet. It is called FID-MNIST here, and only numbers of one evaluator can be
+compared. So real digits that it does not compare with, blurred ones and noise stand beside it.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from common import cli, weights
+from common.cli import UserError
+from common.datasets.epochs import shuffled_batches
+from common.datasets.images import to_float
+from common.datasets.mnist import Digits
+from common.models.mnist import Classifier
+from common.results import Scores
+from common.training import loop
+from common.training.run import Run, checkpoint
 
-class Judge:
-    """A reader, and the real characters that drawn ones are compared with.
+SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits_evaluator.safetensors"
+
+
+class Evaluator:
+    """A classifier, and the real characters that generated ones are compared with.
 
     Args:
-        read: of uint8 [N,28,28] the features [N,F] and the logits [N,classes], by a net that was trained on
-            real characters only.
-        real, labels: uint8 [N,28,28] and int64 [N]; none that the reader or a generator has learned from.
+        predict: of uint8 [N,28,28] the features [N,F] and the logits [N,classes], by a net that was trained
+            on real characters only.
+        real, labels: uint8 [N,28,28] and int64 [N]; none that any of the nets was trained on.
     """
 
-    def __init__(self, read: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, labels: Tensor) -> None:
-        self.read, self.labels = read, labels
-        self.features, logits = read(real)
+    def __init__(
+        self, predict: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, labels: Tensor
+    ) -> None:
+        self.predict, self.labels = predict, labels
+        self.features, logits = predict(real)
         self.classes = logits.shape[1]
         self.accuracy = (logits.argmax(1) == labels).float().mean().item()
         self._reach = reach(self.features)
 
-    def score(self, made: Tensor, asked: Tensor | None = None) -> dict[str, float]:
-        """Of drawn characters, uint8 [M,28,28], beside the real ones.
+    def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """Scores generated characters, uint8 [M,28,28], beside the real ones.
 
         Returns:
             distance: Fréchet distance of features (Heusel et al. 2017, section 4); 0 is best.
-            precision, recall: share (0..1) of drawn characters that look real, and of real ones that could
-                have been drawn (Kynkäänniemi et al. 2019, section 2, with k = 3).
-            rarest: share (0..1) of the class that is drawn least often.
-            asked: share (0..1) that is read as what was asked for, int64 [M]; only where it is given.
+            precision, recall: share (0..1) of generated characters that look real, and of real ones that
+                could have been generated (Kynkäänniemi et al. 2019, section 2, with k = 3).
+            min_class_share: share (0..1) of the class that is generated least often.
+            class_accuracy: share (0..1) that the evaluator gives `labels`, int64 [M]; only where there are
+                any.
         """
-        features, logits = self.read(made)
-        read_as = logits.argmax(1)
-        found = {
+        features, logits = self.predict(fake)
+        predicted = logits.argmax(1)
+        score = {
             "distance": frechet(self.features, features),
             "precision": within(features, self.features, self._reach),
             "recall": within(self.features, features, reach(features)),
-            "rarest": (read_as.bincount(minlength=self.classes).min() / len(made)).item(),
+            "min_class_share": (predicted.bincount(minlength=self.classes).min() / len(fake)).item(),
         }
-        if asked is not None:
-            found["asked"] = (read_as == asked).float().mean().item()
-        return found
+        if labels is not None:
+            score["class_accuracy"] = (predicted == labels).float().mean().item()
+        return score
 
-    def distances(self, made: Tensor, asked: Tensor) -> list[float]:
-        """For each class the Fréchet distance of what was drawn for it, as in `score`. Biased upwards where
+    def distances(self, fake: Tensor, labels: Tensor) -> list[float]:
+        """For each class the Fréchet distance of what was generated for it, as in `score`. Biased upwards
+        where
         there are few: compare only what has as many."""
-        features, _ = self.read(made)
-        return [frechet(self.features[self.labels == k], features[asked == k]) for k in range(self.classes)]
+        features, _ = self.predict(fake)
+        return [frechet(self.features[self.labels == k], features[labels == k]) for k in range(self.classes)]
 
 
-class _Given(nn.Identity):
-    """In place of a feature net: the features are given."""
+class _Features(nn.Identity):
+    """In place of torchmetrics' feature net: what it gets are features."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
         self.num_features = num_features
 
 
-def frechet(real: Tensor, made: Tensor) -> float:
+def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance between two sets of features, [N,F] and [M,F], taken as Gaussians."""
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]))
+    metric = FrechetInceptionDistance(feature=_Features(real.shape[1]))
     metric.set_dtype(torch.float64)
     metric.update(real, real=True)
-    metric.update(made, real=False)
+    metric.update(fake, real=False)
     return metric.compute().item()
 
 
@@ -91,48 +108,143 @@ def within(some: Tensor, others: Tensor, reach: Tensor) -> float:
 def nearest(some: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Of uint8 [N,28,28] to the nearest of [M,28,28], pixel by pixel: Euclidean distance in grey values of
     0..1, [N], and which one, int64 [N]."""
-    ours, theirs = some.flatten(1).float() / 255, others.flatten(1).float() / 255
-    found = [torch.cdist(part, theirs).min(1) for part in ours.split(250)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    ours, theirs = to_float(some.flatten(1)), to_float(others.flatten(1))
+    minima = [torch.cdist(part, theirs).min(1) for part in ours.split(250)]
+    return torch.cat([of.values for of in minima]), torch.cat([of.indices for of in minima])
 
 
-def copying(made: Tensor, unseen: Tensor, train: Tensor) -> float:
-    """Nearest-neighbour ratio: the median distance of drawn characters to their nearest training character,
-    over that of real ones that were not trained on. About 1 or above: as new as real ones; near 0: copies.
+def nearest_neighbour_ratio(fake: Tensor, unseen: Tensor, train: Tensor) -> float:
+    """Median distance of generated characters to their nearest training character, over that of real ones
+    that were not trained on: about 1 or above, they are as new as real ones; near 0, they are copies.
 
     Args:
-        made, unseen, train: uint8 [N,28,28] each.
+        fake, unseen, train: uint8 [N,28,28] each.
     """
-    return (nearest(made, train)[0].median() / nearest(unseen, train)[0].median()).item()
+    return (nearest(fake, train)[0].median() / nearest(unseen, train)[0].median()).item()
 
 
-def blurred(pictures: Tensor) -> Tensor:
+def blurred(images: Tensor) -> Tensor:
     """Mean over 3x3 pixels, of uint8 [N,28,28]."""
-    return F.avg_pool2d(pictures[:, None].float(), 3, 1, 1)[:, 0].round().to(torch.uint8)
+    return F.avg_pool2d(images[:, None].float(), 3, 1, 1)[:, 0].round().to(torch.uint8)
 
 
-def noise(count: int, seed: int) -> Tensor:
-    """Pictures without any sense, uint8 [count,28,28]."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (count, 28, 28), generator=generator, dtype=torch.uint8)
-
-
-def baselines(
-    judge: Judge, train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor
-) -> dict[str, dict[str, float]]:
+def baselines(evaluator: Evaluator, data: Digits) -> Scores:
     """What the numbers mean: as many real characters of the training part, blurred test ones, and noise."""
-    count = len(test)
-    some = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:count]
+    count, rng = len(data.test), torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (count, 28, 28), generator=rng, dtype=torch.uint8)
+    real, labels = data.training_sample(count)
     return {
-        "real": judge.score(train[some], train_labels[some]),
-        "real, blurred": judge.score(blurred(test), test_labels),
-        "noise": judge.score(noise(count, 0), torch.arange(count) % judge.classes),
+        "real": evaluator.score(real, labels),
+        "real, blurred": evaluator.score(blurred(data.test), data.test_labels),
+        "noise": evaluator.score(noise, torch.arange(count) % evaluator.classes),
     }
 
 
-def named(scores: dict[str, dict[str, float]], data: str, gaps: bool = False) -> dict[str, dict[str, float]]:
-    """With the distance under its full name, FID-MNIST for MNIST; `gaps` fills what is missing with NaN."""
+def named(scores: Scores, data: str) -> Scores:
+    """The scores with the distance under its full name, FID-MNIST for MNIST."""
     names = {"distance": f"FID-{data.split()[0]}"}
-    found = {row: {names.get(k, k): value for k, value in of.items()} for row, of in scores.items()}
-    metrics = dict.fromkeys((metric for of in found.values() for metric in of), math.nan)
-    return {row: metrics | of for row, of in found.items()} if gaps else found
+    return {row: {names.get(k, k): value for k, value in score.items()} for row, score in scores.items()}
+
+
+def verdict(gan: dict[str, float], baselines: Scores, data: str) -> str:
+    """One line that says how good a GAN is."""
+    distance, real, noise = (score["distance"] for score in (gan, baselines["real"], baselines["noise"]))
+    useless = "hardly better than noise, it has learned nothing; " if distance > noise / 2 else ""
+    return (
+        f"GAN: {useless}FID-{data.split()[0]} {distance:.2f} (real {real:.2f}, noise {noise:.0f}), "
+        f"recall {gan['recall']:.2f}"
+    )
+
+
+# ----------------------------------------------------------------------------------- training a classifier
+
+
+def train_classifier(
+    run: Run, phase: str, classifier: Classifier, data: Digits, epochs: int, seed: int
+) -> None:
+    """Trains `classifier` in place to name the characters of the training part."""
+    count, size = len(data.train), 100
+
+    def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in map(torch.tensor, shuffled_batches(count, size, seed, first)):
+            yield to_float(data.train[index][:, None]), data.train_labels[index]
+
+    def loss(net: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> loop.Losses:
+        images, labels = batch
+        return {"cross_entropy": F.cross_entropy(net(images), labels)}
+
+    loop.supervised(
+        run,
+        phase,
+        classifier,
+        torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.02),
+        loss,
+        batches,
+        steps=epochs * max(1, count // size),
+        schedule=loop.cosine_schedule(warm_up=0.2, floor=0.0),
+        ema=0.98,
+    )
+
+
+def train_small_classifier(run: Run, data: Digits, device: torch.device, seed: int) -> Classifier:
+    """Trains the classifier for rejection sampling: it must not be the evaluator."""
+    classifier = Classifier(8, 32, len(data.characters)).to(device)
+    train_classifier(run, "classifier", classifier, data, 1 if len(data.train) > 10_000 else 20, seed)
+    return classifier
+
+
+def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Evaluator, bool]:
+    """The evaluator of these characters, by a classifier: one trained before, the shipped one, or a new one.
+
+    Args:
+        config: with `train_evaluator`, a new one is trained though there is one; with `resume`, a training
+            that was stopped goes on.
+
+    Returns:
+        the evaluator, which compares with the test part, and whether its training had been stopped.
+    """
+    folder = config.runs / "gan_mnist-evaluator"
+    trained, fingerprint = folder / "evaluator.safetensors", data.fingerprint()[:16]
+    stopped = config.resume and checkpoint(folder).exists()
+    if not config.train_evaluator or (config.resume and not stopped):
+        for path in (path for path in (trained, SHIPPED) if path.exists()):
+            classifier, about = load_classifier(path)
+            if about.get("fingerprint") == fingerprint:
+                print(f"Evaluator: {path}, accuracy {about['accuracy']:.2%} on {about['data']}")
+                return Evaluator(classifier.to(device).predict, data.test, data.test_labels), False
+    print(f"Evaluator: trained now, on {data.name}")
+    split = data.validation_split()
+    epochs = 5 if len(split.train) > 10_000 else 10
+    about = {"fingerprint": fingerprint, "epochs": epochs}
+    run = Run(folder, settings=about, device=device, resume=stopped, precision="float32")
+    torch.manual_seed(1)  # the same evaluator whatever the seed of what it scores
+    classifier = Classifier(16, 64, len(data.characters)).to(device)
+    train_classifier(run, "evaluator", classifier, split, epochs, seed=1)
+    classifier.normalise(split.train[:5_000])
+    evaluator = Evaluator(classifier.predict, data.test, data.test_labels)
+    about |= {"data": data.name, "accuracy": evaluator.accuracy}
+    about |= {"command": cli.command(), "commit": cli.commit()}
+    save_classifier(trained, classifier, about)
+    run.path.unlink()  # a checkpoint is there only while its training was stopped
+    print(f"Evaluator: accuracy {evaluator.accuracy:.2%} on {len(data.test):,} test characters")
+    return evaluator, stopped
+
+
+def save_classifier(path: Path, classifier: Classifier, about: dict[str, Any]) -> None:
+    """Writes a classifier; `about` says what it was trained on."""
+    weights.save(path, {"classifier": classifier}, about | {"size": classifier.size})
+
+
+def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """Reads what `save_classifier` wrote.
+
+    Raises:
+        UserError: no such file, or not such a classifier.
+    """
+    try:
+        states, about = weights.load(path)
+        classifier = Classifier(*map(int, about["size"]))
+        classifier.load_state_dict(states["classifier"])
+        return classifier.eval(), about
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        raise UserError(f"{path} holds no evaluator; remove it, and a new one is trained") from None

@@ -1,75 +1,131 @@
-"""The figures of gan_mnist.py: what was drawn, how it came about, and whether it was copied."""
+"""The figures of gan_mnist.py: what was generated, how it came about, and whether it was copied."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
-from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, WIDTH, few_ticks, grid, legend, new_page
+from common.figures import page as look
+from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, few_ticks, grid, legend, new_page
+from common.figures.training import training_curves
 from common.files import atomic_write
-from common.inference.mnist import Sampler
+from common.inference.mnist import Sampler, tiled
 from common.results import Scores
 from common.training.run import Run
 
-WATCHED = {
-    "distance": "Fréchet distance to real ones, by the judge (lower is nearer)",
-    "recall": "Recall: share of real ones that could have been drawn",
-    "rarest": "Class coverage: share of the class that is drawn least",
+VALIDATION = {
+    "distance": "Fréchet distance to real ones, by the evaluator (lower is nearer)",
+    "recall": "Recall: share of real ones that could have been generated",
+    "min_class_share": "Class coverage: share of the class that is generated least",
 }
 
 
-class Film:
-    """What was drawn of the same noise at each evaluation of a run; kept on disk, so that it outlives stops.
+class Progress:
+    """What the validation part shows while a GAN trains: scores, and samples of the same noise at each
+    evaluation; they are files, so that they outlive stops.
 
     Args:
-        folder: of the run's pictures; emptied where a run begins anew.
+        split: whose test part is for validation.
+        evaluator: that of the test part.
     """
 
-    def __init__(self, folder: Path, resume: bool) -> None:
-        self.folder = folder
-        if not resume:
-            for old in folder.glob("*.png"):
+    def __init__(self, run: Run, split: Digits, evaluator: evaluation.Evaluator, method: str) -> None:
+        self.run, self.method, self.characters = run, method, split.characters
+        self.evaluator = evaluation.Evaluator(evaluator.predict, split.test, split.test_labels)
+        self.folder = run.path.parent / "film"
+        if not run.history:  # it does not go on
+            for old in self.folder.glob("*.png"):
                 old.unlink()
 
-    def add(self, run: Run, pictures: Tensor) -> None:
-        """`pictures`, uint8 [N,28,28], of the evaluation that the run is at."""
-        number = sum("distance" in row for row in run.history)
-        with atomic_write(self.folder / f"{number:04}.png") as beside:
-            Image.fromarray(pictures.flatten(0, 1).numpy()).save(beside)  # [28N,28]
+    def validate(self, generator: Any) -> dict[str, float]:
+        """Scores a generator, and adds ten rows of samples, a column for each character, to the film."""
+        sampler = Sampler(self.method, generator, self.characters)
+        columns, count = len(self.characters), len(self.evaluator.labels)
 
-    def pictures(self) -> list[Tensor]:
-        """uint8 [N,28,28] for each evaluation."""
-        found = []
-        for path in sorted(self.folder.glob("[0-9]*.png")):
-            with Image.open(path) as image:
-                found.append(torch.from_numpy(np.array(image)).reshape(-1, 28, 28))
-        return found
+        def sample(count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+            rng, labels = torch.Generator().manual_seed(seed), torch.arange(count) % columns
+            if self.method == "2":
+                return sampler.sample_unconditional(count, rng), None
+            return sampler.sample(labels, rng)[0], labels
+
+        number = sum("distance" in row for row in self.run.history)
+        with atomic_write(self.folder / f"{number:04}.png") as temporary:
+            Image.fromarray(tiled(sample(10 * columns, seed=2)[0], columns)).save(temporary)
+        return self.evaluator.score(*sample(count, seed=1))
+
+    def seconds(self) -> float:
+        """How long the run's phases took, those before a stop too."""
+        return sum(phase["seconds"] for phase in self.run.record.values())
+
+    def save_film(self, path: Path) -> None:
+        """Writes the samples as an animated GIF."""
+        font, frames = ImageFont.load_default(20), []
+        steps = [row["step"] for row in self.run.history if "distance" in row]
+        for file, step in zip(sorted(self.folder.glob("[0-9]*.png")), steps, strict=False):
+            with Image.open(file) as image:
+                large = Image.fromarray(255 - np.asarray(image)).resize((2 * image.width, 2 * image.height))
+            frame = Image.new("L", (large.width + 16, large.height + 48), 255)
+            frame.paste(large, (8, 40))
+            ImageDraw.Draw(frame).text((8, 8), f"step {step:,}", fill=0, font=font)
+            frames.append(frame.quantize(16))
+        times = [350] * (len(frames) - 1) + [2_500]
+        with atomic_write(path) as temporary:
+            frames[0].save(
+                temporary, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True
+            )
+
+    def save_curves(self, path: Path, data: Digits, caption: str) -> None:
+        """Draws the whole training, beside as many real characters as the validation part has: a distance
+        depends on how many are compared."""
+        training_curves(
+            path,
+            [row for row in self.run.history if row["phase"] == "gan"],  # not Method 2's classifier
+            title="The balance of the two players",
+            caption=f"{caption} Scored on validation characters, by the evaluator.",
+            references={"real": self.evaluator.score(data.train[: len(self.evaluator.labels)])},
+            metrics=VALIDATION,
+        )
 
 
-def sheet(sampler: Sampler, rows: int, seed: int) -> Tensor:
-    """Characters in turn, each of its own noise, uint8 [rows*characters,28,28]; unpicked with Method 2."""
-    count, rng = rows * len(sampler.characters), torch.Generator().manual_seed(seed)
-    if sampler.method == "2":
-        return sampler.anything(count, rng)
-    return sampler.draw(torch.arange(count) % len(sampler.characters), rng)[0]
+def save_all(
+    figs: Path,
+    script: str,
+    sampler: Sampler,
+    fake: Tensor,
+    labels: Tensor,
+    data: Digits,
+    seed: int,
+    progress: Progress | None,
+) -> Path:
+    """Writes all figures of a run, those of the training only after one; returns the first one's path.
+
+    Args:
+        fake, labels: what was sampled for the scores, uint8 [N,28,28] and int64 [N].
+    """
+    name = script.replace("gan", "GAN")
+    caption = f"Trained on {sampler.about['data']}. {data.note.partition(chr(10))[0]}".strip()
+    samples(figs / f"{name}.png", sampler, caption, seed)
+    styles(figs / f"{name}_styles.png", sampler, caption, seed)
+    neighbours(figs / f"{name}_neighbours.png", fake, labels, data, caption)
+    if progress:
+        progress.save_film(figs / f"{name}_training.gif")
+        progress.save_curves(figs / f"{name}_training.png", data, caption)
+    return figs / f"{name}.png"
 
 
 def samples(path: Path, sampler: Sampler, caption: str, seed: int) -> None:
     """A column for each character."""
-    labels = torch.arange(10 * len(sampler.characters)) % len(sampler.characters)
-    pictures, _ = sampler.draw(labels, torch.Generator().manual_seed(seed))
-    grid(
-        path,
-        _on_white(pictures),
-        columns=len(sampler.characters),
-        title="Drawn by the GAN, a column for each character",
-        caption=f"{caption} Noise of seed {seed}: nothing was picked by hand.",
-    )
+    count = len(sampler.characters)
+    images, _ = sampler.sample(torch.arange(10 * count) % count, torch.Generator().manual_seed(seed))
+    caption = f"{caption} Noise of seed {seed}: nothing was selected by hand."
+    title = "Generated by the GAN, a column for each character"
+    grid(path, _on_white(images), columns=count, title=title, caption=caption)
 
 
 def styles(path: Path, sampler: Sampler, caption: str, seed: int, steps: int = 12) -> None:
@@ -80,184 +136,105 @@ def styles(path: Path, sampler: Sampler, caption: str, seed: int, steps: int = 1
     """
     rng = torch.Generator().manual_seed(seed)
     angle = torch.linspace(0, torch.pi / 2, steps)[:, None]  # [steps,1]
-    pictures = []
-    for number, _ in enumerate(sampler.characters[:10]):
-        one, other = torch.randn(2, sampler.generator.latent, generator=rng)
-        way = one * angle.cos() + other * angle.sin()  # [steps,latent]
-        pictures.append(sampler.along(way, number))
+    images = []
+    for label in range(min(10, len(sampler.characters))):
+        start, end = torch.randn(2, sampler.generator.latent, generator=rng)
+        images.append(sampler.interpolate(start * angle.cos() + end * angle.sin(), label))
     what = "each row one net's noise" if sampler.method == "2" else "each row a character"
+    caption = f"{caption} Noise of seed {seed} is turned in even steps, {what}."
     grid(
-        path,
-        _on_white(torch.cat(pictures)),
-        columns=steps,
-        title="From one style to another",
-        caption=f"{caption} Noise of seed {seed} is turned in even steps, {what}.",
+        path, _on_white(torch.cat(images)), columns=steps, title="From one style to another", caption=caption
     )
 
 
-def neighbours(path: Path, made: Tensor, labels: Tensor, data: Digits, caption: str, rows: int = 6) -> None:
-    """Drawn characters, and beside each the training character that is nearest, pixel by pixel."""
-    chosen = torch.cat([(labels == k).nonzero()[:rows, 0] for k in range(len(data.characters))][:10])
-    _, index = evaluation.nearest(made[chosen], data.train)
-    pairs = torch.stack([made[chosen], data.train[index]], 1)  # [10*rows,2,28,28]
-    grid(
-        path,
-        _on_white(pairs.transpose(1, 2).flatten(2)),
-        columns=rows,
-        title="Does it copy? Left drawn, right the nearest training character",
-        caption=caption,
-    )
+def neighbours(path: Path, fake: Tensor, labels: Tensor, data: Digits, caption: str, rows: int = 6) -> None:
+    """Generated characters, and beside each the training character that is nearest, pixel by pixel."""
+    index = torch.cat([(labels == k).nonzero()[:rows, 0] for k in range(len(data.characters))][:10])
+    _, nearest = evaluation.nearest(fake[index], data.train)
+    pairs = _on_white(torch.cat([fake[index], data.train[nearest]], 2))  # [10*rows,3,28,56]
+    title = "Does it copy? Left generated, right the nearest training character"
+    grid(path, pairs, columns=rows, title=title, caption=caption)
 
 
-def animation(path: Path, film: Film, steps: list[int], columns: int) -> None:
-    """What was drawn of the same noise through training; `steps` of each picture."""
-    frames = []
-    font = ImageFont.load_default(20)
-    for pictures, step in zip(film.pictures(), steps, strict=False):
-        count = len(pictures) // columns * columns
-        page = pictures[:count].unflatten(0, (-1, columns)).transpose(1, 2).flatten(0, 1).flatten(1)
-        large = Image.fromarray(255 - page.numpy()).resize((56 * columns, 56 * count // columns))
-        frame = Image.new("L", (large.width + 16, large.height + 48), 255)
-        frame.paste(large, (8, 40))
-        ImageDraw.Draw(frame).text((8, 8), f"step {step:,}", fill=0, font=font)
-        frames.append(frame.quantize(16))
-    last = [2_500 if i == len(frames) - 1 else 350 for i in range(len(frames))]
-    with atomic_write(path) as beside:
-        frames[0].save(beside, save_all=True, append_images=frames[1:], duration=last, loop=0, optimize=True)
-
-
-def keep(path: Path, pictures: Tensor, labels: Tensor, columns: int) -> None:
-    """Writes drawn characters, uint8 [N,28,28], as .npz with `images` and `labels`, or as one .png, white on
-    black."""
-    if path.suffix.lower() == ".npz":
-        with path.open("wb") as file:  # to a name in capitals numpy would add its own .npz
-            np.savez_compressed(file, images=pictures.numpy(), labels=labels.numpy())
-    else:
-        missing = -len(pictures) % columns
-        full = torch.cat([pictures, pictures.new_zeros(missing, 28, 28)])
-        page = full.unflatten(0, (-1, columns)).transpose(1, 2).flatten(0, 1).flatten(1)  # [28R,28C]
-        Image.fromarray(page.numpy()).save(path)
-
-
-def _on_white(pictures: Tensor) -> Tensor:
+def _on_white(images: Tensor) -> Tensor:
     """uint8 [N,h,w], 255 for ink, to [N,3,h,w], black on white."""
-    return (255 - pictures)[:, None].expand(-1, 3, -1, -1)
+    return (255 - images)[:, None].expand(-1, 3, -1, -1)
 
 
-def balance(
-    path: Path,
-    rows: list[dict[str, Any]],
-    references: Scores,
-    *,
-    title: str,
-    caption: str,
-    columns: int,
-) -> None:
-    """Where it collapses: scores against the discriminator's strength, and what each pair of players drew.
+# ------------------------------------------------------------------------------------------- the studies
+
+
+def balance(path: Path, rows: list[dict[str, Any]], real: dict[str, float], caption: str) -> None:
+    """Where the balance is lost: scores against the discriminator's strength, and samples of each GAN.
 
     Args:
-        rows: of each GAN `way` (`width`, `steps` or another), `factor` of its strength, `name`, `distance`,
-            `recall`, `real`, `made`, and `pictures`, uint8 [N,28,28] with N at least twice `columns`.
-        references: by name, scores of real digits and others.
-        columns: characters; each row shows each of them twice.
+        rows: of each GAN `ways` (`width`, `steps` or another), `strength`, `name`, `distance`,
+            `recall`, `real`, `fake`, and `images`, uint8 [N,28,28].
+        real: scores of real digits.
     """
-    chart, tall = 330, 2 * 28 + 34
-    shown = min(2 * columns, 24)
-    with new_page(path, WIDTH, chart + 80 + len(rows) * tall, title, caption) as page:
-        # Scores against strength
-        for i, (metric, heading) in enumerate(
-            [
-                ("distance", "Distance to real digits (lower is nearer)"),
-                ("recall", "Recall (higher is more varied)"),
-            ]
-        ):
-            axes = page.axes(75 + i * 690, 40, 570, chart - 90)
-            axes.set_title(heading, loc="left", fontsize="medium")
-            for way, label, colour in (
-                ("width", "by its width", BLUE),
-                ("steps", "by its share of the steps, which are more in all", ORANGE),
-            ):
-                middle = [row for row in rows if row["factor"] == 1 and row["way"] == "width"]
-                line = [row for row in rows if row["way"] == way] + (middle if way == "steps" else [])
-                line.sort(key=lambda row: row["factor"])
-                if line:
-                    axes.plot(
-                        [row["factor"] for row in line],
-                        [row[metric] for row in line],
-                        "o-",
-                        color=colour,
-                        label=label,
-                    )
-            without = [row for row in rows if row["way"] == "eye"]
-            if without:
-                axes.plot(
-                    [1],
-                    [without[0][metric]],
-                    "X",
-                    color="black",
-                    markersize=10,
-                    label="sees single pictures only",
-                )
+    chart, row_height = 330, 2 * 28 + 34
+    title = "Where the balance of the two players is lost"
+    with new_page(path, look.WIDTH, chart + 20 + len(rows) * row_height, title, caption) as page:
+        distance, recall = page.charts(0, chart).subplots(1, 2)
+        distance.set_title("Distance to real digits (lower is nearer)")
+        distance.set_yscale("log")
+        few_ticks(distance.yaxis)
+        recall.set_title("Recall (higher is more varied)")
+        recall.set_ylim(0, 1)
+        lines = (
+            ("width", "o-", BLUE, "by its width"),
+            ("steps", "o-", ORANGE, "by its share of the steps,\nwhich are more in all"),
+            ("minibatch_std", "X", "black", "without minibatch\nstandard deviation"),
+        )
+        for axes, metric in ((distance, "distance"), (recall, "recall")):
+            for way, style, colour, label in lines:
+                points = sorted((row["strength"], row[metric]) for row in rows if way in row["ways"])
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, color=colour, label=label)
+            axes.axhline(real[metric], color=GREY, linestyle="--", label="real digits")
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
             axes.set_xlabel("strength of the discriminator")
-            if metric == "distance":
-                axes.set_yscale("log")
-                few_ticks(axes.yaxis)
-            else:
-                axes.set_ylim(0, 1)
-            axes.axhline(references["real"][metric], color=GREY, linestyle="--", label="real digits")
-        axes.legend(loc="upper left", bbox_to_anchor=(-1.21, -0.22), ncols=4, borderaxespad=0, frameon=False)
-
-        # What each drew
+        legend(recall)
         for i, row in enumerate(rows):
-            y = chart + 70 + i * tall
-            page.text(MARGIN, y, row["name"], weight="bold")
             facts = (
                 f"distance {row['distance']:.1f}, recall {row['recall']:.2f}; discriminator right about "
-                f"{row['real']:.0%} of real, {row['fake']:.0%} of made"
+                f"{row['real']:.0%} of real, {row['fake']:.0%} of fake"
             )
-            page.text(MARGIN + 470, y, facts, color="#444444")
-            for k, picture in enumerate(_on_white(row["pictures"][:shown])):
-                page.image(MARGIN + k * 58, y + 26, picture, 2)
+            _strip(page, chart + 20 + i * row_height, row["name"], 470, facts, row["images"])
 
 
 def compare(
     path: Path,
-    strips: dict[str, Tensor],
+    images: dict[str, Tensor],
     scores: Scores,
-    by_class: dict[str, list[float]],
+    distances: dict[str, list[float]],
     characters: str,
-    *,
-    title: str,
     caption: str,
 ) -> None:
     """What each method writes, its scores beside, and how near each character comes to real ones.
 
     Args:
-        strips: by method, uint8 [N,28,28].
-        scores: by method, `asked`, `distance` and `recall`.
-        by_class: by method, and for real characters, the distance of each character.
+        images: by method, uint8 [N,28,28].
+        scores: by method, `class_accuracy`, `distance` and `recall`.
+        distances: by method, and for real characters, the distance of each character.
     """
-    tall, chart = 140, 330
-    shown = min(len(next(iter(strips.values()))), 24)
-    with new_page(path, WIDTH, len(strips) * tall + chart + 80, title, caption) as page:
-        for i, (name, pictures) in enumerate(strips.items()):
-            of = scores[name]
-            page.text(MARGIN, i * tall, name, weight="bold")
-            facts = (
-                f"read as asked {of['asked']:.1%}, distance {of['distance']:.2f}, recall {of['recall']:.2f}"
-            )
-            page.text(MARGIN + 200, i * tall, facts, color="#444444")
-            for k, picture in enumerate(_on_white(pictures[:shown])):
-                page.image(MARGIN + k * 58, i * tall + 34, picture, 2)
-        y = len(strips) * tall
-        page.text(MARGIN, y, "Distance of each character to real ones (lower is nearer)", weight="bold")
-        axes = page.axes(75, y + 40, WIDTH - 330, chart - 30)
-        width = 0.8 / len(by_class)
-        colours = (BLUE, ORANGE, GREEN, GREY)
-        for i, ((name, distances), colour) in enumerate(zip(by_class.items(), colours, strict=False)):
-            places = [k + (i - (len(by_class) - 1) / 2) * width for k in range(len(distances))]
-            axes.bar(places, distances, 0.92 * width, color=colour, label=name)
-        axes.set_xticks(range(len(characters)), list(characters))
+    row_height, chart = 110, 370
+    title = "Three ways to write a character"
+    with new_page(path, look.WIDTH, len(images) * row_height + chart, title, caption) as page:
+        for i, (name, written) in enumerate(images.items()):
+            facts = "class accuracy {class_accuracy:.1%}, distance {distance:.2f}, recall {recall:.2f}"
+            _strip(page, i * row_height, name, 200, facts.format(**scores[name]), written)
+        axes = page.charts(len(images) * row_height, chart).subplots()
+        bars = pd.DataFrame(distances, index=list(characters))
+        bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY])
+        axes.set_title("Distance of each character to real ones (lower is nearer)")
         legend(axes)
+
+
+def _strip(page: look.Page, y: int, name: str, x: int, facts: str, images: Tensor) -> None:
+    """A name, at `x` facts beside it, and up to 24 characters, uint8 [N,28,28], below."""
+    page.text(MARGIN, y, name, weight="bold")
+    page.text(MARGIN + x, y, facts, color="#444444")
+    for k, image in enumerate(_on_white(images[:24])):
+        page.image(MARGIN + k * 58, y + 26, image, 2)

@@ -1,18 +1,17 @@
-"""A page of handwriting from single drawn characters: one baseline, one height, even gaps."""
+"""A page of handwriting from single generated characters: one baseline, one height, even gaps."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageFilter
+from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor
 
 from common.cli import UserError
 
-LONGEST, MOST_LINES = 1_000, 100  # of a text
+MAX_CHARACTERS, MAX_LINES = 1_000, 100  # of a text
 
 # Pixels of the page
 HEIGHT = 80  # of digits and capitals
@@ -20,8 +19,8 @@ DESCENT = 28  # how deep a g goes
 LINE = 136  # from baseline to baseline
 GAP = 12  # between the inks of neighbours
 SPACE = 40  # what a space adds to it
-NEAR = 6  # ink counts as beside other ink from so many rows above to so many below
-BLANK = 44  # width left for a character that was drawn without ink
+NEAR = 6  # ink is a neighbour of other ink from so many rows above to so many below
+BLANK = 44  # width left for a character without ink
 WIDTH = 1_600  # longer lines wrap
 MARGIN = 40
 BLEED = 2  # rows above and below a line, for edges that are covered in part
@@ -34,7 +33,7 @@ EXTENT = {  # top and bottom of lower-case letters, as shares of HEIGHT; all els
     "j": (0.9, -DESCENT / HEIGHT),
 }
 
-# Of what is drawn
+# Of a generated character
 FAINT = 64  # of 255: where nothing is darker there is no ink
 EDGE = (0.36, 0.5)  # of the darkest: paper below, ink above
 SPECK = 0.05  # of the ink: what is smaller, and apart from the rest, is none
@@ -47,7 +46,7 @@ def colour(flag: str, value: str) -> tuple[int, int, int, int]:
     """Reads a colour, by Pillow's name or as #rrggbb; for --paper also `transparent`, which has alpha 0.
 
     Raises:
-        Refused: it is none.
+        UserError: it is none.
     """
     name = value.lower()
     if flag == "--paper" and name == "transparent":
@@ -60,16 +59,16 @@ def colour(flag: str, value: str) -> tuple[int, int, int, int]:
 
 
 def check_text(text: str, characters: str) -> None:
-    """Says before anything is drawn that a text cannot be written.
+    """Says before anything is sampled that a text cannot be written.
 
     Raises:
-        Refused: it has other characters than `characters`, spaces and line breaks; or too many, or none.
+        UserError: it has other characters than `characters`, spaces and line breaks; or too many, or none.
     """
     lines = _lines(text)
-    if len(text) > LONGEST or len(lines) > MOST_LINES:
+    if len(text) > MAX_CHARACTERS or len(lines) > MAX_LINES:
         raise UserError(
-            f"--write: {len(text):,} characters in {len(lines):,} lines; write {LONGEST:,} in {MOST_LINES} "
-            "at most"
+            f"--write: {len(text):,} characters in {len(lines):,} lines; write {MAX_CHARACTERS:,} "
+            f"in {MAX_LINES} at most"
         )
     unknown = [repr(of) for of in dict.fromkeys("".join(lines)) if of not in characters + " "]
     if unknown:
@@ -82,41 +81,41 @@ def check_text(text: str, characters: str) -> None:
         raise UserError(f"--write: there is nothing to write; give some of {characters}")
 
 
-def compose(text: str, draw: Callable[[str], Tensor], *, ink: str, paper: str) -> Image.Image:
+def compose(text: str, sample_word: Callable[[str], Tensor], *, ink: str, paper: str) -> Image.Image:
     r"""Writes a text. A line ends at a line break, at the two characters `\n`, or when it is full.
 
     Args:
         text: one that `check_text` lets pass.
-        draw: draws a word, which has no spaces: uint8 [len(word),28,28], 255 for ink.
+        sample_word: of a word, which has no spaces: uint8 [len(word),28,28], 255 for ink.
         ink, paper: as `colour` takes them.
 
     Returns:
         RGB; on transparent paper RGBA, of the ink's colour everywhere, as opaque as ink covers a pixel.
 
     Raises:
-        Refused: a colour is none, or both are the same.
+        UserError: a colour is none, or both are the same.
     """
     pen, ground = colour("--ink", ink), colour("--paper", paper)
     if pen == ground:
         raise UserError(f"--ink {ink}: cannot be seen on --paper {paper}; give another colour")
-    rows = [row for line in _lines(text) for row in _set(line, draw)]
-    width, height = max(row.right for row in rows), LINE * len(rows) - LINE + STRIP
+    rows = [row for line in _lines(text) for row in _set(line, sample_word)]
+    width, height = max(row.right for row in rows), LINE * (len(rows) - 1) + STRIP
     page = np.zeros((height + 2 * MARGIN, width + 2 * MARGIN), np.uint8)
     for number, row in enumerate(rows):
         for glyph, x in row.glyphs:
-            place = page[MARGIN + LINE * number :, MARGIN + x :][:STRIP, : glyph.coverage.shape[1]]
-            np.maximum(place, glyph.coverage, out=place)
+            area = page[MARGIN + LINE * number :, MARGIN + x :][:STRIP, : glyph.coverage.shape[1]]
+            np.maximum(area, glyph.coverage, out=area)
     # the lower margin begins at the last baseline, or below what descends from it
     baseline = MARGIN + height - BLEED - DESCENT
     end = np.max(np.flatnonzero(page.any(1)), initial=baseline)
     coverage = Image.fromarray(page[: end + MARGIN])
     if ground[3]:
-        picture = Image.new("RGB", coverage.size, ground[:3])
-        picture.paste(pen[:3], mask=coverage)
+        image = Image.new("RGB", coverage.size, ground[:3])
+        image.paste(pen[:3], mask=coverage)
     else:
-        picture = Image.new("RGBA", coverage.size, pen)
-        picture.putalpha(coverage)
-    return picture
+        image = Image.new("RGBA", coverage.size, pen)
+        image.putalpha(coverage)
+    return image
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,8 @@ class Row:
 
     def then(self, glyph: Glyph, gap: int) -> "Row":
         """With one more character: ink beside ink leaves just `gap`, in the row where they are closest."""
-        around = np.lib.stride_tricks.sliding_window_view(np.pad(self.edge, NEAR, mode="edge"), 2 * NEAR + 1)
-        x = int((around.max(1) - glyph.left).max()) + gap
+        around = ndimage.maximum_filter1d(self.edge, 2 * NEAR + 1, mode="nearest")
+        x = int((around - glyph.left).max()) + gap
         # a low one must not slip below its neighbour and out of its turn
         x = max(x, self.right + gap - int(glyph.right.max()))
         edge = np.maximum(self.edge, x + glyph.right)
@@ -147,6 +146,7 @@ class Row:
 
 
 FAR = 1_000_000
+SQUARE = np.ones((3, 3))  # a pixel and its eight neighbours
 EMPTY = Row((), np.zeros(STRIP, int), 0)
 
 
@@ -157,15 +157,15 @@ def _lines(text: str) -> list[str]:
     return re.sub(r"^\n+|\n+$", "", "\n".join(lines)).split("\n") if any(lines) else []
 
 
-def _set(line: str, draw: Callable[[str], Tensor]) -> list[Row]:
-    """Draws a line's words and places them, in as many rows as it takes."""
+def _set(line: str, sample_word: Callable[[str], Tensor]) -> list[Row]:
+    """Samples a line's words and sets them, in as many rows as it takes."""
     rows, row, gap = [], EMPTY, 0
     for number, word in enumerate(line.split(" ")):
         if number:
             gap += SPACE
         if not word:
             continue
-        glyphs = [_glyph(*of) for of in zip(draw(word).numpy(), word, strict=True)]
+        glyphs = [_glyph(*of) for of in zip(sample_word(word).numpy(), word, strict=True)]
         longer = row.then(glyphs[0], gap)
         for glyph in glyphs[1:]:
             longer = longer.then(glyph, GAP)
@@ -179,15 +179,15 @@ def _set(line: str, draw: Callable[[str], Tensor]) -> list[Row]:
     return [*rows, row]
 
 
-def _glyph(picture: np.ndarray, character: str) -> Glyph:
+def _glyph(image: np.ndarray, character: str) -> Glyph:
     """Brings a character, uint8 [28,28], to its height, and its feet to where they belong.
 
     It is first made so large that its edge can be cut sharply; what a pixel of the page then holds of it is
     how far ink covers that pixel.
     """
-    if picture.max() < FAINT:
+    if image.max() < FAINT:
         return Glyph(np.zeros((STRIP, BLANK), np.uint8), np.zeros(STRIP, int), np.full(STRIP, BLANK))
-    around = np.pad(_without_specks(picture), 4)
+    around = np.pad(_without_specks(image), 4)
     large = Image.fromarray(around).resize((FINE * len(around),) * 2, Image.Resampling.BICUBIC)
     smooth = np.asarray(large.filter(ImageFilter.GaussianBlur(SMOOTH * FINE)), np.float32)
     low, high = (share * smooth.max() for share in EDGE)
@@ -216,17 +216,11 @@ def _glyph(picture: np.ndarray, character: str) -> Glyph:
     )
 
 
-def _without_specks(picture: np.ndarray) -> np.ndarray:
+def _without_specks(image: np.ndarray) -> np.ndarray:
     """Removes what stands alone and is too small for the dot of an i: it would count as ink beside ink."""
-    inked = torch.from_numpy(picture >= EDGE[0] * picture.max())[None]  # [1,28,28]
-    name = torch.arange(1.0, inked.numel() + 1).view_as(inked) * inked
-    while True:  # neighbours agree on the largest name among them, until each piece has one
-        spread = F.max_pool2d(name, 3, stride=1, padding=1) * inked
-        if torch.equal(spread, name):
-            break
-        name = spread
-    _, piece, size = name.unique(return_inverse=True, return_counts=True)
-    speck = inked & (size[piece] < SPECK * inked.sum())
-    near = F.max_pool2d(speck.float(), 3, stride=1, padding=1)[0].bool()  # its faint edge as well
-    keep = F.max_pool2d((inked & ~speck).float(), 3, stride=1, padding=1)[0].bool()
-    return np.where((near & ~keep).numpy(), 0, picture).astype(np.uint8)
+    inked = image >= EDGE[0] * image.max()
+    piece, _ = ndimage.label(inked, SQUARE)
+    share = np.bincount(piece.ravel()) / inked.sum()
+    speck = inked & (share[piece] < SPECK)
+    near = ndimage.binary_dilation(speck, SQUARE)  # its faint edge as well
+    return np.where(near & ~ndimage.binary_dilation(inked & ~speck, SQUARE), 0, image)

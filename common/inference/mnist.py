@@ -1,139 +1,174 @@
-"""Three ways to draw the character that is asked for: the nets of gan_mnist.py, ready to use and to keep."""
+"""Three ways to sample the character that is asked for: the nets of gan_mnist.py, loaded, saved, and used for
+`--sample` and `--write`."""
 
 import copy
 import math
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from common import weights
-from common.cli import UserError
-from common.models.mnist import Generator, Reader
+from common import cli, weights
+from common.cli import Flags, UserError
+from common.datasets.images import to_float, to_uint8
+from common.datasets.mnist import Digits
+from common.evaluation.mnist import Evaluator, nearest_neighbour_ratio
+from common.files import atomic_write
+from common.inference import handwriting
+from common.models.mnist import Classifier, Generator
+from common.results import Scores
+from common.training.run import Run
 
-METHODS = ("conditional", "1", "2")
+METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
+"""What `--method` takes, and its name on screen and in figures."""
+SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits.safetensors"
 BATCH = 500
-SURE = 0.99
-"""How probable a picture must be for Method 2's picker, to be taken."""
-MOST = 20_000
+THRESHOLD = 0.99
+"""How probable Method 2's classifier must find a character, for the sample to be accepted."""
+MAX_REJECTED = 20_000
 """Samples that Method 2 draws in vain before it gives up."""
 SAME_STYLE = 0.6
-"""How near Method 2's noise lies to that of a word's style; at 1 only one picture would come of it."""
+"""How near Method 2's noise lies to that of a word's style; at 1 only one image would come of it."""
 
 
 @dataclass
 class Sampler:
-    """A trained generator, and all it takes to draw with it."""
+    """A trained generator, and all it takes to sample characters with it."""
 
     method: str
-    """`conditional`: one net, told the character; `1`: a net for each character; `2`: one net that draws
-    what it likes, and a reader that picks."""
+    """`conditional`: one net, conditioned on the character; `1`: a net for each character; `2`: one
+    unconditional net, and rejection sampling with a classifier."""
     generator: Generator
     characters: str
     """Label k is character k."""
-    picker: Reader | None = None
+    classifier: Classifier | None = None
     """Of Method 2; without it no character can be asked for."""
     about: dict[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> int:
-        """Weights of all its nets."""
-        nets = [net for net in (self.generator, self.picker) if net is not None]
+        """How many weights all its nets have."""
+        nets = [net for net in (self.generator, self.classifier) if net is not None]
         return sum(p.numel() for net in nets for p in net.parameters())
 
     @torch.inference_mode()
-    def draw(
+    def sample(
         self, labels: Tensor, rng: torch.Generator, style: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Draws the characters of `labels`, int64 [N].
+        """Samples the characters of `labels`, int64 [N].
 
         Args:
             rng: of the noise; on the CPU.
             style: noise that all of them share, [latent]; None for each its own.
 
         Returns:
-            pictures, uint8 [N,28,28], 255 for ink; and by character how many samples one cost.
+            images, uint8 [N,28,28], 255 for ink; and by character how many samples one cost.
 
         Raises:
-            Refused: Method 2 has drawn `MOST` samples in vain, and a character is still missing.
+            UserError: `MAX_REJECTED` samples in vain, and Method 2 still lacks a character.
         """
         if self.method == "2":
-            return self._pick(labels, rng, style)
-        made = []
-        for part in labels.split(BATCH):
-            if self.method == "1":
-                made.append(self._side_by_side(part, rng, style))
-            else:
-                made.append(self._run(self._noise(len(part), rng, style)[:, None], part)[:, 0])
-        used = {self.characters[k]: 1.0 for k in labels.unique().tolist()}
-        return torch.cat(made), used
+            return self._rejection_sampling(labels, rng, style)
+        method = self._side_by_side if self.method == "1" else self._conditional
+        fake = torch.cat([method(part, rng, style) for part in labels.split(BATCH)])
+        return fake, {self.characters[k]: 1.0 for k in labels.unique().tolist()}
 
     @torch.inference_mode()
-    def anything(self, count: int, rng: torch.Generator) -> Tensor:
-        """What a net without labels draws, unpicked: uint8 [count,28,28]."""
-        sizes = [min(BATCH, count - done) for done in range(0, count, BATCH)]
-        return torch.cat([self._run(self._noise(size, rng, None)[:, None])[:, 0] for size in sizes])
+    def sample_unconditional(self, count: int, rng: torch.Generator) -> Tensor:
+        """Samples of a net without labels, none rejected: uint8 [count,28,28]."""
+        sizes = [min(BATCH, count - start) for start in range(0, count, BATCH)]
+        return torch.cat([self._generate(self._noise(rng, size, 1))[:, 0] for size in sizes])
 
     @torch.inference_mode()
-    def along(self, noise: Tensor, label: int) -> Tensor:
-        """Character `label` of given noise [N,latent], unpicked: uint8 [N,28,28]."""
+    def interpolate(self, noise: Tensor, label: int) -> Tensor:
+        """Character `label` of each noise on a path, [N,latent], none rejected: uint8 [N,28,28]."""
         if self.method == "1":
-            return self._run(noise[:, None].expand(-1, self.generator.nets, -1))[:, label]
+            return self._generate(noise[:, None].expand(-1, self.generator.nets, -1))[:, label]
         labels = () if self.method == "2" else (torch.full((len(noise),), label),)
-        return self._run(noise[:, None], *labels)[:, 0]
+        return self._generate(noise[:, None], *labels)[:, 0]
 
-    def _noise(self, count: int, rng: torch.Generator, style: Tensor | None) -> Tensor:
-        """[count,latent]"""
-        if style is not None:
-            return style.expand(count, -1)
-        return torch.randn(count, self.generator.latent, generator=rng)
+    def _noise(self, rng: torch.Generator, *size: int) -> Tensor:
+        """[*size,latent]"""
+        return torch.randn(*size, self.generator.latent, generator=rng)
 
-    def _run(self, noise: Tensor, *label: Tensor) -> Tensor:
+    def _generate(self, noise: Tensor, *label: Tensor) -> Tensor:
         """Noise [N,nets,latent] to uint8 [N,nets,28,28]."""
         device = next(self.generator.parameters()).device
-        made = self.generator(noise.to(device), *(of.to(device) for of in label))
-        return (255 * made).round().to(torch.uint8).cpu()
+        return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
+
+    def _conditional(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
+        noise = self._noise(rng, len(labels)) if style is None else style.expand(len(labels), -1)
+        return self._generate(noise[:, None], labels)[:, 0]
 
     def _side_by_side(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
-        """All nets draw at once, so labels [N] are dealt out to rows in which no character comes twice."""
+        """All nets run at once, so labels [N] are dealt out to rows in which no character comes twice."""
         same = labels[:, None] == labels  # [N,N]
         row = same.tril(-1).sum(1)  # how often the character was asked for before
-        noise = torch.randn(int(row.max()) + 1, self.generator.nets, self.generator.latent, generator=rng)
+        noise = self._noise(rng, int(row.max()) + 1, self.generator.nets)
         if style is not None:
             noise[:] = style
-        return self._run(noise)[row, labels]
+        return self._generate(noise)[row, labels]
 
-    def _pick(
+    def _rejection_sampling(
         self, labels: Tensor, rng: torch.Generator, style: Tensor | None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Draws until the picker has found every character, and counts."""
-        assert self.picker is not None
-        device = next(self.picker.parameters()).device
-        waiting = {k: (labels == k).nonzero()[:, 0].tolist() for k in labels.unique().tolist()}
-        found = torch.zeros(len(labels), 28, 28, dtype=torch.uint8)
-        taken, drawn, vain = torch.zeros(len(self.characters)), 0, 0
-        while any(waiting.values()):
-            if vain >= MOST:
-                missing = ", ".join(self.characters[k] for k, places in waiting.items() if places)
+        """Samples until the classifier is sure of every character, and counts."""
+        assert self.classifier is not None
+        device = next(self.classifier.parameters()).device
+        wanted = {k: (labels == k).nonzero()[:, 0].tolist() for k in labels.unique().tolist()}
+        images = torch.zeros(len(labels), 28, 28, dtype=torch.uint8)
+        accepted, drawn, vain = torch.zeros(len(self.characters)), 0, 0
+        while any(wanted.values()):
+            if vain >= MAX_REJECTED:
+                missing = ", ".join(self.characters[k] for k, places in wanted.items() if places)
                 raise UserError(
                     f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain, and found no more of "
                     f"{missing}; train it longer, or take another --method"
                 )
-            noise = self._noise(BATCH, rng, None)
+            noise = self._noise(rng, BATCH)
             if style is not None:
                 noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
-            made = self._run(noise[:, None])[:, 0]  # [BATCH,28,28]
-            chance, read_as = self.picker(made[:, None].to(device).float() / 255).softmax(1).cpu().max(1)
+            fake = self._generate(noise[:, None])[:, 0]  # [BATCH,28,28]
+            probability, label = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu().max(1)
             drawn, vain = drawn + BATCH, vain + BATCH
-            for i in (chance >= SURE).nonzero()[:, 0].tolist():
-                label = int(read_as[i])
-                taken[label] += 1
-                if waiting.get(label):
-                    found[waiting[label].pop(0)] = made[i]
+            for i in (probability >= THRESHOLD).nonzero()[:, 0].tolist():
+                k = int(label[i])
+                accepted[k] += 1
+                if wanted.get(k):
+                    images[wanted[k].pop(0)] = fake[i]
                     vain = 0
-        return found, {self.characters[k]: drawn / taken[k].item() for k in waiting}
+        return images, {self.characters[k]: drawn / accepted[k].item() for k in wanted}
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def run_dir(config: Flags, method: str) -> Path:
+    """The folder of a method's run."""
+    return config.run_dir("gan_mnist" if method == "conditional" else f"gan_mnist-{method}")
+
+
+def open_run(config: Any, preset: dict[str, Any], data: Digits, device: torch.device) -> Run:
+    """The run of --method; it goes on only with the same flags, preset and data."""
+    flags = {name: getattr(config, name) for name in ("method", "seed", "minutes", "steps", "precision")}
+    return Run(
+        run_dir(config, config.method),
+        settings={"data": data.name, "digits": data.fingerprint()[:16]} | preset | flags,
+        device=device,
+        resume=config.resume,
+        precision=config.run_precision(),
+    )
+
+
+def origin(data: Digits, run: Run) -> dict[str, Any]:
+    """Where weights come from, for those who find them in a file."""
+    about = {"data": data.name, "phases": run.record, "device": cli.device_name(run.device)}
+    return about | {"command": cli.command(), "commit": cli.commit()}
 
 
 def save(path: Path, samplers: Iterable[Sampler], *, half: bool = False) -> None:
@@ -141,17 +176,12 @@ def save(path: Path, samplers: Iterable[Sampler], *, half: bool = False) -> None
     modules: dict[str, nn.Module] = {}
     about: dict[str, Any] = {}
     for sampler in samplers:
-        generator, picker = sampler.generator, sampler.picker
-        modules[sampler.method] = generator
-        channels = generator.up.out_channels // generator.nets
-        about[sampler.method] = sampler.about | {
-            "characters": sampler.characters,
-            "latent": generator.latent,
-            "channels": channels,
-        }
-        if picker:
-            modules["picker"] = picker
-            about[sampler.method]["picker"] = [picker.channels, picker.num_features]
+        modules[sampler.method] = sampler.generator
+        known = {"characters": sampler.characters, "size": sampler.generator.size}
+        if sampler.classifier:
+            modules["classifier"] = sampler.classifier
+            known["classifier"] = sampler.classifier.size
+        about[sampler.method] = sampler.about | known
     if half:
         modules = {name: copy.deepcopy(module).half() for name, module in modules.items()}
     weights.save(path, modules, about)
@@ -161,52 +191,126 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
     """Reads one of those that `save` wrote.
 
     Raises:
-        Refused: no such file, or it does not hold the method.
+        UserError: no such file, or it does not hold the method.
     """
     states, about = weights.load(path)
     try:
-        known = about[method]
-        characters = str(known["characters"])
-        count = len(characters)
-        generator = Generator(
-            int(known["latent"]),
-            int(known["channels"]),
-            classes=count if method == "conditional" else 0,
-            nets=count if method == "1" else 1,
-        )
-        _fill(generator, states[method])
-        picker = None
-        if "picker" in known:
-            channels, features = map(int, known["picker"])
-            picker = Reader(channels, features, count)
-            _fill(picker, states["picker"])
-            picker.to(device).eval()
-        return Sampler(method, generator.to(device).eval(), characters, picker, known)
+        known, classifier = about[method], None
+        generator = Generator(*map(int, known["size"]))
+        generator.load_state_dict(states[method])  # half precision becomes float32
+        if "classifier" in known:
+            classifier = Classifier(*map(int, known["classifier"]))
+            classifier.load_state_dict(states["classifier"])
+            classifier.to(device).eval()
+        return Sampler(method, generator.to(device).eval(), str(known["characters"]), classifier, known)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"--weights: {path} holds no weights of --method {method} ({why})") from None
 
 
-def save_reader(path: Path, reader: Reader, about: dict[str, Any]) -> None:
-    """Writes a reader; `about` says what it has learned from."""
-    size = reader.channels, reader.num_features, reader.classes
-    weights.save(path, {"reader": reader}, about | {"size": list(size)})
-
-
-def load_reader(path: Path) -> tuple[Reader, dict[str, Any]]:
-    """Reads what `save_reader` wrote.
+def load_chosen(config: Any, method: str, device: torch.device, data: Digits | None = None) -> Sampler:
+    """The weights that --weights names.
 
     Raises:
-        Refused: no such file, or not such a reader.
+        UserError: as `load`, or they are of other characters than those of `data`.
     """
-    try:
-        states, about = weights.load(path)
-        reader = Reader(*map(int, about["size"]))
-        _fill(reader, states["reader"])
-        return reader.eval(), about
-    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        raise UserError(f"{path} holds no judge; remove it, and a new one is trained") from None
+    path = weights.choose(config.weights, run_dir(config, method) / "weights.safetensors", SHIPPED)
+    sampler = load(path, method, device)
+    if data and sampler.characters != data.characters:
+        raise UserError(
+            f"--data: {data.name} has {data.characters}, but the weights in {path} have {sampler.characters}"
+        )
+    print(f"Weights: {path}, trained on {sampler.about['data']}")
+    return sampler
 
 
-def _fill(module: nn.Module, state: dict[str, Tensor]) -> None:
-    module.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+def evaluate(
+    sampler: Sampler, evaluator: Evaluator, data: Digits, seed: int
+) -> tuple[Tensor, Tensor, Scores, dict[str, Any]]:
+    """Scores as many characters as the test part has, in turn, and says what they cost.
+
+    Returns:
+        the characters, uint8 [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without
+        rejection; and for the results file what else was measured.
+    """
+    rng, labels = torch.Generator().manual_seed(seed), torch.arange(len(data.test)) % len(data.characters)
+    start = time.monotonic()
+    fake, cost = sampler.sample(labels, rng)
+    rate = len(fake) / (time.monotonic() - start)
+    scores = {"GAN": evaluator.score(fake, labels)}
+    if sampler.method == "2":
+        unconditional = evaluator.score(sampler.sample_unconditional(len(labels), rng))
+        scores = {"GAN, rejection sampling": scores["GAN"], "GAN": unconditional}
+        print("Samples that one character cost: " + ", ".join(f"{of} {n:.0f}" for of, n in cost.items()))
+    ratio = nearest_neighbour_ratio(fake[:1_000], data.test[:1_000], data.train)
+    print(f"Nearest-neighbour ratio {ratio:.2f} (1: as new as real ones; near 0: copies)")
+    print(f"{rate:,.0f} samples a second")
+    facts = {"count": len(labels), "evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
+    sampler.about |= {"scores": scores, "evaluator_accuracy": evaluator.accuracy}
+    return fake, labels, scores, facts | {"samples_per_second": rate, "samples_per_character": cost}
+
+
+# ---------------------------------------------------------------------------------- --sample and --write
+
+
+def run_inference(config: Any, device: torch.device) -> int:
+    """Samples digits (--sample), or writes a text (--write), into --output; returns the exit code.
+
+    Raises:
+        UserError: the weights, the text or a colour cannot be used, or the file cannot be written.
+    """
+    sampler = load_chosen(config, config.method, device)
+    rng = torch.Generator().manual_seed(config.seed)
+    if config.write is None:
+        labels = torch.arange(config.sample) % len(sampler.characters)
+        images, cost = sampler.sample(labels, rng)
+        with atomic_write(config.output) as temporary:
+            save_images(temporary, images, labels, columns=len(sampler.characters))
+    else:
+        page, cost = write(config.write, sampler, rng, ink=config.ink, paper=config.paper)
+        with atomic_write(config.output) as temporary:
+            page.save(temporary)
+    if config.method == "2":
+        where = " in the word where it cost most" if config.write is not None else ""
+        each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
+        print(f"Samples that one character cost{where}: {each}")
+    print(f"Written: {config.output}")
+    return 0
+
+
+def write(
+    text: str, sampler: Sampler, rng: torch.Generator, *, ink: str, paper: str
+) -> tuple[Image.Image, dict[str, float]]:
+    """A page of handwriting, each word in a style of its own; and by character how many samples one cost, in
+    the word where it cost most.
+
+    Raises:
+        UserError: the text or a colour cannot be used.
+    """
+    handwriting.check_text(text, sampler.characters)
+    cost: dict[str, float] = {}
+
+    def sample_word(word: str) -> Tensor:
+        labels = torch.tensor([sampler.characters.index(character) for character in word])
+        style = torch.randn(sampler.generator.latent, generator=rng)
+        images, used = sampler.sample(labels, rng, style)
+        cost.update({of: max(used[of], cost.get(of, 0.0)) for of in used})
+        return images
+
+    return handwriting.compose(text, sample_word, ink=ink, paper=paper), cost
+
+
+def save_images(path: Path, images: Tensor, labels: Tensor, columns: int) -> None:
+    """Writes characters, uint8 [N,28,28], as .npz with `images` and `labels`, or as one .png, white on
+    black."""
+    if path.suffix.lower() == ".npz":
+        with path.open("wb") as file:  # to a name in capitals numpy would add its own .npz
+            np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
+    else:
+        Image.fromarray(tiled(images, columns)).save(path)
+
+
+def tiled(images: Tensor, columns: int) -> np.ndarray:
+    """Images, uint8 [N,28,28], in rows of `columns`, the last one filled up with black: uint8 [28R,28C]."""
+    full = torch.cat([images, images.new_zeros(-len(images) % columns, 28, 28)])
+    return full.unflatten(0, (-1, columns)).transpose(1, 2).flatten(0, 1).flatten(1).numpy()

@@ -1,14 +1,13 @@
-"""Nets for characters of 28x28 pixels: those that draw them, their critic, and one that reads them.
+"""Nets for characters of 28x28 pixels: generator, discriminator, and a classifier.
 
-Generator and critic can be several nets side by side (`nets`), which share no weight and see none of the
-others' numbers: each layer is one grouped convolution, so ten small nets cost about as much as one large one.
+Generator and discriminator can be several nets side by side (`nets`), which share no weight and see none of
+the others' numbers: each layer is one grouped convolution, so ten small nets cost about as much as one large
+one.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-SIDE = 28
 
 
 class ConditionalNorm(nn.Module):
@@ -30,19 +29,20 @@ class ConditionalNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """From noise to pictures: one linear layer to 7x7, then two transposed convolutions, each doubling it
+    """From noise to images: one linear layer to 7x7, then two transposed convolutions, each doubling it
     (after Radford et al. 2016, DCGAN, at MNIST's own size).
 
     Args:
-        latent: numbers of noise for each picture.
+        latent: numbers of noise for each image.
         channels: at 14x14; twice as many at 7x7.
-        classes: that the net is told; 0 for a net that is told nothing.
+        classes: that the net is conditioned on; 0 for an unconditional net.
         nets: side by side.
     """
 
     def __init__(self, latent: int, channels: int, classes: int = 0, nets: int = 1) -> None:
         super().__init__()
-        self.latent, self.nets, self.classes = latent, nets, classes
+        self.size = [latent, channels, classes, nets]  # what builds it again
+        self.latent, self.nets = latent, nets
         c = channels
         self.first = nn.Parameter(0.05 * torch.randn(nets, latent, 49 * 2 * c))
         # what belongs to the class from the start; by scales and shifts alone it is learned far slower
@@ -58,40 +58,36 @@ class Generator(nn.Module):
         if self.template:
             nn.init.normal_(self.template.weight, std=0.2)
 
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Noise [N,nets,latent], normal, and labels [N] for a net with classes; returns [N,nets,28,28] in
+    def forward(self, noise: Tensor, *label: Tensor) -> Tensor:
+        """Normal noise [N,nets,latent], and labels [N] for a net with classes; returns [N,nets,28,28] in
         0..1, 1 for ink."""
         x = torch.bmm(noise.transpose(0, 1), self.first)  # [nets,N,49*2c]
-        if self.template and label is not None:
-            x = x + self.template(label)
+        if self.template:
+            x = x + self.template(*label)
         x = x.unflatten(2, (7, 7, -1)).permute(1, 2, 3, 0, 4).flatten(3)  # [N,7,7,nets*2c]
         x = x.permute(0, 3, 1, 2)  # [N,nets*2c,7,7], in memory with the channels last: faster
-        x = F.leaky_relu(self._norm(0, x, label), 0.2)
-        x = F.leaky_relu(self._norm(1, self.up(x), label), 0.2)  # [N,nets*c,14,14]
+        x = F.leaky_relu(self.norms[0](x, *label), 0.2)
+        x = F.leaky_relu(self.norms[1](self.up(x), *label), 0.2)  # [N,nets*c,14,14]
         return torch.sigmoid(self.last(x).float())  # [N,nets,28,28]
-
-    def _norm(self, number: int, x: Tensor, label: Tensor | None) -> Tensor:
-        return self.norms[number](x, label) if self.classes else self.norms[number](x)
 
 
 class Discriminator(nn.Module):
-    """The critic: three convolutions, with the minibatch standard deviation before the last.
+    """Three convolutions, with the minibatch standard deviation before the last.
 
-    That statistic says how much pictures that are judged together differ: one who draws the same picture
-    again and again is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3). It is taken
-    over groups of `GROUP` pictures.
+    That statistic says how much the images of a group of `GROUP` differ: a generator that makes the same
+    image again and again is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3).
 
     Args:
         channels: at 14x14; twice as many at 7x7.
         classes, nets: see `Generator`.
-        compares: whether it has the minibatch standard deviation.
+        minibatch_std: whether it has that statistic.
     """
 
     GROUP = 4
 
-    def __init__(self, channels: int, classes: int = 0, nets: int = 1, compares: bool = True) -> None:
+    def __init__(self, channels: int, classes: int = 0, nets: int = 1, minibatch_std: bool = True) -> None:
         super().__init__()
-        self.nets, self.compares = nets, compares
+        self.nets, self.minibatch_std = nets, minibatch_std
         c = channels
         self.layers = nn.Sequential(
             nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets),  # [N,nets*c,14,14]
@@ -105,15 +101,14 @@ class Discriminator(nn.Module):
         if self.match:
             nn.init.normal_(self.match.weight, std=0.01)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Pictures [N,nets,28,28] in 0..1, N a multiple of `GROUP`.
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images [N,nets,28,28] in 0..1, N a multiple of `GROUP`.
 
         Returns:
-            how real each is, [N,nets]; and, with classes, what to add to that if it was to be of this class,
+            how real each is, [N,nets]; and, with classes, what to add to that if it is to be of this class,
             [N,classes] (projection: Miyato, Koyama 2018, "cGANs with Projection Discriminator", section 3).
         """
-        pictures = (2 * pictures - 1).contiguous(memory_format=torch.channels_last)
-        x = self.layers(pictures)  # [N,nets*2c,7,7]
+        x = self.layers((2 * images - 1).contiguous(memory_format=torch.channels_last))  # [N,nets*2c,7,7]
         x = x.reshape(len(x), self.nets, -1, 7, 7)  # [N,nets,2c,7,7]
         x = torch.cat([x, self._deviation(x)], dim=2).flatten(1, 2)  # [N,nets*(2c+1),7,7]
         x = F.leaky_relu(self.last(x), 0.2)  # [N,nets*2c,7,7]
@@ -123,28 +118,27 @@ class Discriminator(nn.Module):
 
     def _deviation(self, x: Tensor) -> Tensor:
         """Minibatch standard deviation of `x` [N,nets,2c,7,7]; returns [N,nets,1,7,7]."""
-        if not self.compares:
+        if not self.minibatch_std:
             return x.new_zeros(len(x), self.nets, 1, 7, 7)
         groups = x.float().unflatten(0, (self.GROUP, -1))  # [GROUP,N/GROUP,nets,2c,7,7]
-        apart = groups - groups.mean(0)  # torch's own var takes four times as long across the batch
-        deviation = (apart.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/GROUP,nets]
+        centred = groups - groups.mean(0)  # torch's own var takes four times as long across the batch
+        deviation = (centred.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/GROUP,nets]
         return deviation.repeat(self.GROUP, 1)[..., None, None, None].expand(-1, -1, 1, 7, 7)
 
 
-class Reader(nn.Module):
-    """Which character is it? Four convolutions; the judge, and the one who picks, are of this kind.
+class Classifier(nn.Module):
+    """Names the character: four convolutions. The evaluator and Method 2's classifier are of this kind.
 
     Args:
         channels: of the first two convolutions; twice as many in the others.
         features: numbers before the last layer.
-        classes: characters to tell apart.
+        classes: characters.
     """
 
     def __init__(self, channels: int, features: int, classes: int) -> None:
         super().__init__()
-        self.channels = c = channels
-        self.classes = classes
-        self.num_features = features  # the name that torchmetrics asks for
+        self.size = [channels, features, classes]  # what builds it again
+        c = channels
 
         def block(before: int, after: int) -> list[nn.Module]:
             return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -163,31 +157,28 @@ class Reader(nn.Module):
         )
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(features, classes))
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """Pictures [N,1,28,28] in 0..1; returns [N,features], at least 0."""
-        return self.body(2 * pictures - 1)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures [N,1,28,28] in 0..1; returns logits [N,classes]."""
-        return self.head(self.features(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [N,1,28,28] in 0..1; returns logits [N,classes]."""
+        return self.head(self.body(2 * images - 1))
 
     @torch.no_grad()
-    def read(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Of uint8 [N,28,28], 255 for ink: features [N,features] and logits [N,classes], on the CPU."""
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of uint8 [N,28,28], 255 for ink: features [N,features], at least 0, and logits [N,classes], on the
+        CPU."""
         device = next(self.parameters()).device
         self.eval()
         features = torch.cat(
-            [self.features(part[:, None].to(device).float() / 255) for part in pictures.split(500)]
+            [self.body(2 * (part[:, None].to(device).float() / 255) - 1) for part in images.split(500)]
         )  # [N,features]
         return features.cpu(), self.head(features).cpu()
 
     @torch.no_grad()
-    def normalise(self, pictures: Tensor) -> None:
-        """Scales the features of `pictures`, uint8 [N,28,28], to a mean variance of 1; no answer changes.
+    def normalise(self, images: Tensor) -> None:
+        """Scales the features of `images`, uint8 [N,28,28], to a mean variance of 1; no answer changes.
 
-        So distances by readers of different training have about the same size.
+        So distances by classifiers of different training have about the same size.
         """
-        size = self.read(pictures)[0].var(0).mean().sqrt().item()
+        size = self.predict(images)[0].var(0).mean().sqrt().item()
         into, out = self.body[-2], self.head[-1]
         assert isinstance(into, nn.Linear) and isinstance(out, nn.Linear)
         for weight, factor in ((into.weight, 1 / size), (into.bias, 1 / size), (out.weight, size)):
