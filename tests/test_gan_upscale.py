@@ -23,6 +23,7 @@ from common.datasets import photos
 from common.datasets.dead_leaves import dead_leaves
 from common.evaluation import upscale as evaluation
 from common.inference import upscale as inference
+from common.models.upscale import PatchDiscriminator
 from gan_upscale import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +106,9 @@ def test_what_a_killed_run_left_beside_the_figures_is_passed_over(trained: Confi
 
 
 def test_a_flat_image_has_a_finite_loss() -> None:
-    assert torch.isfinite(gan_upscale.checkerboard_loss(torch.full((1, 3, 14, 14), 0.5)))
+    hr, lr = torch.full((1, 3, 112, 112), 0.5), torch.full((1, 3, 32, 32), 0.5)
+    losses = gan_upscale.generator_losses(PatchDiscriminator(4), hr, hr, (lr,), 0)
+    assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 def test_the_history_shows_both_players(trained: Config) -> None:
