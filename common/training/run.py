@@ -182,6 +182,8 @@ class Run:
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
         self._saved = False  # nothing would be lost by stopping right now
         self._longer = False  # the budget has grown since the checkpoint
+        if resume and not self.path.exists():
+            raise UserError(f"--resume: there is no {self.path}; start without --resume")
         self._lock(run_dir)
         for left in run_dir.glob(f"{PREFIX}*"):  # of a run that was killed while it wrote
             left.unlink(missing_ok=True)
@@ -302,8 +304,6 @@ class Run:
         self._owns_file = True
 
     def _load(self) -> None:
-        if not self.path.exists():
-            raise UserError(f"--resume: there is no {self.path}; start without --resume")
         content = _read(self.path)
         if content is None:
             raise UserError(f"--resume: {self.path} is damaged; remove it and start without --resume")
