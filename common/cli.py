@@ -198,6 +198,8 @@ def read_flags(config_class: type[Config]) -> Config:
     """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
     import tyro  # not for the tools that only need UserError
 
+    if os.environ.get("NO_COLOR"):  # tyro asks only whether there is a terminal
+        tyro._experimental_options["ansi_codes"] = False
     prepare_output()
     os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
     with one_line():
@@ -270,6 +272,10 @@ class _Output(io.TextIOWrapper):
 
     def flush(self) -> None:
         self._try(super().flush)
+
+    def isatty(self) -> bool:
+        """Whether bars can be drawn: a dumb terminal, as an editor's, would show their control codes."""
+        return super().isatty() and os.environ.get("TERM") != "dumb"
 
     @staticmethod
     def _try(function: Callable[..., object], *words: str) -> None:
