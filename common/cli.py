@@ -85,7 +85,7 @@ class TrainingFlags(Flags):
     steps: int | None = None
     """Training steps, in place of minutes."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the training; auto takes bfloat16 where the processor has instructions for it."""
+    """Precision of the training; auto takes bfloat16 where the processor is made for it (AMX, CUDA)."""
     evaluate: bool = False
     """Score weights that exist, without training; figures go to figs/evaluate."""
     weights: str = "auto"
@@ -105,11 +105,7 @@ class TrainingFlags(Flags):
         return "float32" if self.quick and self.precision == "auto" else self.precision
 
     def check_budget(self, least: int = 1) -> None:
-        """Refuses two budgets, and budgets that are none.
-
-        Raises:
-            UserError: as said.
-        """
+        """Refuses two budgets, and budgets that are none, by a UserError."""
         if self.steps is not None and self.minutes is not None:
             raise UserError("--steps and --minutes are two budgets for one run; give one of them")
         if self.steps is not None and self.steps < least:
@@ -129,38 +125,23 @@ def is_given(config: Flags, name: str) -> bool:
 
 
 def chosen_mode(config: Flags, *names: str) -> str:
-    """Which of the flags that each ask for a task of its own was given: its name, or "" for none.
-
-    Raises:
-        UserError: two were given.
-    """
-    modes = [
-        name for name in names if getattr(config, name) is not None and getattr(config, name) is not False
-    ]
+    """Which of the flags that each ask for a task of its own was given, "" for none; two are a UserError."""
+    modes = [name for name in names if not any(getattr(config, name) is off for off in (None, False))]
     if len(modes) > 1:
         raise UserError(f"{flag(modes[0])} and {flag(modes[1])} are two things to do; give one of them")
     return modes[0] if modes else ""
 
 
 def check_unused(config: Flags, mode: str, *names: str) -> None:
-    """Refuses flags that `mode`, "" for training, would ignore.
-
-    Raises:
-        UserError: one of `names` was given.
-    """
+    """Refuses flags that `mode`, "" for training, would ignore, by a UserError."""
     for name in names:
         if is_given(config, name):
-            raise UserError(
-                f"{flag(name)} means nothing with {flag(mode) if mode else 'training'}; leave it out"
-            )
+            where = flag(mode) if mode else "training"
+            raise UserError(f"{flag(name)} means nothing with {where}; leave it out")
 
 
 def user_path(name: str, text: str | Path) -> Path:
-    """The path that a flag names, with `~` expanded.
-
-    Raises:
-        UserError: it is in the home folder of a user who is not known here.
-    """
+    """The path that a flag names, with `~` expanded; a home folder that is not known is a UserError."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -168,22 +149,14 @@ def user_path(name: str, text: str | Path) -> Path:
 
 
 def check_empty(words: list[str]) -> None:
-    """Refuses an empty word, as an unset variable in quotes gives: as a path it would be the current folder.
-
-    Raises:
-        UserError: one is empty.
-    """
+    """Refuses an empty word, as an unset variable in quotes gives: as a path it would be this folder."""
     for before, word in zip(["", *words], words, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             raise UserError(f"{word.rstrip('=') or before} is empty; give it a value, or leave it out")
 
 
 def check_positive(config: Flags, *names: str) -> None:
-    """Refuses numbers below 1.
-
-    Raises:
-        UserError: one of the fields is below 1.
-    """
+    """Refuses numbers below 1, by a UserError."""
     for name in names:
         if getattr(config, name) < 1:
             raise UserError(f"{flag(name)} {getattr(config, name)}: give a whole number above 0")
@@ -254,7 +227,7 @@ def one_line() -> Iterator[None]:
 
 
 def _leave(number: int, frame: object) -> NoReturn:
-    """At once: nothing has been begun, and a module that is half imported catches exceptions."""
+    """At once: nothing has started, and a module that is half imported catches exceptions."""
     os.write(2, f"\n{Path(sys.argv[0]).name}: interrupted\n".encode(errors="replace"))
     os._exit(130)
 

@@ -31,7 +31,7 @@ SIDE = 448  # of an image in a page of three columns: 2 x 224 and 7 x 64
 TEXT, TITLE = 19, 27  # pixels: still legible when a README shows the page at 60 % of its size
 LINE = 26
 
-# Okabe and Ito's colours, which the colour-blind can tell apart
+# Okabe and Ito's colours, which the colour-blind can distinguish
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 SHADE = "#f6f3ea"  # of a part of a chart
 STYLE: dict[Any, Any] = {
