@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class UserError(Exception):
     """Something the user gave cannot be used. The message is one line: what is wrong, where, what to do."""
 
+    exit_code = 2
+
 
 # ------------------------------------------------------------------------------------------------- flags
 
@@ -115,8 +117,8 @@ class TrainingFlags(Flags):
 
 
 def flag(name: str) -> str:
-    """The flag of a field: `batch_size` is `--batch-size`."""
-    return f"--{name.replace('_', '-')}"
+    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` is a variable of the environment."""
+    return name if name.startswith("$") else f"--{name.replace('_', '-')}"
 
 
 def is_given(config: Flags, name: str) -> bool:
@@ -204,15 +206,15 @@ def one_line() -> Iterator[None]:
     """Turns what a user has to know into one line on stderr and an exit code, without a traceback.
 
     Raises:
-        SystemExit: 2 for a UserError, 1 where memory ran out, 130 for Ctrl-C, 0 where nobody reads the output
-            any more.
+        SystemExit: the exit code of a UserError, 1 where memory ran out, 130 for Ctrl-C, 0 where nobody reads
+            the output any more.
     """
     script = Path(sys.argv[0]).name
     try:
         yield
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except MemoryError:
         print(
             f"{script}: there is not enough memory; close other programs, or take less data", file=sys.stderr

@@ -30,7 +30,10 @@ if find_spec("pillow_heif"):
 REASONS = {
     ".avif": "AVIF file{s} (this Pillow reads none: pip install -U pillow)",
     **dict.fromkeys(HEIC, "HEIC file{s} (pip install pillow-heif, or convert to JPEG)"),
-    **dict.fromkeys([".7z", ".gz", ".rar", ".tar", ".tgz", ".zip"], "archive{s} (unpack first)"),
+    **dict.fromkeys(
+        [".7z", ".gz", ".rar", ".tar", ".tgz", ".zip"],
+        "archive{s} (unpack first, ImageNet's by util/unzip_imagenet)",
+    ),
     "": "file{s} without a suffix",
 }
 """Why a file is left out, by suffix, where there is more to say than the suffix; {s} makes the plural."""
@@ -75,7 +78,7 @@ class ImageFiles:
                 self._look_into(folder)
             except OSError as error:
                 if not folder:
-                    raise UserError(f"cannot list {root}: {cause_of(error)}; name another folder") from None
+                    raise UserError(f"{root} cannot be listed: {cause_of(error)}; name another one") from None
                 self.unreadable.append(f"{folder[:-1]} ({cause_of(error)})")
 
         self.paths: list[bytes] = []
