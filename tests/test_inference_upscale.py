@@ -451,6 +451,8 @@ def test_input_is_refused(tmp_path: Path) -> None:
     assert "not an image" in refused(tmp_path / "script.eps", target)  # Pillow would start Ghostscript
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     assert "floating-point" in refused(tmp_path / "float.tif", target)
+    (tmp_path / "iphone.heic").write_bytes(b"....ftypheic")
+    assert "HEIC file (pip install pillow-heif, or convert" in refused(tmp_path / "iphone.heic", target)
     os.mkfifo(tmp_path / "pipe.png")
     assert "neither a file" in refused(tmp_path / "pipe.png", target)
     assert not target.exists()

@@ -1,9 +1,15 @@
 """What has to be done to every image in the same way: turning it upright, 8 bits, sizes, floats and back."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
-from torch import Tensor
+
+if TYPE_CHECKING:  # the tool for ImageNet does without torch
+    from torch import Tensor
 
 TURNS = {  # by EXIF's orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,10 +32,16 @@ def to_uint8(values: Tensor) -> Tensor:
     return (255 * values).round().clamp(0, 255).byte()
 
 
+def orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; 1, which is upright, where there is none or a broken one."""
+    number = image.getexif().get(Base.Orientation, 1)
+    return number if number in TURNS else 1
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Follows EXIF's orientation. Pillow's own function rewrites the other tags too: broken ones stop it."""
-    turn = TURNS.get(image.getexif().get(Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+    turn = orientation(image)
+    return image.transpose(TURNS[turn]) if turn > 1 else image
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

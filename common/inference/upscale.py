@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from common import weights
 from common.cli import UserError, command, commit
-from common.datasets.image_files import FORMATS, ImageFiles
+from common.datasets.image_files import FORMATS, REASONS, ImageFiles
 from common.datasets.images import to_8_bits, upright
 from common.evaluation.upscale import upscale
 from common.files import DiskFull, atomic_write, cause_of, check_writable
@@ -158,11 +158,8 @@ def _upscale_folder(model: nn.Module, source: Path, target: Path, overwrite: boo
 
 
 def check(source: Path, target: Path, overwrite: bool) -> int:
-    """What can be known before computing; returns the number of pixels of `source`.
-
-    Raises:
-        UserError: as `_opened`; or `target` is there, is `source`, or is of a format that cannot hold it.
-    """
+    """What can be known before computing; returns the number of pixels of `source`. A UserError as `_opened`,
+    or where `target` is there, is `source`, or is of a format that cannot hold the result."""
     with _opened(source) as (image, _):
         width, height = image.size
     kind = WRITES.get(target.suffix.lower())
@@ -298,11 +295,13 @@ def _opened(path: Path) -> Iterator[tuple[ImageFile.ImageFile, list[warnings.War
     except Image.DecompressionBombError:
         cause = f"over {LARGEST // 10**6} megapixels, the most that is read; make it smaller"
     except UnidentifiedImageError:
-        cause = f"not an image that can be read ({', '.join(FORMATS)})"
+        cause = REASONS.get(
+            path.suffix.lower() or "-", f"not an image that can be read ({', '.join(FORMATS)})"
+        )
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
         known = isinstance(error, MemoryError) or getattr(error, "strerror", None)
         cause = cause_of(error) if known else f"damaged or cut short ({cause_of(error)})"
-    raise UserError(f"{_name(path)}: {cause}")
+    raise UserError(f"{_name(path)}: {cause.replace('{s}', '')}")
 
 
 def _read(path: Path, kind: str) -> tuple[Image.Image, Image.Image | None, dict[str, bytes]]:
