@@ -208,10 +208,10 @@ class _Stream(io.BufferedWriter):
 class Progress(tqdm):
     """Counts lr pixels: a bar where there is a terminal, and before a long run a line with its time."""
 
+    done, timed, seconds, announced = 0, 0, 0.0, False  # pixels; those whose time is known, and that time
+
     def __init__(self, pixels: int) -> None:
         super().__init__(total=pixels, unit="px", unit_scale=True, leave=False, disable=None)
-        self.done, self.timed, self.seconds = 0, 0, 0.0  # pixels; those whose time is known, and that time
-        self.announced = False
 
     def add(self, pixels: int, seconds: float = 0.0) -> None:
         """Counts pixels, and the time that the net took for them, 0 where they are skipped."""
