@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class UserError(Exception):
     """Something the user gave cannot be used. The message is one line: what is wrong, where, what to do."""
 
+    exit_code = 2
+
 
 # ------------------------------------------------------------------------------------------------- flags
 
@@ -117,8 +119,8 @@ class TrainingFlags(Flags):
 
 
 def flag(name: str) -> str:
-    """The flag of a field: `batch_size` is `--batch-size`."""
-    return f"--{name.replace('_', '-')}"
+    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` is a variable of the environment."""
+    return name if name.startswith("$") else f"--{name.replace('_', '-')}"
 
 
 def is_given(config: Flags, name: str) -> bool:
@@ -173,6 +175,8 @@ def read_flags(config_class: type[Config]) -> Config:
     """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
     import tyro  # not for the tools that only need UserError
 
+    if os.environ.get("NO_COLOR"):  # tyro asks only whether there is a terminal
+        tyro._experimental_options["ansi_codes"] = False
     prepare_output()
     with one_line():
         check_empty(sys.argv[1:])
@@ -219,15 +223,15 @@ def one_line() -> Iterator[None]:
     """Turns what a user has to know into one line on stderr and an exit code, without a traceback.
 
     Raises:
-        SystemExit: 2 for a UserError, 1 where memory ran out, 130 for Ctrl-C, 0 where nobody reads the output
-            any more.
+        SystemExit: the exit code of a UserError, 1 where memory ran out, 130 for Ctrl-C, 0 where nobody reads
+            the output any more.
     """
     script = Path(sys.argv[0]).name
     try:
         yield
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except MemoryError:
         print(
             f"{script}: there is not enough memory; close other programs, or take less data", file=sys.stderr
@@ -260,6 +264,10 @@ class _Output(io.TextIOWrapper):
 
     def flush(self) -> None:
         self._try(super().flush)
+
+    def isatty(self) -> bool:
+        """Whether bars can be drawn: a dumb terminal, as an editor's, would show their control codes."""
+        return super().isatty() and os.environ.get("TERM") != "dumb"
 
     @staticmethod
     def _try(function: Callable[..., object], *words: str) -> None:
