@@ -7,6 +7,7 @@ takes seconds.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import platform
 import random
@@ -15,10 +16,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 class UserError(Exception):
     """Something the user gave cannot be used. The message is one line: what is wrong, where, what to do."""
+
+    exit_code = 2
 
 
 # ------------------------------------------------------------------------------------------------- flags
@@ -85,7 +89,7 @@ class TrainingFlags(Flags):
     steps: int | None = None
     """Training steps, in place of minutes."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the training; auto takes bfloat16 where the processor has instructions for it."""
+    """Precision of the training; auto takes bfloat16 where the processor is made for it (AMX, CUDA)."""
     evaluate: bool = False
     """Score weights that exist, without training; figures go to figs/evaluate."""
     weights: str = "auto"
@@ -105,11 +109,7 @@ class TrainingFlags(Flags):
         return "float32" if self.quick and self.precision == "auto" else self.precision
 
     def check_budget(self, least: int = 1) -> None:
-        """Refuses two budgets, and budgets that are none.
-
-        Raises:
-            UserError: as said.
-        """
+        """Refuses two budgets, and budgets that are none, by a UserError."""
         if self.steps is not None and self.minutes is not None:
             raise UserError("--steps and --minutes are two budgets for one run; give one of them")
         if self.steps is not None and self.steps < least:
@@ -119,8 +119,8 @@ class TrainingFlags(Flags):
 
 
 def flag(name: str) -> str:
-    """The flag of a field: `batch_size` is `--batch-size`."""
-    return f"--{name.replace('_', '-')}"
+    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` is a variable of the environment."""
+    return name if name.startswith("$") else f"--{name.replace('_', '-')}"
 
 
 def is_given(config: Flags, name: str) -> bool:
@@ -129,38 +129,23 @@ def is_given(config: Flags, name: str) -> bool:
 
 
 def chosen_mode(config: Flags, *names: str) -> str:
-    """Which of the flags that each ask for a task of its own was given: its name, or "" for none.
-
-    Raises:
-        UserError: two were given.
-    """
-    modes = [
-        name for name in names if getattr(config, name) is not None and getattr(config, name) is not False
-    ]
+    """Which of the flags that each ask for a task of its own was given, "" for none; two are a UserError."""
+    modes = [name for name in names if not any(getattr(config, name) is off for off in (None, False))]
     if len(modes) > 1:
         raise UserError(f"{flag(modes[0])} and {flag(modes[1])} are two things to do; give one of them")
     return modes[0] if modes else ""
 
 
 def check_unused(config: Flags, mode: str, *names: str) -> None:
-    """Refuses flags that `mode`, "" for training, would ignore.
-
-    Raises:
-        UserError: one of `names` was given.
-    """
+    """Refuses flags that `mode`, "" for training, would ignore, by a UserError."""
     for name in names:
         if is_given(config, name):
-            raise UserError(
-                f"{flag(name)} means nothing with {flag(mode) if mode else 'training'}; leave it out"
-            )
+            where = flag(mode) if mode else "training"
+            raise UserError(f"{flag(name)} means nothing with {where}; leave it out")
 
 
 def user_path(name: str, text: str | Path) -> Path:
-    """The path that a flag names, with `~` expanded.
-
-    Raises:
-        UserError: it is in the home folder of a user who is not known here.
-    """
+    """The path that a flag names, with `~` expanded; a home folder that is not known is a UserError."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -168,22 +153,14 @@ def user_path(name: str, text: str | Path) -> Path:
 
 
 def check_empty(words: list[str]) -> None:
-    """Refuses an empty word, as an unset variable in quotes gives: as a path it would be the current folder.
-
-    Raises:
-        UserError: one is empty.
-    """
+    """Refuses an empty word, as an unset variable in quotes gives: as a path it would be this folder."""
     for before, word in zip(["", *words], words, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
             raise UserError(f"{word.rstrip('=') or before} is empty; give it a value, or leave it out")
 
 
 def check_positive(config: Flags, *names: str) -> None:
-    """Refuses numbers below 1.
-
-    Raises:
-        UserError: one of the fields is below 1.
-    """
+    """Refuses numbers below 1, by a UserError."""
     for name in names:
         if getattr(config, name) < 1:
             raise UserError(f"{flag(name)} {getattr(config, name)}: give a whole number above 0")
@@ -198,14 +175,31 @@ def read_flags(config_class: type[Config]) -> Config:
     """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
     import tyro  # not for the tools that only need UserError
 
+    if os.environ.get("NO_COLOR"):  # tyro asks only whether there is a terminal
+        tyro._experimental_options["ansi_codes"] = False
     prepare_output()
-    os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
     with one_line():
         check_empty(sys.argv[1:])
+        # tyro looks at stdout's terminal alone, also for what it writes to stderr, and not at NO_COLOR
+        coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        tyro._experimental_options["ansi_codes"] = coloured
         config = tyro.cli(config_class)
         config.check()
+    free_matplotlib()
     signal.signal(signal.SIGINT, _leave)  # while modules are imported, which takes seconds
     return config
+
+
+def free_matplotlib() -> None:
+    """Lets matplotlib start with its own settings: inherited ones may be broken, and would change figures."""
+    os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says at length that a home is read-only
+    if (package := find_spec("matplotlib")) and package.origin:
+        own = Path(package.origin).parent / "mpl-data"
+        os.environ["MATPLOTLIBRC"] = str(own)
+        if Path("matplotlibrc").exists():  # in the current folder: it comes before all others
+            with chdir(own):
+                import matplotlib  # noqa: F401
 
 
 def launch(main: Callable[[Config], int | None], config: Config) -> NoReturn:
@@ -229,15 +223,15 @@ def one_line() -> Iterator[None]:
     """Turns what a user has to know into one line on stderr and an exit code, without a traceback.
 
     Raises:
-        SystemExit: 2 for a UserError, 1 where memory ran out, 130 for Ctrl-C, 0 where nobody reads the output
-            any more.
+        SystemExit: the exit code of a UserError, 1 where memory ran out, 130 for Ctrl-C, 0 where nobody reads
+            the output any more.
     """
     script = Path(sys.argv[0]).name
     try:
         yield
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except MemoryError:
         print(
             f"{script}: there is not enough memory; close other programs, or take less data", file=sys.stderr
@@ -252,7 +246,7 @@ def one_line() -> Iterator[None]:
 
 
 def _leave(number: int, frame: object) -> NoReturn:
-    """At once: nothing has been begun, and a module that is half imported catches exceptions."""
+    """At once: nothing has started, and a module that is half imported catches exceptions."""
     os.write(2, f"\n{Path(sys.argv[0]).name}: interrupted\n".encode(errors="replace"))
     os._exit(130)
 
@@ -271,6 +265,10 @@ class _Output(io.TextIOWrapper):
     def flush(self) -> None:
         self._try(super().flush)
 
+    def isatty(self) -> bool:
+        """Whether bars can be drawn: a dumb terminal, as an editor's, would show their control codes."""
+        return super().isatty() and os.environ.get("TERM") != "dumb"
+
     @staticmethod
     def _try(function: Callable[..., object], *words: str) -> None:
         try:
@@ -287,6 +285,8 @@ def prepare_output() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open
+        if not isinstance(stream, io.TextIOWrapper):  # a notebook's own
+            continue
         encoding, by_line = stream.encoding, stream.line_buffering
         output = _Output(stream.detach(), encoding, "backslashreplace", line_buffering=by_line)
         setattr(sys, name, output)

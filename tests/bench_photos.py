@@ -207,9 +207,9 @@ def generate_listing(root: Path, split: str, count: int) -> None:
         os.utime(root / split / folder, (1e9, 1e9))
     wnids = [f"n{i * classes // count:08}" for i in range(count)]
     paths = np.array([f"{wnid}/{wnid}_{100_000 + i}.JPEG".encode() for i, wnid in enumerate(wnids)])
-    changed = np.array([(root / split / folder).stat().st_mtime_ns for folder in folders])
-    cache = imagenet.cache_of(root / split)
-    imagenet._to_cache(cache, paths=paths, folders=np.array(folders, bytes), changed=changed)
+    changed = {folder: (root / split / folder).stat().st_mtime_ns for folder in folders}
+    photos = imagenet.PhotoList(root / split, paths, {})
+    imagenet.save_listing(imagenet.cache_of(root / split), photos, changed)
 
 
 def blank(item: object) -> Image.Image:

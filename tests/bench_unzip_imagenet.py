@@ -35,7 +35,7 @@ from imagenet_archives import fingerprint, photo, tar, train_tar
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "util" / "unzip_imagenet"
-CLASSES, PICTURES = 50, 40
+CLASSES, IMAGES = 50, 40
 
 
 def load() -> ModuleType:
@@ -78,14 +78,14 @@ def seconds(work: Callable[[Path], None], folder: Path) -> tuple[float, float]:
     """
     out = Path(tempfile.mkdtemp(dir=folder)) / "out"
     os.sync()  # nobody pays for what another has left to be written
-    begun, used = time.perf_counter(), sum(os.times()[:4])
+    start, used = time.perf_counter(), sum(os.times()[:4])
     work(out)
-    return time.perf_counter() - begun, sum(os.times()[:4]) - used
+    return time.perf_counter() - start, sum(os.times()[:4]) - used
 
 
 def peak(work: Callable[[], None], folder: Path) -> tuple[int, int]:
     """The most that `folder` holds while `work` runs and at its end: bytes of files, and on the disk."""
-    found, stop = [0, 0], threading.Event()
+    most, stop = [0, 0], threading.Event()
 
     def watch() -> None:
         last = False
@@ -102,22 +102,22 @@ def peak(work: Callable[[], None], folder: Path) -> tuple[int, int]:
                             with contextlib.suppress(OSError):
                                 size += entry.stat().st_size
                                 blocks += entry.stat().st_blocks * 512
-            found[:] = max(found[0], size), max(found[1], blocks)
+            most[:] = max(most[0], size), max(most[1], blocks)
 
     thread = threading.Thread(target=watch)
     thread.start()
     work()
     stop.set()
     thread.join()
-    return found[0], found[1]
+    return most[0], most[1]
 
 
 def extract(folder: Path, rounds: int) -> None:
     source = folder / "t.tar"
-    train_tar(source, CLASSES, PICTURES, lambda k: photo(k % 97, 500, 375, quality=85))
+    train_tar(source, CLASSES, IMAGES, lambda k: photo(k % 97, 500, 375, quality=85))
     size = source.stat().st_size
     md5 = hashlib.md5(source.read_bytes()).hexdigest()
-    print(f"{CLASSES} classes of {PICTURES} pictures, {size / CLASSES / PICTURES / 1e3:.0f} KB each\n")
+    print(f"{CLASSES} classes of {IMAGES} images, {size / CLASSES / IMAGES / 1e3:.0f} KB each\n")
     with contextlib.suppress(ImportError):
         from torchvision.datasets import imagenet
 
@@ -162,7 +162,7 @@ def shrink(folder: Path, rounds: int) -> None:
             words = (source, "--mode", "shrink", "--workers", workers, "--out")
             own.append(1200 / seconds(partial(ours, *words), folder)[0])
     share = statistics.median(two / (2 * one) for one, two in zip(rates[1], rates[2], strict=True))
-    print(f"shrink: {statistics.median(rates[1]):.0f} pictures/s with one worker, ", end="")
+    print(f"shrink: {statistics.median(rates[1]):.0f} images/s with one worker, ", end="")
     print(
         f"{statistics.median(rates[2]):.0f} with two: {share:.0%} of twice as many, start of workers included"
     )
@@ -218,11 +218,11 @@ def refusals() -> None:
 
 
 def many_tar(path: Path, classes: int, count: int) -> None:
-    """A training archive of pictures of 512 bytes, made fast: wnids of one digit sum share checksums."""
+    """A training archive of images of 512 bytes, made fast: wnids of one digit sum share checksums."""
     first = b"n00001998"
     names = [b"n%08d" % k for k in islice((k for k in count_up() if sum(map(int, str(k))) == 27), classes)]
-    pictures = [(f"{first.decode()}_{number}.JPEG", bytes(512)) for number in range(count)]
-    inner = tar(None, pictures)
+    images = [(f"{first.decode()}_{number}.JPEG", bytes(512)) for number in range(count)]
+    inner = tar(None, images)
     header = tar(None, [(f"{first.decode()}.tar", inner)])[:512]
     with path.open("wb") as file:
         for name in names:
@@ -232,12 +232,12 @@ def many_tar(path: Path, classes: int, count: int) -> None:
 
 
 def growth(folder: Path, most: int) -> None:
-    """Pictures of 512 bytes: an index reads headers alone."""
-    print("| pictures | index built, s | CPU s | opened, s | memory of a process that opened it, MB |")
+    """Images of 512 bytes: an index reads headers alone."""
+    print("| images | index built, s | CPU s | opened, s | memory of a process that opened it, MB |")
     print("| ---: | ---: | ---: | ---: | ---: |")
     code = (
-        "import sys, time; from pathlib import Path; import numpy; from common.datasets import archives\n"
-        "b = time.perf_counter(); archives.open_index(Path(sys.argv[1])); e = time.perf_counter()\n"
+        "import sys, time; from pathlib import Path; from common.datasets import imagenet_archive\n"
+        "b = time.perf_counter(); imagenet_archive.open_index(Path(sys.argv[1])); e = time.perf_counter()\n"
         "used = [line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]\n"
         "print(e - b, int(used[0]) / 1e3)"
     )
@@ -262,7 +262,7 @@ def main() -> None:
         "--folder", type=Path, help="on the disk to be measured; the temporary one by default"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=10**6, help="pictures of the largest index")
+    parser.add_argument("--most", type=int, default=10**6, help="images of the largest index")
     parts = ("extract", "shrink", "kills", "refusals", "growth")
     parser.add_argument("--only", choices=parts)
     args = parser.parse_args()

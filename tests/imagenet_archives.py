@@ -36,7 +36,7 @@ def wnid(k: int) -> str:
     return f"n{k + 1:08d}"
 
 
-def class_pictures(k: int, count: int, make: Callable[[int], bytes]) -> list[tuple[str, bytes]]:
+def class_images(k: int, count: int, make: Callable[[int], bytes]) -> list[tuple[str, bytes]]:
     return [(f"{wnid(k)}_{7 * i + 1}.JPEG", make(1000 * k + i)) for i in range(count)]
 
 
@@ -44,16 +44,16 @@ def train_tar(path: Path, classes: int, count: int, make: Callable[[int], bytes]
     """Writes a training archive; gives the files that must come out of it."""
     files, inner = {}, []
     for k in range(classes):
-        pictures = class_pictures(k, count, make)
-        files |= {f"train/{wnid(k)}/{name}": data for name, data in pictures}
-        inner.append((f"{wnid(k)}.tar", tar(None, pictures)))
+        images = class_images(k, count, make)
+        files |= {f"train/{wnid(k)}/{name}": data for name, data in images}
+        inner.append((f"{wnid(k)}.tar", tar(None, images)))
     tar(path, inner)
     return files
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All pictures below a folder; nothing else may be there but the tool's own notes."""
-    found = {
+    """All images below a folder; nothing else may be there but the tool's own notes."""
+    files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
@@ -62,7 +62,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ".unzip_imagenet.lock",
         *(f"{s}/{n}" for s in ("train", "val") for n in (".complete", "manifest.json")),
     }
-    return {name: data for name, data in found.items() if name not in notes}
+    return {name: data for name, data in files.items() if name not in notes}
 
 
 def fingerprint(folder: Path) -> str:

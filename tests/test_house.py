@@ -99,7 +99,7 @@ def test_the_tool_needs_only_the_ground_floor() -> None:
 WORDS = (  # what earlier versions said, and the field does not
     r"\bRefused\b|refuse_bad_flags|\bwhole\(|\bas beside\b",
     r"\bjudge[sd]?\b|\bcritics?\b|\bpainter\b",
-    r"\bpictures?\b",
+    r"(?<![\"'`])\bpictures?\b(?![\"'`])",  # as a key it stands in sets that people have prepared
     r"\blattice\b|low_db|\bpicker\b|[Cc]ommittee",
     r"\bwatched\b|\bbegun\b|\btell apart\b",
 )
@@ -115,21 +115,21 @@ def test_the_words_are_the_fields(words: str) -> None:
     assert not found, "\n".join(found)
 
 
-OPENED = """
-import json, resource, runpy, sys
+OPENED = r"""
+import json, pathlib, re, runpy, sys
 sys.argv = json.loads(sys.argv[1])
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    status = pathlib.Path("/proc/self/status")  # rusage would count the memory of pytest, which forked
+    peak = re.search(r"VmHWM:\s+(\d+)", status.read_text() if status.exists() else "VmHWM: 0")
+    megabytes = int(peak[1]) / 1e3
     print(json.dumps([end.code, "torch" in sys.modules, megabytes]), file=sys.stderr)
 """
 
 
 def opened(*words: str) -> tuple[int, bool, float, str, str]:
     """Exit code, whether torch was imported, memory in MB, standard output, standard error."""
-    resource = pytest.importorskip("resource")
-    assert resource
     done = subprocess.run(
         [sys.executable, "-c", OPENED, json.dumps(words)], cwd=ROOT, capture_output=True, text=True
     )

@@ -23,9 +23,9 @@ from torchvision.datasets.utils import check_integrity
 from common.cli import UserError
 from common.datasets import imagenet_archive
 from common.datasets.download import FAILURES, fetch, in_one_line
+from common.datasets.image_files import BROKEN, SUFFIXES, ImageFiles
 from common.files import atomic_write
 
-PHOTO_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 WORTH_CACHING = 10_000
 """Photos: fewer are listed faster than anyone notices."""
 IMAGENETTE = {"train": 9_469, "val": 3_925}
@@ -61,6 +61,8 @@ class PhotoList(Sequence[str | Member]):
     """[len]: relative paths as bytes, or an archive's rows; a million take 20 to 40 MB that forks share."""
     about: dict[str, Any]
     """What `util/unzip_imagenet` noted of these photos; empty where they come from elsewhere."""
+    left_out: str = ""
+    """What else is in the folder, in a line."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,69 +93,53 @@ class PhotoList(Sequence[str | Member]):
 
 
 def listing(root: Path) -> PhotoList:
-    """All photos below `root`, by their suffix; a large listing comes from a cache if nothing has changed.
+    """All photos below `root`, as `ImageFiles` finds them; of many from a cache, if nothing has changed.
 
     A folder's modification time changes when a file is added to it, removed or renamed, so one look at each
-    folder tells whether the cache still holds. Hidden files and folders are left out.
+    folder tells whether the cache still holds.
 
     Raises:
-        UserError: a folder cannot be listed, or is one that `util/unzip_imagenet` has not finished.
+        UserError: the folder cannot be listed, or is one that `util/unzip_imagenet` has not finished.
     """
     root = root.resolve()
     about = imagenet_archive.check_complete(root) or {}
     cache = cache_of(root)
-    paths = _from_cache(root, cache)
-    if paths is None:
-        start = time.time_ns()
-        paths, folders, changed = _scan(root)
-        # a folder that changed within the clock's last tick could change again and keep its time
-        if len(paths) >= WORTH_CACHING and changed.max() < start - 2_000_000_000:
-            _to_cache(cache, paths=paths, folders=folders, changed=changed)
-    return PhotoList(root, paths, about)
-
-
-def cache_of(root: Path) -> Path:
-    """The file that keeps the listing of a folder."""
-    key = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=16).hexdigest()
-    return Path(pooch.os_cache("deep-learning-experiments")) / f"listing-{key}.npz"
-
-
-def _scan(root: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Paths of photos and of folders below `root`, as bytes, and when each folder changed, in nanoseconds."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"cannot list {error.filename}: {error.strerror}; name another folder")
-
-    paths, folders, changed, seen = [], [], [], set()
-    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        state = Path(folder).stat()
-        if (state.st_dev, state.st_ino) in seen:  # a link that leads back up
-            below.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        relative = Path(folder).relative_to(root).as_posix()
-        prefix = os.fsencode("" if relative == "." else f"{relative}/")
-        photos = [name for name in names if name.lower().endswith(PHOTO_SUFFIXES) and name[0] != "."]
-        paths += [prefix + name for name in sorted(map(os.fsencode, photos))]
-        folders.append(prefix)
-        changed.append(state.st_mtime_ns)
-    return np.array(paths, bytes), np.array(folders, bytes), np.array(changed)
-
-
-def _from_cache(root: Path, cache: Path) -> np.ndarray | None:
     try:
         with np.load(cache, allow_pickle=False) as saved:
             now = [(root / os.fsdecode(folder)).stat().st_mtime_ns for folder in saved["folders"].tolist()]
-            return saved["paths"] if np.array_equal(now, saved["changed"]) else None
+            if np.array_equal(now, saved["changed"]):
+                return PhotoList(root, saved["paths"], about, str(saved["left_out"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None  # no cache, a damaged one, or a folder that is gone: the scan will tell
+        pass  # no cache, a damaged one, or a folder that is gone
+    start = time.time_ns()
+    images = ImageFiles(root)
+    photos = PhotoList(root, np.array(images.paths, bytes), about, "" if about else images.left_out_line())
+    # not one that changed within the clock's last tick, since it could change again and keep its time; nor
+    # what a permission or another disk decides, which changes no time
+    lasting = max(images.changed.values()) < start - 2_000_000_000 and not images.unreadable
+    if len(photos) >= WORTH_CACHING and lasting and BROKEN not in images.left_out:
+        save_listing(cache, photos, images.changed)
+    return photos
 
 
-def _to_cache(cache: Path, **arrays: Any) -> None:
+def cache_of(root: Path) -> Path:
+    """The file that keeps the listing of a folder, by the rules of today."""
+    key = hashlib.blake2b(os.fsencode(root.resolve()) + repr(SUFFIXES).encode(), digest_size=16).hexdigest()
+    return Path(pooch.os_cache("deep-learning-experiments")) / f"listing-{key}.npz"
+
+
+def save_listing(cache: Path, photos: PhotoList, changed: dict[str, int]) -> None:
+    """Writes the cache, where that is possible; `changed` is when each folder was changed."""
+    folders = np.array([os.fsencode(folder) for folder in changed], bytes)
     try:
         with atomic_write(cache) as temporary:
-            np.savez(temporary, **arrays)
+            np.savez(
+                temporary,
+                paths=photos.rows,
+                folders=folders,
+                changed=list(changed.values()),
+                left_out=photos.left_out,
+            )
     except UserError as error:
         print(f"the list of photos is not kept, the next run lists them again: {error}", file=sys.stderr)
 

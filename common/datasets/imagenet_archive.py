@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from common.cli import UserError, command_line
-from common.files import atomic_write, save_json
+from common.files import atomic_write, cause_of, save_json
 
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("class", "<u2"), ("number", "<u4")])
 """Where a JPEG begins in the outer archive, its bytes, the place of its class in `wnids`, its number."""
 FORMAT = 1
-NOTED = {"mode", "size", "quality", "part", "classes", "pictures", "bytes"}
-"""What `.complete` has at least."""
+NOTED = {"mode", "size", "quality", "part", "classes", "images", "bytes"}  # in `.complete`, at least
 COMPLETE, JOURNAL, MANIFEST = ".complete", ".journal", "manifest.json"
 
 
@@ -43,7 +42,7 @@ def write_index(tar: Path, rows: np.ndarray, about: dict[str, Any]) -> None:
     description.unlink(missing_ok=True)
     with atomic_write(npy) as temporary:
         np.save(temporary, rows, allow_pickle=False)
-    about = {"format": FORMAT, "archive": tar.name} | about | {"pictures": len(rows), "complete": True}
+    about = {"format": FORMAT, "archive": tar.name} | about | {"images": len(rows), "complete": True}
     save_json(description, about)
 
 
@@ -62,53 +61,48 @@ def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         state = tar.stat()
     except OSError as error:
-        raise UserError(f"{tar}: {error.strerror}; name another archive") from None
+        raise UserError(f"{tar}: {cause_of(error)}; name another archive") from None
     try:
-        about = json.loads(description.read_text(encoding="utf-8"))
+        about = _read(description)
         rows = np.load(npy, mmap_mode="r", allow_pickle=False)
         if about["format"] != FORMAT:
             fault = f"the index of {tar} is of another version"
         elif (about["archive_bytes"], about["archive_mtime_ns"]) != (state.st_size, state.st_mtime_ns):
             fault = f"{tar} has changed since its index was made"
-        elif not (
+        elif (
             about["complete"] is True
             and about["split"] in ("train", "val")
-            and rows.dtype == ROW
-            and rows.shape == (about["pictures"],)
-            and len(rows) > 0
+            and (rows.dtype, rows.shape) == (ROW, (about["images"],))
             and int(rows["class"].max()) < len(about["wnids"])
             and int((rows["offset"] + rows["size"]).max()) <= state.st_size
         ):
-            fault = f"the index of {tar} is damaged"
-        else:
             return rows, about
+        else:
+            fault = f"the index of {tar} is damaged"
     except FileNotFoundError as error:
         fault = f"{tar} has no index ({Path(error.filename).name})"
     except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        fault = f"the index of {tar} is damaged ({error})"
+        fault = f"the index of {tar} is damaged ({cause_of(error)})"
     remedy = command_line("python", "util/unzip_imagenet", str(tar), "--mode", "index")
     raise UserError(f"{fault}; make it: {remedy}")
 
 
 def check_complete(folder: Path) -> dict[str, Any] | None:
-    """What `util/unzip_imagenet` noted at the end of its work on a folder such as `ImageNet/train`.
-
-    It is `mode` (`extract` or `shrink`), `size` and `quality` of a shrunk set, `part`, `classes`, `pictures`,
-    `bytes`; None where that tool has not been at work.
+    """What `util/unzip_imagenet` noted at the end of its work on a folder, `NOTED` at least; else None.
 
     Raises:
         UserError: the work was started and not finished; the message has the command that finishes it.
     """
     try:
-        about = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or not set(about) >= NOTED:
-            raise ValueError("something is missing")
+        about = _read(folder / COMPLETE)
+        if missing := ", ".join(NOTED - about.keys()):
+            raise ValueError(f"without {missing}")
         return about
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
-        remedy = f"remove {folder} and extract again"
-        raise UserError(f"{folder / COMPLETE} cannot be read ({error}); {remedy}") from None
+        remedy = "name another folder" if isinstance(error, OSError) else f"remove {folder} and extract again"
+        raise UserError(f"{folder / COMPLETE} cannot be read ({cause_of(error)}); {remedy}") from None
     try:
         command = json.loads((folder / JOURNAL).read_text(encoding="utf-8").split("\n", 1)[0])["command"]
     except FileNotFoundError:
@@ -116,3 +110,12 @@ def check_complete(folder: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):  # killed while the first line was written
         command = "the same util/unzip_imagenet again"
     raise UserError(f"{folder} is not complete: its extraction was interrupted; finish it: {command}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    about = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(about, dict):
+        raise ValueError("no description")
+    if "pictures" in about:  # written by versions before this one
+        about.setdefault("images", about["pictures"])
+    return about

@@ -4,20 +4,25 @@ The batch of a step follows from the seed and the step alone, whatever the worke
 began: a run that is resumed goes on as if it had never stopped.
 """
 
+import functools
 import itertools
 import os
 import signal
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import parent_process
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common.cli import UserError
 from common.datasets.epochs import epoch_order
 from common.datasets.images import size_by_shorter
 from common.datasets.photos import HR_SIDE, SHORTER, Source, Unreadable
@@ -31,14 +36,20 @@ USES = 16
 
 Decoded = np.ndarray | Unreadable
 """An image with its shorter side at 256, uint8 [h,w,3], or why there is none."""
+Images = Callable[[int], Iterator[np.ndarray]]
+"""From the number of a crop: the image to cut it from, and those for the crops after it, without end."""
+
+
+class WorkerKilled(UserError, RuntimeError):
+    """A process that decodes was ended from outside."""
+
+    exit_code = 1  # none of the user's making
 
 
 def batches(
     source: Source, *, size: int = HR_SIDE, batch: int, seed: int, workers: int | None = None
 ) -> Callable[[int], Iterator[Tensor]]:
     """Endless batches of random crops, turned and mirrored at random, of images in shuffled epochs.
-
-    A set that fits into memory is decoded once, now, by worker processes; else see `Pool`.
 
     Args:
         source: the images; those that cannot be read are counted in `source.skipped`, and the next one that
@@ -52,7 +63,7 @@ def batches(
         is uint8 [batch,3,size,size] in channels-last memory.
 
     Raises:
-        UserError: no image can be read.
+        UserError: no image can be read, or a worker was killed.
         ValueError: crops larger than the images.
     """
     if size > SHORTER:
@@ -62,10 +73,10 @@ def batches(
         ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         workers = min(8, len(ours))
     fits = len(source) * 3 * SHORTER * SHORTER * 4 / 3 <= MEMORY
-    images = (Kept if fits else Pool)(source, seed, workers)
+    images = (keep_all if fits else keep_some)(source, seed, workers)
 
     def start(first: int) -> Iterator[Tensor]:
-        arriving = images.start(first * batch)
+        arriving = images(first * batch)
         for step in itertools.count(first):
             # the first of six numbers is not used: with it crops are those of earlier versions
             draws = np.random.default_rng([seed, 1, step]).random((batch, 6))[:, 1:]
@@ -93,82 +104,65 @@ def _crop(image: np.ndarray, where: Sequence[float], out: np.ndarray) -> None:
 # ------------------------------------------------------------------------- which image comes next
 
 
-@dataclass
-class Kept:
-    """All images decoded once, in memory."""
+def keep_all(source: Source, seed: int, workers: int) -> Images:
+    """All images, decoded once, now, and kept in memory."""
+    arriving = in_order(source, range(len(source)), workers)
+    images = list(tqdm(arriving, "reading photos", len(source), disable=None))
+    for image in images:
+        if isinstance(image, Unreadable):
+            source.skip(image)
 
-    source: Source
-    seed: int
-    workers: int
-
-    def __post_init__(self) -> None:
-        arriving = Decoder(self.source).in_order(range(len(self.source)), self.workers)
-        self.images = list(tqdm(arriving, "reading photos", len(self.source), disable=None))
-        for image in self.images:
-            if isinstance(image, Unreadable):
-                self.source.skip(image)
-        next(self.start(0))  # says at once if none can be read
-
-    def start(self, first: int) -> Iterator[np.ndarray]:
-        """The images of crop `first`, `first + 1`, ..., each uint8 [h,w,3]."""
+    def start(first: int) -> Iterator[np.ndarray]:
         for crop in itertools.count(first):
-            yield next_readable(self.source, self.images, shuffled(crop, len(self.source), self.seed))
+            yield source.next_readable(shuffled(crop, len(source), seed), images.__getitem__)[1]
+
+    next(start(0))  # says at once if none can be read
+    return start
 
 
-@dataclass
-class Pool:
-    """Some of the images decoded, cropped in another order in every pass, while workers decode the next.
+def keep_some(source: Source, seed: int, workers: int) -> Images:
+    """A pool of decoded images, cropped in another order in every pass, while workers decode the next.
 
     In a pass over the pool each image is cropped once. After it the oldest make room for the next ones of
     the shuffled epochs, so each is cropped 16 times, elsewhere and turned otherwise, about a pass apart. The
     price: training sees fewer images. What it buys: to decode an image takes processors about as long as to
     train on a crop of it, and few have none to spare. This is data echoing before augmentation (Choi et al.
     2019, "Faster Neural Network Training with Data Echoing", section 2).
+
+    The pool is filled when the iteration starts, unless one before has left the images that it needs.
     """
+    renewed = max(1, min(POOL, len(source)) // USES)  # images that come after each pass
+    size = renewed * USES
+    left: dict[int, np.ndarray] = {}  # by the last iteration; by their position in the row of epochs
 
-    source: Source
-    seed: int
-    workers: int
-
-    def __post_init__(self) -> None:
-        self.decoder = Decoder(self.source)
-        self.renewed = max(1, min(POOL, len(self.source)) // USES)  # images that come after each pass
-        self.size = self.renewed * USES
-        self.images: dict[int, np.ndarray] = {}  # by their position in the row of epochs
-
-    def start(self, first: int) -> Iterator[np.ndarray]:
-        """The images of crop `first`, `first + 1`, ..., each uint8 [h,w,3].
-
-        At first the pool is filled, unless an iteration before has left the images that it needs.
-        """
-        oldest = first // self.size * self.renewed
-        needed = range(oldest, oldest + self.size + self.renewed) if oldest in self.images else ()
-        images = self.images = {
-            position: self.images[position] for position in needed if position in self.images
-        }
+    def start(first: int) -> Iterator[np.ndarray]:
+        nonlocal left
+        oldest = first // size * renewed
+        needed = range(oldest, oldest + size + renewed) if oldest in left else ()
+        images = left = {position: left[position] for position in needed if position in left}
         arrived = oldest + len(images)
-        arriving = self.decoder.in_order(map(self.image_at, itertools.count(arrived)), self.workers)
+        row = (shuffled(position, len(source), seed) for position in itertools.count(arrived))
+        arriving = in_order(source, row, workers)
 
         for crop in itertools.count(first):
-            number, within = divmod(crop, self.size)
-            oldest = number * self.renewed
+            number, within = divmod(crop, size)
+            oldest = number * renewed
             if within == 0:
-                for position in range(oldest - self.renewed, oldest):
+                for position in range(oldest - renewed, oldest):
                     images.pop(position, None)
 
             # One crop in 16 brings an image: after the first step none waits for many
-            missing = range(arrived, self.size + crop // USES + 1)
+            missing = range(arrived, size + crop // USES + 1)
             for position in tqdm(missing, "reading photos", disable=None) if len(missing) > 1 else missing:
                 image = next(arriving)
                 if isinstance(image, Unreadable):
-                    image = next_readable(self.source, self.decoder, self.image_at(position))
+                    i = shuffled(position, len(source), seed)
+                    image = source.next_readable(i, functools.partial(decode, source))[1]
                 images[position] = image
             arrived = max(arrived, missing.stop)
-            yield images[oldest + int(epoch_order(self.size, self.seed, 2, number)[within])]
+            yield images[oldest + int(epoch_order(size, seed, 2, number)[within])]
 
-    def image_at(self, position: int) -> int:
-        """Which image stands at a position of the row of epochs."""
-        return shuffled(position, len(self.source), self.seed)
+    return start
 
 
 def shuffled(position: int, count: int, seed: int) -> int:
@@ -176,66 +170,73 @@ def shuffled(position: int, count: int, seed: int) -> int:
     return int(epoch_order(count, seed, 0, position // count)[position % count])
 
 
-def next_readable(source: Source, decoded: "Decoder | list[Decoded]", i: int) -> np.ndarray:
-    """Image i, else the next one that can be read; those that cannot be are counted in `source.skipped`.
-
-    Raises:
-        UserError: none can be read.
-    """
-    for tried in range(min(len(source), 1000)):
-        image = decoded[(i + tried) % len(source)]
-        if not isinstance(image, Unreadable):
-            return image
-        source.skip(image)
-    raise source.nothing_readable()
-
-
 # -------------------------------------------------------------------------------------- decoding
 
 
-@dataclass
-class Decoder(Dataset[Decoded]):
-    """The images of a source, each decoded when it is asked for."""
-
-    source: Source
-
-    def __getitem__(self, i: int) -> Decoded:
-        try:
-            image = self.source.open(self.source.items[i])
-        except Unreadable as unreadable:
-            return unreadable
-        # a panorama counts by its central part: it would fill the memory that many photos need
-        width, height = (min(length, 2 * min(image.size)) for length in image.size)
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        pixels = torch.from_numpy(np.array(image)[top : top + height, left : left + width])  # [h,w,3]
-        width, height = size_by_shorter(width, height, SHORTER)
-        # equal to `resize_shorter` up to rounding: torch has vector code for it
-        channels = pixels.permute(2, 0, 1)[None]  # [1,3,h,w]
-        resized = F.interpolate(channels, (height, width), mode="bicubic", antialias=True)
-        return resized[0].permute(1, 2, 0).contiguous().numpy()
-
-    def in_order(self, order: Iterable[int], workers: int) -> Iterator[Decoded]:
-        """The images of those numbers, decoded by worker processes.
-
-        Workers send NumPy arrays through a pipe: tensors would go through /dev/shm, which containers keep
-        small.
-        """
-        yield from DataLoader(
-            self,
-            batch_size=None,
-            sampler=order,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_ignore_interrupts,
-            # of its own: else DataLoader draws from the generator that the run's results depend on
-            generator=torch.Generator(),
-        )
+def decode(source: Source, i: int) -> Decoded:
+    """Image i of the source."""
+    return source.read(source.items[i], _scale)
 
 
-def _as_it_is(image: Any) -> Any:
-    return image
+def _scale(image: Image.Image) -> np.ndarray:
+    """uint8 [h,w,3] with the shorter side at 256, and the longer one at 512 at most."""
+    # a panorama counts by its central part: it would fill the memory that many photos need
+    width, height = (min(length, 2 * min(image.size)) for length in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    pixels = torch.from_numpy(np.array(image)[top : top + height, left : left + width])  # [h,w,3]
+    width, height = size_by_shorter(width, height, SHORTER)
+    # equal to `resize_shorter` up to rounding: torch has vector code for it
+    resized = F.interpolate(pixels.permute(2, 0, 1)[None], (height, width), mode="bicubic", antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C is the main process's to answer; it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def in_order(source: Source, order: Iterable[int], workers: int) -> Iterator[Decoded]:
+    """The images of those numbers, decoded by worker processes, a few ahead of what is asked for.
+
+    Raises:
+        WorkerKilled: as it says.
+    """
+    if not workers:
+        yield from (decode(source, i) for i in order)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(source,))
+    arriving: deque[Future[Decoded]] = deque()
+    try:
+        for i in order:
+            arriving.append(pool.submit(_decode, i))
+            if len(arriving) > 2 * workers:
+                yield arriving.popleft().result()
+        while arriving:
+            yield arriving.popleft().result()
+    except BrokenProcessPool:
+        raise WorkerKilled(
+            "a worker that reads photos was killed, perhaps for memory; close other programs, then start "
+            "again; --resume goes on from the last checkpoint"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_source: Source  # in a worker process, what it reads
+
+
+def _start_worker(source: Source) -> None:
+    """Leaves Ctrl-C and a closed terminal to the main process, and ends with it, however it ends."""
+    global _source
+    _source = source
+    torch.set_num_threads(1)  # a forked process has none of torch's others
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name in {"SIGINT", "SIGHUP"} & {*dir(signal)}:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    main = parent_process()
+    assert main is not None
+
+    def follow() -> None:  # else it would wait for ever to hand over its images
+        main.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _decode(i: int) -> Decoded:
+    return decode(_source, i)

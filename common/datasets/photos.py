@@ -12,19 +12,21 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
-from common.cli import UserError
+from common.cli import UserError, command_line, user_path
 from common.datasets import imagenet
 from common.datasets.dead_leaves import dead_leaves
+from common.datasets.image_files import SUFFIXES
 from common.datasets.images import resize_shorter, to_8_bits, upright
+from common.files import cause_of
 
 LR_SIDE, HR_SIDE = 64, 224
 SHORTER = 256
@@ -34,7 +36,23 @@ GENERATED = 1500
 """Dead leaves images to train on: some ten seconds of work for two cores."""
 DOWNLOADS = Path("data")
 USUAL = (DOWNLOADS / "ImageNet", Path("/data/datasets/ImageNet"))
+LAYOUTS = [
+    Path(folder, layout)
+    for folder in ("", "ImageNet", "imagenet-object-localization-challenge")
+    for layout in ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+]
+"""Where ImageNet's `train` and `val` may be in a folder; `CLS-LOC` is Kaggle's name for where they are."""
+COMPRESSED = {
+    b"PK\x03\x04": "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7z",
+}
+"""The first bytes of archives in which no photo can be found without unpacking them."""
 REMEDY = "name a folder of photos, ImageNet's training archive, or `auto`, `imagenette`, `builtin`"
+
+T = TypeVar("T")
 
 
 # ------------------------------------------------------------------------------------- one image
@@ -69,8 +87,12 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("RGB")
+    except MemoryError:  # is not the photo's fault
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable(str(photo), "not an image of a kind that is read") from None
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
-        raise Unreadable(str(photo), str(error) or type(error).__name__) from None
+        raise Unreadable(str(photo), cause_of(error)) from None
 
 
 read_to_train = functools.partial(read, enough=2 * SHORTER)
@@ -116,6 +138,8 @@ class Source:
     """What `open` makes an image from: paths, members of an archive, or seeds."""
     open: Callable[[Any], Image.Image] = read
     """A function of a module, since worker processes get it pickled."""
+    reserve: "Source | None" = None
+    """Gives an image for each that is scored and cannot be read, and then has it no more."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Why each image that could not be read so far was skipped, by name; filled while images are read."""
 
@@ -123,8 +147,9 @@ class Source:
         return len(self.items)
 
     def first(self, count: int) -> "Source":
-        """Only the first `count` images, for a short run."""
-        return Source(self.items[:count], self.open)
+        """Keeps only the first `count` images, for a short run; returns itself."""
+        self.items = self.items[:count]
+        return self
 
     def fingerprint(self) -> str:
         """The same for the same images in the same order: a run is resumed on these alone."""
@@ -133,20 +158,61 @@ class Source:
         return hashlib.sha256(repr(self.items).encode()).hexdigest()
 
     def standard_images(self) -> Tensor:
-        """The crops that are scored, of every image that can be read; uint8 [N,3,224,224].
+        """The crops that are scored, uint8 [N,3,224,224]; from now on `items` are what they were made from.
+
+        An image that cannot be read is left out; the next one of the reserve that can be replaces it.
 
         Raises:
             UserError: not one can be read.
         """
-        images = []
-        for item in self.items:
-            try:
-                images.append(standard(self.open(item)))
-            except Unreadable as unreadable:
-                self.skip(unreadable)
-        if not images:
+        scored = []
+        for k, item in enumerate(self.items):
+            image = self.read(item, standard)
+            if isinstance(image, Unreadable):
+                self.skip(image)
+                scored += self._replacement(k * len(self.reserve or ()) // len(self))
+            else:
+                scored.append((item, image))
+        if not scored:
             raise self.nothing_readable()
-        return torch.stack(images)
+        if self.skipped:
+            self.items = [item for item, _ in scored]
+        return torch.stack([image for _, image in scored])
+
+    def _replacement(self, i: int) -> list[tuple[Any, Tensor]]:
+        """Takes image i of the reserve, or the next one, out of it; but not its last."""
+        reserve = self.reserve
+        if not reserve or len(reserve) == 1:
+            return []
+        try:
+            i, image = reserve.next_readable(i, lambda i: self.read(reserve.items[i], standard))
+        except UserError:
+            return []
+        item = reserve.items[i]
+        tqdm.write(f"in its place: {item}", file=sys.stderr)
+        reserve.items = reserve.items[np.arange(len(reserve)) != i]
+        return [(item, image)]
+
+    def read(self, item: Any, change: Callable[[Image.Image], T]) -> T | Unreadable:
+        """What `change` makes of an image, or why there is none."""
+        try:
+            return change(self.open(item))
+        except Unreadable as unreadable:
+            return unreadable
+
+    def next_readable(self, i: int, image_of: Callable[[int], T | Unreadable]) -> tuple[int, T]:
+        """The number i and its image, or the next ones that can be read; the others are counted in `skipped`.
+
+        Raises:
+            UserError: none can be read.
+        """
+        for tried in range(min(len(self), 1000)):
+            number = (i + tried) % len(self)
+            image = image_of(number)
+            if not isinstance(image, Unreadable):
+                return number, image
+            self.skip(image)
+        raise self.nothing_readable()
 
     def skip(self, unreadable: Unreadable) -> None:
         """Counts an image that cannot be read, and names it on screen the first time."""
@@ -189,9 +255,9 @@ def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
         data: `auto`: ImageNet in `$IMAGENET_DIR`, `data/ImageNet` or `/data/datasets/ImageNet`, else
             `imagenette`, else `builtin`, and then the note says why; `imagenette`, downloaded into `data/`;
             `builtin`, dead leaves for training and the two photos of scikit-learn for the test; ImageNet's
-            training archive with its index; or a folder: in ImageNet's layout or with its archives, one that
-            holds such a folder as `ImageNet/`, or any folder of photos, of which about a tenth, chosen by a
-            hash of the path, is kept for the test.
+            training archive with its index; or a folder: in ImageNet's or Kaggle's layout or with ImageNet's
+            archives, one that holds such a folder, or any folder of photos, of which about a tenth, chosen by
+            a hash of the path, is kept for the test.
         limit: at most so many test images, evenly spaced over the sorted list.
         download: whether `auto` may fetch Imagenette, 341 MB.
 
@@ -201,25 +267,28 @@ def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
     """
     if data == "builtin":
         return _builtin()
-    if data == "imagenette":
-        path = imagenet.imagenette(DOWNLOADS)
-    elif data != "auto":
-        path = Path(data).expanduser()
-    elif named := os.environ.get("IMAGENET_DIR"):  # named on purpose: if it is wrong, say so
-        path = Path(named).expanduser()
-    else:
-        return _usual(limit, download)
-    if not path.is_dir() and not (path.is_file() and path.suffix == ".tar"):
-        raise UserError(f"--data {path} {'is no archive' if path.exists() else 'does not exist'}; {REMEDY}")
-    if parts := _parts(path):
-        return _split(*parts, limit)
-    raise UserError(f"--data {path} holds no photos ({' '.join(imagenet.PHOTO_SUFFIXES)}); {REMEDY}")
+    origin, text = "--data", data
+    if data == "auto":  # what is named on purpose and is wrong is not passed over
+        origin, text = "$IMAGENET_DIR", os.environ.get("IMAGENET_DIR", "")
+        if not text:
+            return _usual(limit, download)
+    path = imagenet.imagenette(DOWNLOADS) if data == "imagenette" else user_path(origin.strip("-"), text)
+    try:
+        name, train, test = _train_and_test(path)
+        if not train:
+            left_out = f"; {train.left_out}" if train.left_out else ""
+            raise UserError(f"{path} holds no photos ({' '.join(SUFFIXES)}){left_out}; {REMEDY}")
+        return _split(name, train, test, limit)
+    except UserError as error:
+        raise UserError(f"{origin} {error}") from None
+    except OSError as error:
+        raise UserError(f"{origin} {path}: {cause_of(error)}; {REMEDY}") from None
 
 
 def _usual(limit: int, download: bool) -> Photos:
     """ImageNet where it usually lies, else Imagenette, else the built-in images."""
     for path in USUAL:
-        if path.is_dir() and (parts := _parts(path)):
+        if os.path.isdir(path) and (parts := _train_and_test(path))[1]:  # noqa: PTH112 - never raises
             return _split(*parts, limit)
     cause = "A trial downloads none"
     if download or (DOWNLOADS / "imagenette2-320").is_dir():
@@ -230,21 +299,18 @@ def _usual(limit: int, download: bool) -> Photos:
     return _builtin(f"\nWhy: no photos in $IMAGENET_DIR, {USUAL[0]}, {USUAL[1]}. {cause}.")
 
 
-def _parts(path: Path) -> tuple[str, imagenet.PhotoList, imagenet.PhotoList | None] | None:
-    """The name of a set, its photos to train on, and to test on where it has such; None without photos."""
-    if path.is_file():
-        archive = imagenet.archived(path)
-        if archive.about["split"] != "train":
-            raise UserError(f"--data {path} holds ImageNet's validation photos; name the training archive")
-        return path.name, archive, _imagenet(path.parent, "val")
-    for root in (path, path / "ImageNet"):
+def _train_and_test(path: Path) -> tuple[str, imagenet.PhotoList, imagenet.PhotoList | None]:
+    """The name of a set, its photos, perhaps none, and those to test on where there are such."""
+    if not path.is_dir():
+        return path.name, _archive(path), _imagenet(path.parent, "val")
+    for root in (path / layout for layout in LAYOUTS):
         train, test = _imagenet(root, "train"), _imagenet(root, "val")
-        if train and len(train) > 1 and (test or train.about):
-            return root.resolve().name, train, test
+        if train and len(train) > 1 and (test or train.about or root.name == "CLS-LOC"):
+            return "ImageNet" if root.name == "CLS-LOC" else root.resolve().name, train, test
     photos = imagenet.listing(path)
-    if photos and len(photos) < 3:
-        raise UserError(f"--data {path} holds {len(photos)} photos, it takes 3; {REMEDY}")
-    return (f"photos in {path.resolve().name}", photos, None) if photos else None
+    if 0 < len(photos) < 3:
+        raise UserError(f"{path} holds {len(photos)} photos, it takes 3; {REMEDY}")
+    return f"photos in {path.resolve().name}", photos, None
 
 
 def _imagenet(root: Path, split: str) -> imagenet.PhotoList | None:
@@ -255,10 +321,30 @@ def _imagenet(root: Path, split: str) -> imagenet.PhotoList | None:
     return imagenet.archived(tar) if tar.exists() else None
 
 
+def _archive(path: Path) -> imagenet.PhotoList:
+    """The photos of a training archive, with the reason where it is none."""
+    if path.stat() and not path.is_file():  # a pipe would make one wait
+        raise UserError(f"{path} is neither a folder nor a file; {REMEDY}")
+    with path.open("rb") as file:
+        start = file.read(6)
+    if kind := next((kind for magic, kind in COMPRESSED.items() if start.startswith(magic)), None):
+        command = command_line("python", "util/unzip_imagenet", str(path))
+        raise UserError(
+            f"{path} is a {kind} archive, of which no photo can be read in place; unpack it, if it is of "
+            f"ImageNet by {command}, and name the folder"
+        )
+    if path.suffix != ".tar":
+        raise UserError(f"{path} is no archive; {REMEDY}")
+    archive = imagenet.archived(path)
+    if archive.about["split"] != "train":
+        raise UserError(f"{path} holds ImageNet's validation photos; name the training archive")
+    return archive
+
+
 def _builtin(why: str = "") -> Photos:
-    note = f"Built-in: dead leaves to train on, ten crops of scikit-learn's two photos to be scored on.{why}"
     parts = ("top left", "top right", "bottom left", "bottom right", "whole")
-    crops = [f"{name} {part}" for name in ("china.jpg", "flower.jpg") for part in parts]
+    crops = [f"{photo} {part}" for photo in ("china.jpg", "flower.jpg") for part in parts]
+    note = f"Built-in: dead leaves to train on, ten crops of scikit-learn's two photos to be scored on.{why}"
     return Photos(
         "dead leaves, tested on scikit-learn's photos",
         builtin=True,
@@ -287,38 +373,45 @@ def _sklearn_photo(which: str) -> Image.Image:
 
 def _split(name: str, train: imagenet.PhotoList, test: imagenet.PhotoList | None, limit: int) -> Photos:
     """The three parts; where there are no photos to be tested on, they are taken from those to train on."""
+    for photos in (train, test):
+        if photos and photos.left_out:
+            print(f"{photos.path}: {photos.left_out}", file=sys.stderr)
     notes = []
     limits = {"Training": _limits(train.about), "Test": _limits((test or train).about)}
     if limits["Training"] == limits["Test"]:
         limits = {"All": limits["Training"]}
+    own_test = test is not None
     if test is None:
-        if train.about:
-            notes.append("No validation photos are there: about a tenth of the training photos is the test.")
+        notes.append("No validation photos are there: about a tenth of the photos is the test.")
         hashes = train.hashes()
         # a share of the range of hashes, so that photos added later move none from one part to the other
         tested = hashes < 2**64 // 10
         if not tested.any() or tested.sum() > len(hashes) - 2:  # only among very few photos
             tested = hashes == hashes.min()
         train, test = train[~tested], train[tested]
+
+    # Evenly spaced over the list; what is not taken stands in for what cannot be read
+    count = min(VALIDATION_IMAGES, max(1, len(train) // 20))
+    validation, train = _evenly_spaced(train, count)
     if len(test) > limit:
         notes.append(f"Scored on {limit} of {len(test):,} test photos, evenly spaced over the sorted list.")
-        test = test[_evenly_spaced(len(test), limit)]
+    test, others = _evenly_spaced(test, min(limit, len(test)))
     notes += [f"{part} photos are {what}." for part, what in limits.items() if what]
-
-    validation = _evenly_spaced(len(train), min(VALIDATION_IMAGES, max(1, len(train) // 20)))
+    to_train = Source(train, read_to_train)
     return Photos(
         name,
         builtin=False,
-        train=Source(train[np.delete(np.arange(len(train)), validation)], read_to_train),
-        validation=Source(train[validation]),
-        test=Source(test),
+        train=to_train,
+        validation=Source(validation, reserve=to_train),
+        test=Source(test, reserve=Source(others) if others or own_test else to_train),
         note=" ".join(notes),
     )
 
 
-def _evenly_spaced(count: int, wanted: int) -> np.ndarray:
-    """`wanted` places of `count`, evenly spaced, with the first and the last."""
-    return np.linspace(0, count - 1, wanted).round().astype(int)
+def _evenly_spaced(photos: imagenet.PhotoList, count: int) -> tuple[imagenet.PhotoList, imagenet.PhotoList]:
+    """`count` of the photos, with the first and the last, and the others."""
+    chosen = np.linspace(0, len(photos) - 1, count).round().astype(int)
+    return photos[chosen], photos[np.delete(np.arange(len(photos)), chosen)]
 
 
 def _limits(about: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFilter
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 from torch import Tensor
 
 from common.cli import UserError

@@ -1,45 +1,49 @@
-"""Which class each of ImageNet's validation pictures belongs to, from any of the files that say so.
+"""Which class each of ImageNet's validation images belongs to, from any of the files that say so.
 
-The pictures are keyed by their number, never by their position in a listing: number 1 is
+The images are keyed by their number, never by their position in a listing: number 1 is
 `ILSVRC2012_val_00000001.JPEG`, wherever it lies.
 """
 
-import csv
 import io
 import re
-import struct
 import tarfile
-import zlib
 from pathlib import Path
 
 from common.cli import UserError
+from util.imagenet.settings import Settings
+from util.imagenet.sources import CLASS, Source
 
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 KAGGLE = "LOC_val_solution.csv"
-WNID = re.compile("n[0-9]{8}")
-MATRIX, COMPRESSED = 14, 15  # types of elements in a MAT-file, and below those of numbers
-NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
 
 
-def find_labels(folders: list[Path]) -> Path | None:
-    """The first file or folder in one of `folders` that `read_labels` takes."""
-    for folder in folders:
-        for name in (f"{DEVKIT}.tar.gz", f"{DEVKIT}.tar", DEVKIT, KAGGLE, TRUTH):
-            if (folder / name).exists():
-                return folder / name
-    return None
+def labels_for(source: Source, settings: Settings) -> dict[int, str]:
+    """The class of each validation image; empty where there are none, or they carry it.
+
+    They are looked for beside the source, in the folder to be filled and in the current one.
+    """
+    if settings.labels and not settings.labels.exists():
+        raise UserError(f"--labels {settings.labels} does not exist; name {DEVKIT}.tar.gz or {KAGGLE}")
+    if not source.unlabeled:
+        return {}
+    beside = [*source.path.resolve().parents][:4] if source.path else []
+    names = (f"{DEVKIT}.tar.gz", f"{DEVKIT}.tar", DEVKIT, KAGGLE, TRUTH)
+    candidates = (folder / name for folder in [*beside, settings.out, Path.cwd()] for name in names)
+    path = settings.labels or next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise UserError(
+            f"the validation images need their labels: put {DEVKIT}.tar.gz or {KAGGLE} "
+            f"beside {source.path or 'this folder'}, or name it by --labels"
+        )
+    return read_labels(path)
 
 
 def read_labels(path: Path) -> dict[int, str]:
-    """The wnid of each picture number.
+    """The wnid of each image number; a UserError where `path` is damaged, or none of the files that say it.
 
-    Args:
-        path: the devkit as `.tar.gz`, as `.tar` or unpacked; `ILSVRC2012_validation_ground_truth.txt` with
-            the devkit's `meta.mat` beside it; or Kaggle's `LOC_val_solution.csv`.
-
-    Raises:
-        UserError: it is none of these, or damaged.
+    These are the devkit as `.tar.gz`, `.tar` or unpacked; `ILSVRC2012_validation_ground_truth.txt` with the
+    devkit's `meta.mat` beside it; and Kaggle's `LOC_val_solution.csv`.
     """
     try:
         if path.suffix == ".csv":
@@ -48,90 +52,38 @@ def read_labels(path: Path) -> dict[int, str]:
             folder = path.parent if path.name == TRUTH else path
             folder = folder / "data" if (folder / "data").is_dir() else folder
             return _devkit((folder / TRUTH).read_text(), (folder / "meta.mat").read_bytes())
-        found = {}
         with tarfile.open(path) as devkit:  # read in memory; nothing is unpacked
-            for member in devkit:
-                name = member.name.rsplit("/", 1)[-1]
-                if member.isfile() and name in (TRUTH, "meta.mat") and (file := devkit.extractfile(member)):
-                    found[name] = file.read()
-        return _devkit(found[TRUTH].decode(), found["meta.mat"])
-    except KeyError as error:
-        raise UserError(f"{path} holds no {error.args[0]}; name {DEVKIT}.tar.gz by --labels") from None
-    except (OSError, EOFError, ValueError, struct.error, zlib.error, tarfile.TarError) as error:
+            truth, meta = (devkit.extractfile(f"{DEVKIT}/data/{name}") for name in (TRUTH, "meta.mat"))
+            assert truth and meta
+            return _devkit(truth.read().decode(), meta.read())
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # whatever a damaged file leads tarfile and SciPy into
         why = " ".join(str(error).split())  # tarfile's has lines
-        raise UserError(
-            f"{path} gives no labels ({why}); name {DEVKIT}.tar.gz or {KAGGLE} by --labels"
-        ) from None
+        remedy = f"name {DEVKIT}.tar.gz or {KAGGLE} by --labels"
+        raise UserError(f"{path} gives no labels ({why}); {remedy}") from None
 
 
 def _kaggle(text: str) -> dict[int, str]:
     """Rows as `ILSVRC2012_val_00048981,n03995372 85 1 499 272`: the box follows the class."""
     labels = {}
-    for row in csv.DictReader(io.StringIO(text)):
-        if not row.get("ImageId") or not row.get("PredictionString"):
-            raise ValueError("no columns ImageId and PredictionString")
-        name, wnid = row["ImageId"], row["PredictionString"].split()[0]
-        number = re.fullmatch("ILSVRC2012_val_([0-9]{8})", name)
-        if not number or not WNID.fullmatch(wnid):
-            raise ValueError(f"the row of {name!a} cannot be read")
-        labels[int(number[1])] = wnid
+    for row in text.splitlines()[1:]:
+        match = re.match(r"ILSVRC2012_val_([0-9]{8}),(n[0-9]{8})\b", row)
+        if not match:
+            raise ValueError(f"the row {row!a:.60} cannot be read")
+        labels[int(match[1])] = match[2]
     if not labels:
         raise ValueError("it has no rows")
     return labels
 
 
 def _devkit(truth: str, meta: bytes) -> dict[int, str]:
-    """Line k of the ground truth has the id of picture k; ids are not places in a sorted list of classes."""
-    wnids = _wnids_by_id(meta)
+    """Line k of the ground truth has the id of image k; ids are not places in a sorted list of classes."""
+    from scipy.io import loadmat  # takes a while, and is needed for this alone
+
+    synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+    wnids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets}
     ids = [int(line) for line in truth.split()]
-    if unknown := set(ids) - set(wnids):
+    if unknown := {i for i in ids if not CLASS.fullmatch(wnids.get(i, ""))}:
         raise ValueError(f"meta.mat has no class of id {min(unknown)}")
     return {number: wnids[i] for number, i in enumerate(ids, start=1)}
-
-
-def _wnids_by_id(meta: bytes) -> dict[int, str]:
-    """Reads ILSVRC2012_ID and WNID from the array of structs in meta.mat.
-
-    Format: MATLAB, "MAT-File Format", level 5. An element is a type, a number of bytes, and the bytes; those
-    of an array of structs are flags, dimensions, name, length of field names, field names, and every field of
-    every struct as a matrix of its own.
-    """
-    if meta[126:128] != b"IM":
-        raise ValueError("meta.mat is no little-endian MAT-file of level 5")
-    (kind, body), *_ = _elements(meta[128:])
-    if kind == COMPRESSED:
-        ((kind, body),) = _elements(zlib.decompress(body))
-    if kind != MATRIX:
-        raise ValueError("meta.mat holds no array")
-    _flags, _dimensions, _name, (_, width), (_, names), *values = _elements(body)
-    length = int.from_bytes(width, "little")
-    fields = [names[i : i + length].split(b"\0", 1)[0] for i in range(0, len(names), length)]
-    if not {b"ILSVRC2012_ID", b"WNID"} <= set(fields) or len(values) % len(fields):
-        raise ValueError("meta.mat has no structs with ILSVRC2012_ID and WNID")
-    found = {}
-    for i in range(0, len(values), len(fields)):
-        synset = dict(zip(fields, values[i : i + len(fields)], strict=True))
-        *_, (kind, number) = _elements(synset[b"ILSVRC2012_ID"][1])
-        *_, (_, characters) = _elements(synset[b"WNID"][1])
-        wnid = characters.replace(b"\0", b"").decode("ascii")  # stored with 8 or 16 bits
-        if kind not in NUMBERS or not WNID.fullmatch(wnid):
-            raise ValueError(f"meta.mat has a class {wnid!a} that cannot be read")
-        found[int(struct.unpack("<" + NUMBERS[kind], number)[0])] = wnid
-    return found
-
-
-def _elements(data: bytes) -> list[tuple[int, bytes]]:
-    """Type and bytes of each; up to four bytes may stand in the place of their own length."""
-    found, at = [], 0
-    while at < len(data):
-        kind, length = struct.unpack_from("<II", data, at)
-        if kind >> 16:
-            kind, length, start, end = kind & 0xFFFF, kind >> 16, at + 4, at + 8
-        else:
-            start = at + 8
-            end = start + length if kind == COMPRESSED else start + -(-length // 8) * 8
-        if start + length > len(data):
-            raise ValueError("meta.mat is cut short")
-        found.append((kind, data[start : start + length]))
-        at = end
-    return found

@@ -13,362 +13,263 @@ import errno
 import json
 import os
 import shutil
-import stat
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-from tqdm import tqdm
+from typing import Any
 
 from common.cli import UserError
-from common.datasets.imagenet_archive import COMPLETE, FORMAT, JOURNAL, MANIFEST
-from util.imagenet.shrinking import shrink_batch, start_worker, undecodable, undecodable_rows, write
+from common.datasets.imagenet_archive import COMPLETE, FORMAT, JOURNAL, MANIFEST, check_complete
+from util.imagenet.settings import Settings
+from util.imagenet.shrinking import shrink_batch, start_worker, write
+from util.imagenet.sources import Image
 
 PARTIAL = ".partial"
 LOCK = ".unzip_imagenet.lock"
 BATCH = 8
-"""Pictures that go to a worker process at once."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides which files appear, and their bytes: a resumed extraction must have the same."""
-
-    mode: Literal["extract", "shrink"] = "extract"
-    size: int | None = None
-    """Shorter side in pixels, for `shrink`."""
-    quality: int | None = None
-    """Of the JPEG files, for `shrink`."""
-    classes: int | tuple[str, ...] | None = None
-    """So many first classes, or these."""
-    per_class: int | None = None
-    """So many first pictures of each class."""
-    consume: bool = False
-    """Free the archive while it is read, from its end."""
-
-    def part(self) -> str | None:
-        """What is left out, in words; None if nothing is."""
-        words = []
-        if self.classes is not None:
-            count = self.classes if isinstance(self.classes, int) else len(self.classes)
-            words.append(f"{count} classes")
-        if self.per_class is not None:
-            words.append(f"at most {self.per_class} pictures a class")
-        return ", ".join(words) or None
-
-    def as_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
-
-
-# ------------------------------------------------------------------------------------------- filling
+"""Images that go to a worker process at once."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+Entry = dict[str, Any]
+Results = list[Future[list[tuple[int, str]]]]
 
 
 class Split:
-    """`ImageNet/train` or `ImageNet/val` while it is filled.
+    """`ImageNet/train` or `ImageNet/val`: what is in it, and its filling after `open`.
 
     Attributes:
-        finished: what the journal says of each class that is done: `class`, `start` and `size` of its
-            archive, `pictures`, `bytes`.
-        until: how far a set without classes in order is done, a place in its archive; None at the beginning.
-        resumed: whether something was there already.
+        about: the content of `.complete`; {} where it is not complete.
+        head: the journal's first line, of the settings and of the archive; {} where there is no journal.
+        finished, last: its entries of classes that are done; the last entry of classes or images.
         wrong: the md5 of the archive, if it was found not to be the right one.
-        pictures: how many were written now.
-        head: what the journal says of the settings and of the archive; `last`: its last line.
-
-    Raises:
-        UserError: the folder holds something else, or was begun with other settings.
+        until: place in an archive without classes in order; the images before it are written.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: Settings,
-        source: dict[str, Any],
-        command: str,
-        *,
-        flat: bool,
-        workers: int,
-    ) -> None:
+    def __init__(self, folder: Path, settings: Settings, archive_bytes: int | None, flat: bool) -> None:
+        """Looks at what is there, and refuses what was made otherwise or from an archive of another size.
+
+        Args:
+            flat: whether the images come without classes in order.
+        """
+        self.folder, self.settings, self.flat = folder, settings, flat
+        self.about = (check_complete(folder) or {}) if (folder / COMPLETE).exists() else {}
+        self.head, *entries = ([] if self.about else _read_journal(folder)) or [{}]
+        self.wrong = next((entry["wrong"] for entry in reversed(entries) if "wrong" in entry), None)
+        entries = [entry for entry in entries if "wrong" not in entry]
+        self.last = entries[-1] if entries else {}
+        self.until = 0 if settings.consume else self.last.get("until") or 0
+        self.finished = {entry["class"]: entry for entry in entries if "class" in entry}
+        self._kept = [line for entry in entries for line in entry.get("kept", [])]
+        if self.about:
+            then = self.about | read_manifest(folder)["settings"] | {"consume": settings.consume}
+            name, size, freed = (self.about.get(key) for key in ("archive", "archive_bytes", "consumed"))
+            state, remedy = "is complete", ""
+        elif self.head:
+            then, source, freed = self.head["settings"], self.head["source"], settings.consume
+            name, size = source.get("archive"), source["bytes"]
+            state, remedy = "was started", f"finish it: {self.head['command']}; or "
+        else:
+            return
+        now = settings.recorded()
+        others = [f"made otherwise, with other {key}" for key in now if then.get(key) != now[key]]
+        if not freed and None not in (size, archive_bytes) and size != archive_bytes:
+            others.append(f"from another {name}, of {size:,} bytes")
+        if others:
+            raise UserError(f"{folder} {state}, but {others[0]}; {remedy}remove it, or name another --out")
+
+    def open(self, source: dict[str, Any]) -> None:
         """Makes the folder, or goes on with what is there.
 
         Args:
-            source: what is known of the archive: `archive`, its name, and `bytes`, None where nobody knows.
-            command: what finishes the work, if it is interrupted.
-            flat: whether the pictures come without classes in order.
-            workers: processes that make pictures small.
+            source: what is known of the archive: `archive`, its name, `bytes` and `md5`, or None.
         """
-        self.folder = folder
-        self.settings = settings
-        self.flat = flat
-        self.finished: dict[str, dict[str, Any]] = {}
-        self.until: int | None = None
-        self.renaming = False
-        self.last: dict[str, Any] = {}
-        self.resumed = False
-        self.wrong: str | None = None
-        self.pictures = 0
-        self._kept: list[str] = []
-        self._partial = folder / PARTIAL
-        self._made: set[str] = set()
-        self._copies = False  # whether it was said that pictures are copied
+        self.images = self._bytes = 0  # bytes since the last entry
+        self._partial = self.folder / PARTIAL
+        self._class_folders: set[str] = set()
+        self._copies = False  # whether it was said that images are copied
         self._unsynced: list[str] = []
-        self._bytes = 0
-        self._waiting: deque[tuple[dict[str, Any], list[Future[list[tuple[int, str]]]]]] = deque()
-        self._futures: list[Future[list[tuple[int, str]]]] = []
         self._batch: list[tuple[str, bytes]] = []
+        self._results: Results = []  # of the workers, since the last entry
+        self._waiting: deque[tuple[Entry, Results]] = deque()
         self._pool: ProcessPoolExecutor | None = None
-        self.head = self._begin({"command": command, "settings": settings.as_json(), "source": source})
-        if not flat or not self.resumed:
-            _remove(self._partial)  # of a run that was killed
-        self._journal: BinaryIO = (folder / JOURNAL).open("ab")
-        if settings.mode == "shrink":
-            self._room = threading.Semaphore(4 * workers)
-            self._pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker)
-
-    def _begin(self, head: dict[str, Any]) -> dict[str, Any]:
-        """Makes the folder, or reads how far it is; gives the head of the journal."""
-        journal = self.folder / JOURNAL
-        if not journal.exists():
-            if self.folder.is_dir() and any(self.folder.iterdir()):
-                raise UserError(
-                    f"{self.folder} holds files that are not of this extraction; name another --out"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-        lines = journal.read_bytes().splitlines(keepends=True) if journal.exists() else []
-        if lines and not lines[-1].endswith(b"\n"):  # killed while it was written
-            lines.pop()
-        if not lines:
-            journal.write_bytes(json.dumps(head).encode() + b"\n")
-            return head
-        try:
-            head_then, *entries = [json.loads(line) for line in lines]
-            command, then = head_then["command"], head_then["source"]
-            settings_then = head_then["settings"]
-            if any(
-                {"class", "start", "size", "pictures", "bytes"} - set(one)
-                and not {"until", "wrong"} & set(one)
-                for one in entries
-            ):
-                raise ValueError
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{journal} is damaged; remove {self.folder} and extract again") from None
-        if settings_then != head["settings"]:
-            raise UserError(f"{self.folder} was begun otherwise; finish it: {command}; or remove it")
-        ours = head["source"]
-        if not head["settings"]["consume"] and None not in (then["bytes"], ours["bytes"]) and then != ours:
-            raise UserError(
-                f"{self.folder} was begun from another {then['archive']}, of {then['bytes']:,} bytes; "
-                f"finish it: {command}; or remove it"
-            )
-        os.truncate(journal, sum(map(len, lines)))
-        self.resumed = True
-        for entry in entries:
-            if "wrong" in entry:
-                self.wrong = entry["wrong"]
-                continue
-            if "class" in entry:
-                self.finished[entry["class"]] = entry
-            else:
-                self.until, self.renaming = entry["until"], entry.get("renaming", False)
-            self._kept += entry.get("kept", [])
-            self.last = entry
         for wnid, entry in list(self.finished.items()):
-            if _measure(self.folder / wnid) != (entry["pictures"], entry["bytes"]):
-                if head["settings"]["consume"]:
-                    raise UserError(
-                        f"{self.folder / wnid} was changed since, and its archive is freed already; remove "
-                        f"{self.folder} and begin again from a new archive"
-                    )
+            if measure(self.folder / wnid) != (entry["pictures"], entry["bytes"]):
+                if self.settings.consume:
+                    changed = f"{self.folder / wnid} was changed since, and its archive is freed already"
+                    raise UserError(f"{changed}; remove {self.folder} and start again from a new archive")
                 print(f"{wnid} was changed since it was finished; it is extracted again", file=sys.stderr)
                 del self.finished[wnid]
-        return head_then
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.flat or not self.head:
+            _remove(self._partial)  # of a run that was killed
+        journal = self.folder / JOURNAL
+        if self.head:
+            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)  # it was killed in a line
+        self._journal = journal.open("ab" if self.head else "wb")
+        if not self.head:
+            settings = self.settings.recorded()
+            self.head = {"command": self.settings.command, "settings": settings, "source": source}
+            self._write(self.head)
+        if self.settings.mode == "shrink":
+            self._room = threading.Semaphore(4 * self.settings.workers)
+            self._pool = ProcessPoolExecutor(self.settings.workers, get_context("spawn"), start_worker)
 
-    def add(self, wnid: str, name: str, data: bytes | Path) -> None:
-        """Writes a picture, or has it made small; a path is a file that becomes another name of the same."""
-        if wnid not in self._made:
-            (self._partial / wnid).mkdir(parents=True, exist_ok=True)
-            self._made.add(wnid)
-        self.pictures += 1
-        path = f"{self._partial}{os.sep}{wnid}{os.sep}{name}"
+    def add(self, image: Image) -> None:
+        """Writes an image, or has it shrunk; a file gets another name in place of a copy."""
+        if image.wnid not in self._class_folders:
+            (self._partial / image.wnid).mkdir(parents=True, exist_ok=True)
+            self._class_folders.add(image.wnid)
+        self.images += 1
+        path = f"{self._partial}{os.sep}{image.wnid}{os.sep}{image.name}"
         if self.settings.consume and not hasattr(os, "sync"):
             self._unsynced.append(path)
-        if isinstance(data, Path):
-            state = data.stat()
-            if not stat.S_ISREG(state.st_mode) or not state.st_size:
-                raise UserError(f"{data} is no picture, or empty; remove it")
         if self._pool:
-            self._batch.append((path, data if isinstance(data, bytes) else data.read_bytes()))
+            self._batch.append((path, image.read()))
             if len(self._batch) == BATCH:
                 self._send()
-        elif isinstance(data, bytes):
-            write(path, data)
-            self._bytes += len(data)
+            return
+        self._bytes += image.size
+        if isinstance(image.source, Path):
+            self._link(image.source, path)
         else:
-            self._bytes += state.st_size
-            self._link(data, path)
+            write(path, image.read())
 
     def _link(self, file: Path, path: str) -> None:
-        """Another name for the same file, which takes no space; on another disk a copy."""
+        """Gives a file another name, which takes no space; copies it to another disk."""
         try:
             Path(path).unlink(missing_ok=True)
             os.link(file.resolve() if file.is_symlink() else file, path)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise
             if not self._copies:
                 self._copies = True
-                print(
-                    f"{file} cannot have a second name in {self.folder} ({error.strerror}): pictures are "
-                    "copied, which takes space",
-                    file=sys.stderr,
-                )
+                why = f"{file} cannot have a second name in {self.folder} ({error.strerror})"
+                print(f"{why}: images are copied, which takes space", file=sys.stderr)
             shutil.copyfile(file, path)
 
     def _send(self) -> None:
-        if self._batch:
-            assert self._pool is not None and self.settings.size and self.settings.quality
+        if self._pool and self._batch:
             self._room.acquire()
-            future = self._pool.submit(shrink_batch, self._batch, self.settings.size, self.settings.quality)
-            future.add_done_callback(lambda _: self._room.release())
-            self._futures.append(future)
+            size, quality = self.settings.size or 0, self.settings.quality or 0
+            self._results.append(self._pool.submit(shrink_batch, self._batch, size, quality))
+            self._results[-1].add_done_callback(lambda _: self._room.release())
             self._batch = []
 
-    def finish_class(self, wnid: str, start: int, size: int, pictures: int, **more: int) -> None:
-        """The class gets its name; or later, when workers are still at it.
+    def finish(self, entry: Entry) -> None:
+        """Notes what was added since the last entry, now or when the workers are done with it.
 
         Args:
-            start: where its archive begins in the outer one.
-            size: bytes of its archive.
-            pictures: how many it must have.
-            more: for the journal.
+            entry: of a class that gets its name now: `class`, `start` and `size` of its archive, `pictures`,
+                how many it must have. Else `until`: the images before this place of the archive are written,
+                or behind it, where the archive is consumed.
         """
-        self._note({"class": wnid, "start": start, "size": size, "pictures": pictures} | more)
-
-    def finish_until(self, position: int, **more: int) -> None:
-        """All before this place of the archive is written; or behind it, where the archive is consumed."""
-        self._note({"until": position} | more)
-
-    def _note(self, entry: dict[str, Any]) -> None:
         self._send()
-        self._waiting.append((entry | {"bytes": self._bytes}, self._futures))
-        self._bytes, self._futures = 0, []
-        self._settle(everything=self.settings.consume)
+        self._waiting.append((entry | {"bytes": self._bytes}, self._results))
+        self._bytes, self._results = 0, []
+        self.settle(wait=self.settings.consume)
 
-    def _settle(self, *, everything: bool) -> None:
-        """Commits, in order, what is written."""
-        while self._waiting:
-            entry, futures = self._waiting[0]
-            if not everything and not all(future.done() for future in futures):
-                return
-            for future in futures:
-                for count, why in future.result():
-                    entry["bytes"] += count
-                    if why:
-                        entry.setdefault("kept", []).append(why)
+    def settle(self, *, wait: bool = True) -> None:
+        """Commits, in order, what is written; if it waits for the workers, all."""
+        while self._waiting and (wait or all(result.done() for result in self._waiting[0][1])):
+            entry, results = self._waiting[0]
+            for count, why in (line for result in results for line in result.result()):
+                entry["bytes"] += count
+                if why:
+                    entry.setdefault("kept", []).append(why)
             self._waiting.popleft()
-            self._kept += entry.get("kept", [])
-            self._sync_files()
-            if "class" in entry:
-                self._made.discard(entry["class"])
-                self._name(entry["class"], entry["pictures"])
-            if self.settings.consume and hasattr(os, "sync"):
-                os.sync()
-            self._journal.write(json.dumps(entry).encode() + b"\n")
-            self._journal.flush()
-            if self.settings.consume:
-                os.fsync(self._journal.fileno())
-            if "class" in entry:
-                self.finished[entry["class"]] = entry
+            self._commit(entry)
 
-    def _sync_files(self) -> None:
-        """Where the system cannot be told to write all that waits, on Windows: the files one by one."""
-        for path in self._unsynced:
+    def _commit(self, entry: Entry) -> None:
+        for path in self._unsynced:  # on Windows, which cannot be told to write all that waits
             with open(path, "rb+") as file:  # noqa: PTH123
                 os.fsync(file.fileno())
         self._unsynced.clear()
+        if wnid := entry.get("class"):
+            self._class_folders.discard(wnid)
+            count = len(os.listdir(self._partial / wnid))  # noqa: PTH208 - only the number of names
+            if count != entry["pictures"]:
+                instead = f"{count} files instead of {entry['pictures']}"
+                raise UserError(f"{self._partial / wnid} has {instead}; run it again")
+            _remove(self.folder / wnid)  # of a run that was killed before it noted the class
+            (self._partial / wnid).rename(self.folder / wnid)
+            self.finished[wnid] = entry
+        if self.settings.consume and hasattr(os, "sync"):
+            os.sync()
+        self._write(entry)
+        if self.settings.consume:
+            os.fsync(self._journal.fileno())
+        self.last = entry
+        self._kept += entry.get("kept", [])
 
-    def _name(self, wnid: str, pictures: int) -> None:
-        count = len(os.listdir(self._partial / wnid))  # noqa: PTH208 - only the number of names
-        if count != pictures:
-            raise UserError(f"{self._partial / wnid} has {count} files instead of {pictures}; run it again")
-        _remove(self.folder / wnid)  # of a run that was killed before it noted the class
-        (self._partial / wnid).rename(self.folder / wnid)
-
-    def note_wrong(self, md5: str) -> None:
-        """All is written, and the archive is not what it should be: whoever goes on is told."""
-        self._settle(everything=True)
-        self._journal.write(json.dumps({"wrong": md5}).encode() + b"\n")
+    def _write(self, line: dict[str, Any]) -> None:
+        self._journal.write(json.dumps(line).encode() + b"\n")
         self._journal.flush()
 
-    def settle(self) -> None:
-        """Waits for the workers; then `finished` has all classes."""
-        self._settle(everything=True)
+    def note_wrong(self, md5: str) -> None:
+        """Notes that the archive is not what it should be, for whoever goes on."""
+        self.settle()
+        self._write({"wrong": md5})
 
-    def complete(self, about: dict[str, Any]) -> dict[str, Any]:
-        """All is written: manifest, and the mark that says so.
+    def is_written(self) -> bool:
+        """Whether all images are, of a set without classes in order; then the archive is not read again."""
+        return bool(self.last.get("renaming"))
 
-        Args:
-            about: what is to be noted of the archive.
-
-        Returns:
-            What `.complete` says.
-        """
-        self._settle(everything=True)
+    def complete(self, source: dict[str, Any]) -> None:
+        """Writes manifest and `.complete` with what is to be noted of the archive, after all images."""
+        self.settle()
+        counts = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in self.finished.items()}
         if self.flat:
-            if not self.renaming:  # from here on names are given, and the archive is not read again
-                self._note({"until": self.until, "renaming": True})
-                self._settle(everything=True)
+            if not self.is_written():
+                self.finish(self.last | {"renaming": True})
+                self.settle()
             for path in sorted(self._partial.glob("n*")):
                 path.rename(self.folder / path.name)
-            measured = {path.name: _measure(path) for path in self.folder.glob("n*")}
-        else:
-            measured = {wnid: (entry["pictures"], entry["bytes"]) for wnid, entry in self.finished.items()}
-        settings = self.settings.as_json()
-        summary = {
+            counts = {path.name: measure(path) for path in self.folder.glob("n*")}
+        settings = self.settings.recorded()
+        self.about = {
             "format": FORMAT,
             "split": self.folder.name,
-            "mode": settings.pop("mode"),
-            "size": settings.pop("size"),
-            "quality": settings.pop("quality"),
+            **{name: settings.pop(name) for name in ("mode", "size", "quality")},
             "part": self.settings.part(),
             "consumed": settings.pop("consume"),
-            "classes": len(measured),
-            "pictures": sum(pictures for pictures, _ in measured.values()),
-            "bytes": sum(size for _, size in measured.values()),
+            "classes": len(counts),
+            "pictures": sum(count for count, _ in counts.values()),
+            "bytes": sum(size for _, size in counts.values()),
             "kept": len(self._kept),
-            **about,
+            **source,
         }
-        by_class = {
-            wnid: {"pictures": pictures, "bytes": size} for wnid, (pictures, size) in sorted(measured.items())
-        }
+        by_class = {wnid: {"pictures": counts[wnid][0], "bytes": counts[wnid][1]} for wnid in sorted(counts)}
         manifest = {"settings": settings, "kept as they are": sorted(self._kept), "by class": by_class}
-        # through .partial, where a kill leaves nothing that would stay
         self._partial.mkdir(exist_ok=True)
-        for name, content in ((MANIFEST, summary | manifest), (COMPLETE, summary)):
-            with (self._partial / name).open("w", encoding="utf-8") as file:
-                file.write(json.dumps(content, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            (self._partial / name).replace(self.folder / name)
+        self._save(MANIFEST, self.about | manifest)
+        self._save(COMPLETE, self.about)
         if self.settings.consume and hasattr(os, "sync"):
             os.sync()
         self._journal.close()
-        tidy(self.folder)
-        return summary
+        self.tidy()
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a file by way of `.partial`, where a kill leaves nothing that would stay."""
+        with (self._partial / name).open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        (self._partial / name).replace(self.folder / name)
+
+    def tidy(self) -> None:
+        """Removes what is needed no more once a set is complete."""
+        _remove(self.folder / PARTIAL)
+        (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Ends the workers; classes that were read to their end are noted, half a class is removed."""
-        with contextlib.suppress(
-            OSError, BrokenProcessPool, UserError
-        ):  # the reason to close is told already
-            self._settle(everything=True)
+        with contextlib.suppress(OSError, BrokenProcessPool, UserError):  # the first error is the one to tell
+            self.settle()
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
         with contextlib.suppress(OSError):
@@ -377,55 +278,39 @@ class Split:
                 _remove(self._partial)
 
 
-def check(folder: Path, *, decode: bool, workers: int) -> list[str]:
-    """What is wrong with a complete set, by its manifest: counts, bytes; on request every picture is decoded.
-
-    Raises:
-        UserError: no manifest, or a damaged one.
-    """
+def _read_journal(folder: Path) -> list[dict[str, Any]]:
+    """Head and entries; [] where none was started, and a UserError where the folder is somebody else's."""
+    journal = folder / JOURNAL
+    if not journal.exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} holds files that are not of this extraction; name another --out")
+        return []
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):  # killed while it was written
+        lines.pop()
     try:
-        by_class = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["by class"]
-        right = {wnid: (one["pictures"], one["bytes"]) for wnid, one in by_class.items()}
+        entries = [json.loads(line) for line in lines]
+        for head in entries[:1]:
+            _ = head["command"], head["settings"], head["source"]["bytes"]
+        keys = {"class", "start", "size", "pictures", "bytes"}
+        if not all(keys <= set(entry) or {"until", "wrong"} & set(entry) for entry in entries[1:]):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{journal} is damaged; remove {folder} and extract again") from None
+    return entries
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What was written; a UserError where that cannot be read."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        _ = manifest["settings"], manifest["by class"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} cannot be read ({error!r}); extract again") from None
-    wrong = []
-    there = {path.name for path in folder.iterdir() if path.is_dir()}
-    for wnid in sorted(set(right) | there):
-        now, then = _measure(folder / wnid), right.get(wnid, (0, 0))
-        if now != then:
-            wrong.append(
-                f"{folder / wnid}: {now[0]:,} pictures, {now[1]:,} bytes instead of {then[0]:,}, {then[1]:,}"
-            )
-    if decode:
-        wrong += _decoded(workers, undecodable, [str(folder / wnid) for wnid in sorted(there)])
-    return wrong
+    return manifest
 
 
-def check_rows(tar: Path, count: int, workers: int) -> list[str]:
-    """Which of the `count` pictures of an archive's index cannot be decoded, and why."""
-    firsts = range(0, count, 1000)
-    return _decoded(
-        workers, undecodable_rows, [str(tar)] * len(firsts), firsts, [first + 1000 for first in firsts]
-    )
-
-
-def _decoded(workers: int, work: Callable[..., list[str]], *arguments: Any) -> list[str]:
-    """What `work` found, in worker processes."""
-    wrong = []
-    with ProcessPoolExecutor(workers, get_context("spawn"), start_worker) as pool:
-        parts = pool.map(work, *arguments)
-        for found in tqdm(parts, "decoding", len(arguments[0]), unit="part", disable=None):
-            wrong += found
-    return wrong
-
-
-def tidy(folder: Path) -> None:
-    """Removes what is needed no more once a set is complete."""
-    _remove(folder / PARTIAL)
-    (folder / JOURNAL).unlink(missing_ok=True)
-
-
-def _measure(folder: Path) -> tuple[int, int]:
+def measure(folder: Path) -> tuple[int, int]:
     """How many files, and their bytes."""
     try:
         with os.scandir(folder) as entries:
@@ -442,42 +327,27 @@ def _remove(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One extraction into `folder` at a time. The system gives the lock back whatever becomes of us.
+    """One extraction into `folder` at a time. The system gives the lock back whatever becomes of us."""
+    import filelock
 
-    Raises:
-        UserError: another one is at work there, or the folder cannot be written to.
-    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("ab")
+        held = filelock.FileLock(folder / LOCK).acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"another unzip_imagenet is at work in {folder}; wait for it, or end it") from None
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; name another --out") from None
-    with file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"another unzip_imagenet is at work in {folder}; wait for it, or end it"
-            ) from None
+    with held:
         yield
 
 
-def told(error: OSError | BrokenProcessPool, folder: Path, splits: list[Split]) -> UserError:
-    """What to say where writing fails; finished classes stay."""
+def failure(error: OSError | BrokenProcessPool, splits: list[Split]) -> UserError:
+    """What to say where writing fails."""
     done = sum(len(split.finished) for split in splits)
     stays = f"{done:,} classes are finished and stay; the same command goes on"
     if isinstance(error, BrokenProcessPool):
-        return UserError(
-            f"a worker process was ended, perhaps for memory; {stays}, with --workers 1 if need be"
-        )
-    where = error.filename or folder
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"the disk of {folder} is full; free some space: {stays}")
-    return UserError(f"{where}: {error.strerror}; {stays}")
+        ended = "a worker process was ended, perhaps for memory"
+        return UserError(f"{ended}; {stays}, with --workers 1 if need be")
+    if error.errno in FULL:
+        return UserError(f"the disk of {splits[0].folder} is full; free some space: {stays}")
+    return UserError(f"{error.filename or splits[0].folder}: {error.strerror}; {stays}")
