@@ -29,12 +29,10 @@ SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits_evaluator.
 
 
 class Evaluator:
-    """A classifier, and the real characters that generated ones are compared with.
+    """A classifier, and the real characters, uint8 [N,28,28] and int64 [N], that generated ones stand beside.
 
-    Args:
-        predict: of uint8 [N,28,28] the features [N,F] and the logits [N,classes], by a net that was trained
-            on real characters only.
-        real, labels: uint8 [N,28,28] and int64 [N]; none that any of the nets was trained on.
+    `predict` gives features [N,F] and logits [N,classes], by a net that was trained on real characters only,
+    and on none of these.
     """
 
     def __init__(

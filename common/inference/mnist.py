@@ -26,30 +26,25 @@ from common.models.mnist import Classifier, Generator
 from common.results import Scores
 from common.training.run import Run
 
+# What `--method` takes, and its name on screen and in figures
 METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
-"""What `--method` takes, and its name on screen and in figures."""
 SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits.safetensors"
 BATCH = 500
-THRESHOLD = 0.99
-"""How probable Method 2's classifier must find a character, for the sample to be accepted."""
-MAX_REJECTED = 20_000
-"""Samples that Method 2 draws in vain before it gives up."""
-SAME_STYLE = 0.6
-"""How near Method 2's noise lies to that of a word's style; at 1 only one image would come of it."""
+THRESHOLD = 0.99  # how probable Method 2's classifier must find a character, for the sample to be accepted
+MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
+SAME_STYLE = 0.6  # how near its noise lies to that of a word's style; at 1 only one image would come of it
 
 
 @dataclass
 class Sampler:
     """A trained generator, and all it takes to sample characters with it."""
 
+    # conditional: one net, conditioned on the character; 1: a net for each character; 2: one unconditional
+    # net, and rejection sampling with a classifier
     method: str
-    """`conditional`: one net, conditioned on the character; `1`: a net for each character; `2`: one
-    unconditional net, and rejection sampling with a classifier."""
     generator: Generator
-    characters: str
-    """Label k is character k."""
-    classifier: Classifier | None = None
-    """Of Method 2; without it no character can be asked for."""
+    characters: str  # label k is character k
+    classifier: Classifier | None = None  # of Method 2; without it no character can be asked for
     about: dict[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> int:
@@ -61,14 +56,9 @@ class Sampler:
     def sample(
         self, labels: Tensor, rng: torch.Generator, style: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Samples the characters of `labels`, int64 [N].
-
-        Args:
-            rng: of the noise; on the CPU.
-            style: noise that all of them share, [latent]; None for each its own.
-
-        Returns:
-            images, uint8 [N,28,28], 255 for ink; and by character how many samples one cost.
+        """Samples the characters of `labels`, int64 [N]; with `style`, [latent], of the same noise, else each
+        of its own by `rng`, on the CPU. Returns uint8 [N,28,28], 255 for ink; and by character how many
+        samples one cost.
 
         Raises:
             UserError: `MAX_REJECTED` samples in vain, and Method 2 still lacks a character.
@@ -122,10 +112,8 @@ class Sampler:
         while any(wanted.values()):
             if vain >= MAX_REJECTED:
                 missing = ", ".join(self.characters[k] for k, places in wanted.items() if places)
-                raise UserError(
-                    f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain, and found no more of "
-                    f"{missing}; train it longer, or take another --method"
-                )
+                drew = f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain"
+                raise UserError(f"{drew}: no more of {missing}; train it longer, or take another --method")
             noise = self._noise(rng, BATCH)
             if style is not None:
                 noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
@@ -150,15 +138,10 @@ def open_run(
     config: Any, preset: dict[str, Any], budget: dict[str, Any], data: Digits, device: torch.device
 ) -> Run:
     """The run of --method; it goes on only with the same flags, preset and data, and as large a budget."""
-    flags = {name: getattr(config, name) for name in ("method", "seed", "precision")}
-    return Run(
-        run_dir(config, config.method),
-        settings={"data": data.name, "digits": data.fingerprint()[:16]} | preset | flags,
-        budget=budget,
-        device=device,
-        resume=config.resume,
-        precision=config.run_precision(),
-    )
+    settings = {name: getattr(config, name) for name in ("method", "seed", "precision")} | preset
+    settings |= {"data": data.name, "digits": data.fingerprint()[:16]}
+    more: dict[str, Any] = {"budget": budget, "resume": config.resume, "precision": config.run_precision()}
+    return Run(run_dir(config, config.method), settings=settings, device=device, **more)
 
 
 def origin(data: Digits, run: Run) -> dict[str, Any]:
@@ -199,8 +182,8 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
             classifier.load_state_dict(states["classifier"])
         characters = str(known["characters"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        why = f"{cause_of(error):.150}"
-        raise UserError(f"--weights: {path} holds no weights of --method {method} ({why})") from None
+        why = f"holds no weights of --method {method} ({cause_of(error):.150})"
+        raise UserError(f"--weights: {path} {why}") from None
     classifier = classifier and classifier.to(device).eval()
     return Sampler(method, generator.to(device).eval(), characters, classifier, known)
 
@@ -215,9 +198,8 @@ def load_chosen(config: Any, method: str, device: torch.device, data: Digits | N
     path = weights.choose(chosen, run_dir(config, method) / "weights.safetensors", SHIPPED)
     sampler = load(path, method, device)
     if data and sampler.characters != data.characters:
-        raise UserError(
-            f"--data: {data.name} has {data.characters}, but the weights in {path} have {sampler.characters}"
-        )
+        theirs = f"the weights in {path} have {sampler.characters}"
+        raise UserError(f"--data: {data.name} has {data.characters}, but {theirs}")
     print(f"Weights: {path}, trained on {sampler.about['data']}")
     return sampler
 
@@ -225,12 +207,9 @@ def load_chosen(config: Any, method: str, device: torch.device, data: Digits | N
 def evaluate(
     sampler: Sampler, evaluator: Evaluator, data: Digits, seed: int
 ) -> tuple[Tensor, Tensor, Scores, dict[str, Any]]:
-    """Scores as many characters as the test part has, in turn, and says what they cost.
-
-    Returns:
-        the characters, uint8 [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without
-        rejection; and for the results file what else was measured.
-    """
+    """Scores as many characters as the test part has, in turn, and says what they cost. Returns these, uint8
+    [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without rejection; and for the results
+    file what else was measured."""
     rng, labels = torch.Generator().manual_seed(seed), torch.arange(len(data.test)) % len(data.characters)
     start = time.monotonic()
     fake, cost = sampler.sample(labels, rng)
