@@ -212,9 +212,11 @@ def main(config: Config) -> int:
         return studies.sweep(config, fit, data, device)
 
     # Train, and test each fold beside the baselines
-    names = ("seed", "folds", *SIZES, "n_models", "epochs", "batch_size")
+    names = ("seed", "folds", *SIZES, "n_models", "batch_size")
     settings = {"data": data.name, "texts": data.digest()} | {name: getattr(config, name) for name in names}
-    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision="float32")
+    settings |= {"epochs of each fold": config.epochs} if config.folds else {}  # all are trained alike
+    where: dict[str, Any] = {"device": device, "precision": "float32", "budget": {"epochs": config.epochs}}
+    run = Run(run_dir, settings=settings, resume=config.resume, **where)
     folds = []
     splits = sms_spam.folds(data.labels, config.folds or 5, config.seed)[: config.folds or 1]
     for number, (index, test_index) in enumerate(splits, 1):

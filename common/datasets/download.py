@@ -1,0 +1,62 @@
+"""Downloads: with a limit on waiting, checked, from mirrors; and the cause of a failure in one line."""
+
+import hashlib
+import sys
+import tarfile
+import zipfile
+import zlib
+from functools import partial
+from typing import IO
+from urllib.parse import urlsplit
+
+import pooch
+
+TIMEOUT = 10
+"""Seconds without an answer after which a server counts as out of reach."""
+FAILURES = (OSError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+"""What is raised where nothing can be fetched, or where what came is not the archive that was expected."""
+
+
+def fetch(url: str, file: IO[bytes], md5: str = "") -> None:
+    """Writes what is at `url` into `file`, which is open for writing and reading, and goes back to its start.
+
+    Raises:
+        OSError: it cannot be had as a whole, or its MD5 sum is another one than `md5`.
+    """
+    get = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(),
+        chunk_size=2**16,
+        timeout=TIMEOUT,
+        # some servers call the file's own gzip an encoding of the transfer, which requests would undo
+        hooks={"response": lambda response, **_: response.raw.headers.discard("Content-Encoding")},
+    )
+    get(url, file, None)
+    file.seek(0)
+    digest = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))  # type: ignore[arg-type]
+    file.seek(0)
+    if md5 and (has := digest.hexdigest()) != md5:
+        raise OSError(f"{url} has another content than expected, its md5 is {has} instead of {md5}")
+
+
+def fetch_from_mirrors(mirrors: list[str], name: str, file: IO[bytes], md5: str = "") -> None:
+    """`fetch`, from the first of `mirrors` that gives the file; those that do not go to the list's end.
+
+    Raises:
+        OSError: none gives it; the message has the cause of each.
+    """
+    causes = []
+    for mirror in tuple(mirrors):
+        try:
+            file.truncate(file.seek(0))
+            return fetch(mirror + name, file, md5)
+        except OSError as error:
+            causes.append(f"{urlsplit(mirror).netloc}: {in_one_line(error)}")
+            mirrors.append(mirrors.pop(0))  # it is asked last for the next file
+    raise OSError("; ".join(causes))
+
+
+def in_one_line(error: BaseException) -> str:
+    """The first cause of an error, which says it shortest, without line breaks."""
+    while error.__context__:
+        error = error.__context__
+    return " ".join(str(error).split()) or type(error).__name__
