@@ -287,7 +287,10 @@ def test_a_zip_will_do_whatever_its_name(member: str) -> None:
 def test_what_is_packed_is_unpacked() -> None:
     table = comma_separated("v1,v2,,,", ("ham", "spam"), ",,,").encode()
     for packed in (zipped(table, "spam.csv"), zipped(table, "deeper/Spam.CSV"), gzip.compress(table)):
-        assert found(packed).texts == [text for _, text in MESSAGES]
+        messages = found(packed)
+        assert messages.texts == [text for _, text in MESSAGES]
+        assert messages.name == ("messages" if packed[:2] == b"\x1f\x8b" else messages.name)
+    assert found(zipped(table, "spam.csv"), "archive.zip").name == "spam.csv"
     Path("kaggle").mkdir()
     Path("kaggle/spam.csv").write_bytes(table)
     assert len(sms_spam.find("kaggle")) == 3

@@ -261,6 +261,8 @@ def test_folds_keep_no_weights_and_report_deviations(tmp_path: Path) -> None:
     assert set(result["trained"]) == {"fold 1", "fold 2"}
     assert result["baselines"]["naive Bayes"]["accuracy_sd"] > 0
     assert not (tmp_path / "runs" / "lstm-quick" / "weights.safetensors").exists()
+    with pytest.raises(UserError, match="epochs of each fold = 1"):
+        run("lstm", tmp_path, quick=True, folds=2, epochs=2, n_models=1, resume=True)
 
 
 # ------------------------------------------------------------------------------------------ the models
@@ -440,7 +442,7 @@ def test_a_huge_line_is_cut_and_said(
 
 
 def test_a_stream_is_read_as_training_reads_a_file(
-    trained: dict[str, Path], tmp_path: Path, capfdbinary: Any
+    trained: dict[str, Path], answering: spam.SpamFilter, tmp_path: Path, capfdbinary: Any
 ) -> None:
     """Whatever wrote it, from whichever program: the same characters, so the same answers."""
     lines = ["Win £1000 cash, café voucher", "see you at 5", "free prize, call 0900 now"] * 500
@@ -451,6 +453,10 @@ def test_a_stream_is_read_as_training_reads_a_file(
         said = answers(weights(trained, "lstm"), str(file), capfdbinary)
         assert [line.split("\t")[2] for line in said] == lines, encoding
         assert said == (whole := whole or said), encoding
+    message = "that\x92s free, win a prize"  # the collection has such signs; they are only shown as another
+    file.write_text(message + "\n")
+    (shown,) = answers(weights(trained, "lstm"), str(file), capfdbinary)
+    assert shown.startswith(f"{answering.probabilities([message])[0]:.4f}\t") and "that\ufffds" in shown
     mixed = b"caf\xc3\xa9\n" * 300_000 + b"caf\xe9\n"  # UTF-8 for a while, and then a line that is not
     file.write_bytes(mixed)
     assert set(itertools.chain(*spam._lines(str(file)))) == {"café"} == set(decode(mixed, "")[0].split())
@@ -466,12 +472,13 @@ def test_what_is_no_text_is_refused(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="of a shell")
 @pytest.mark.parametrize(
-    ("redirect", "code", "words"), [("<&-", 2, "input is closed"), ("</dev/null >/dev/full", 0, "no lines")]
+    ("command", "words"),
+    [("{} <&-", "input is closed"), ("echo hi | {} >/dev/full", "cannot write the answers: No space")],
 )
-def test_closed_streams_are_one_line(redirect: str, code: int, words: str) -> None:
-    command = f"{sys.executable} lstm.py --predict - --weights shipped {redirect}"
+def test_closed_and_full_streams_are_one_line(command: str, words: str) -> None:
+    command = command.format(f"{sys.executable} lstm.py --predict - --weights shipped")
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == code and words in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_pipe_is_answered_as_it_comes(trained: dict[str, Path]) -> None:

@@ -120,7 +120,7 @@ def find(data: str, *, keep_duplicates: bool = False, download: bool = True) -> 
     try:
         for file in (path, path / MEMBER, path / "sms" / MEMBER, path / "spam.csv"):
             if file.is_file():
-                return _cleaned(_content(file), file, keep_duplicates)
+                return _cleaned(*_content(file), keep_duplicates)
         wrong = f"holds no {MEMBER}" if path.is_dir() else "is no file" if path.exists() else "does not exist"
     except OSError as error:
         wrong = f"cannot be read: {cause_of(error)}"
@@ -133,10 +133,10 @@ def _auto(download: bool, keep_duplicates: bool) -> Messages:
     fetched, other = Path("data", "sms", MEMBER), Path("data", MEMBER)
     record = fetched.with_name("archive.sha256")  # beside a copy that was downloaded
     damaged = ""
-    if fetched.is_file() and record.is_file() and (why := _fault(_content(fetched))):
+    if fetched.is_file() and record.is_file() and (why := _fault(_content(fetched)[0])):
         damaged = f"{fetched} was downloaded and is damaged: {why}"
     elif path := next((path for path in (fetched, other) if path.is_file()), None):
-        return _cleaned(_content(path), path, keep_duplicates)
+        return _cleaned(*_content(path), keep_duplicates)
 
     by_hand = f"fetch {URL} by hand, unzip it and put its {MEMBER} at {fetched}"
     try:
@@ -162,33 +162,36 @@ def _stand_in(*why: str) -> Messages:
 # --------------------------------------------------------------------------------------- reading
 
 
-def _content(path: Path) -> bytes:
-    """The file's bytes, or those of the table that is packed in it."""
+def _content(path: Path) -> tuple[bytes, Path]:
+    """The file's bytes, or those of the table that is packed in it; and its path, within an archive too."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {cause_of(error)}; name another file by --data") from None
     try:
         if content.startswith(b"\x1f\x8b"):
-            return gzip.decompress(content)
-        return _unpack(content, tables=True) if content.startswith(b"PK\x03\x04") else content
+            return gzip.decompress(content), path
+        if content.startswith(b"PK\x03\x04"):
+            content, name = _unpack(content, tables=True)
+            return content, path / name
+        return content, path
     except downloads.FAILURES as error:
         why = downloads.in_one_line(error)
-        raise UserError(f"{path} cannot be unpacked ({why}); name its {MEMBER}, unpacked") from None
+        raise UserError(f"{path} cannot be unpacked ({why}); name the table in it, as text") from None
 
 
-def _unpack(archive: bytes, tables: bool = False) -> bytes:
+def _unpack(archive: bytes, tables: bool = False) -> tuple[bytes, str]:
     """The collection out of its zip, checked by the zip's own checksum; or, of `tables`, the only one."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         names = [name for name in file.namelist() if not name.startswith("__MACOSX/") and name[-1] != "/"]
         if any(name.startswith("xl/") for name in names):
-            raise LookupError("it is an Excel workbook, save it as CSV")
+            raise LookupError("it is an Excel workbook")
         chosen = [name for name in names if name.rpartition("/")[2] == MEMBER][:1]
         if tables and not chosen:
             chosen = [name for name in names if name.lower().endswith((".csv", ".tsv"))] or names
         if len(chosen) != 1:
             raise LookupError(f"there is no {MEMBER} in this zip{', and no single table' if tables else ''}")
-        return file.read(chosen[0])
+        return file.read(chosen[0]), chosen[0]
 
 
 def _parse(content: bytes, path: Path) -> tuple[Messages, list[str]]:
@@ -237,7 +240,7 @@ def _fetch(by_hand: str) -> tuple[bytes, bytes]:
     received = io.BytesIO()
     try:
         downloads.fetch(URL, received)
-        content = _unpack(received.getvalue())
+        content, _ = _unpack(received.getvalue())
     except downloads.FAILURES as error:
         why = downloads.in_one_line(error)
         raise UserError(f"The SMS Spam Collection could not be had ({why}); {by_hand}") from None

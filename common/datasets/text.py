@@ -35,12 +35,15 @@ BINARY = {
 }
 CONTROL = bytes({*range(32), 127} - {*b"\t\n\v\f\r\x1b"})
 """Bytes that are hardly ever in a text."""
+SAMPLE = 1 << 16
+"""Bytes at the beginning by which it is decided: a stream has no more at first."""
 
 
 def encoding_of(start: bytes) -> str:
     """The encoding that the beginning of a text shows; `utf-8` where lines decide for themselves."""
     if marked := next((name for mark, name in MARKS.items() if start.startswith(mark)), ""):
         return marked
+    start = start[:SAMPLE]
     even, odd = (start[i::2].count(0) / max(1, len(start) // 2) for i in (0, 1))
     if len(start) >= 4 and min(even, odd) < 0.05 and max(even, odd) > 0.7:
         return "utf-16-be" if even > odd else "utf-16-le"
@@ -53,7 +56,7 @@ def kind_of(start: bytes) -> str:
         return known
     if start[257:262] == b"ustar":
         return "a tar archive"
-    sample = start[: 1 << 16]
+    sample = start[:SAMPLE]
     strange = len(sample) - len(sample.translate(None, CONTROL))
     try:
         codecs.utf_8_decode(sample, "strict", False)

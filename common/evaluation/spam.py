@@ -20,9 +20,6 @@ from common.datasets.vocabulary import Vocabulary
 from common.models.spam import Ensemble, logits
 from common.results import Scores
 
-Splits = Sequence[tuple[np.ndarray, np.ndarray]]
-"""For each model of an ensemble, the indices of its training and of its validation messages."""
-
 
 def score_answers(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     """accuracy, and of spam: f1, precision, recall; these are 0 where they would divide by 0.
@@ -111,12 +108,17 @@ class Validation:
     """The tokens of each message that may be trained on, N of them."""
     labels: np.ndarray
     """bool [N]."""
-    splits: Splits
+    splits: Sequence[tuple[np.ndarray, np.ndarray]]
+    """For each model of an ensemble, the indices of its training and of its validation messages."""
 
-    def out_of_fold(self, ensemble: nn.Module, splits: Splits | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Each model's logits of its own validation messages, one after the other, [M]; their labels, [M]."""
+    def out_of_fold(
+        self, ensemble: nn.Module, parts: Sequence[np.ndarray] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Each model's logits of its own part, by default its validation messages, one after the other, [M];
+        their labels, [M].
+        """
         assert isinstance(ensemble, Ensemble)
-        parts = [validation for _, validation in splits or self.splits]
+        parts = parts or [validation for _, validation in self.splits]
         answers = [
             logits(model, self.vocabulary.batch, [self.texts[i] for i in part])
             for model, part in zip(ensemble.models, parts, strict=True)
@@ -129,10 +131,10 @@ class Validation:
         """
         from sklearn.metrics import log_loss
 
-        train = [(part, part[:: max(1, len(part) // len(validation))]) for part, validation in self.splits]
+        train = [part[:: max(1, len(part) // len(validation))] for part, validation in self.splits]
         result: dict[str, float] = {}
-        for name, splits in (("train", train), ("validation", self.splits)):
-            answers, truth = self.out_of_fold(ensemble, splits)
+        for name, parts in (("train", train), ("validation", [])):
+            answers, truth = self.out_of_fold(ensemble, parts)
             scores = score_answers(truth, answers >= 0)
             result |= {f"{name}_{metric}": scores[metric] for metric in ("accuracy", "f1")}
             result[f"{name}_loss"] = float(log_loss(truth, 1 / (1 + np.exp(-answers)), labels=[False, True]))

@@ -49,11 +49,9 @@ def report(
 ) -> None:
     """One page on one classifier: learning curves, confusion matrices beside the baselines', calibration.
 
-    Args:
-        folds: what each method answers to the test messages; `kind` is the ensemble.
-        scores: by method, `accuracy` and `f1`, and if known their deviations `accuracy_sd` and `f1_sd`.
-        history: rows of `Run.history`, a phase for each fold; those with `loss`, the sum over all models, are
-            of training batches, those with `validation_loss` of evaluations.
+    `kind` is the ensemble. `scores` are by method `accuracy` and `f1`, and if known their deviations
+    `accuracy_sd` and `f1_sd`. `history` is that of a `Run` with a phase for each fold: rows with `loss`, the
+    sum over all models, are of training batches, those with `validation_loss` of evaluations.
     """
     truth = np.concatenate([fold.messages.labels for fold in folds])
     probability = np.concatenate([fold.probability for fold in folds])
@@ -83,10 +81,8 @@ def collapse(
 ) -> None:
     """Why a net that reads its state after the padding answers the more frequent class to everything.
 
-    Args:
-        lengths: tokens of each message, int [N]; all were padded to the longest.
-        curves: by set-up, the collapsed one, then the repaired: steps and accuracy, [2,K].
-        truth, answers: of the test messages, bool [M]; the answers by set-up.
+    `lengths` are tokens of each message, int [N]; all were padded to the longest. By set-up, the collapsed
+    one, then the repaired: `curves`, steps and accuracy, [2,K], and `answers` to test messages, bool [M].
     """
     majority = max(truth.mean(), 1 - truth.mean())
     matrices = {name: confusion(truth, answer) for name, answer in answers.items()}
@@ -111,11 +107,9 @@ def scaling(path: Path, rows: Sequence[dict[str, Any]], baselines: Scores, **hea
     Parameters are counted without the embedding table, which can be many times the rest and hides it: small
     models would all lie in one place (as Kaplan et al. 2020, section 2.1, count).
 
-    Args:
-        rows: a dict for each point: `kind` (of model), `vary` (the setting), `value` (of it), `parameters`,
-            and `accuracy` and `f1`, lists with a number for each seed. Error bars are sample deviations.
-        baselines: by method, `accuracy` and `f1`, drawn as dashed lines; those far from the models' scores
-            would flatten the rest.
+    `rows` are points: `kind` of model, the setting to `vary`, its `value`, `parameters`, and `accuracy` and
+    `f1`, lists with a number for each seed; error bars are sample deviations. `baselines` have `accuracy` and
+    `f1` by method; those far from the models' scores would flatten the rest.
     """
     points = pd.DataFrame(rows)
     kinds, varied = points.kind.unique(), points.vary.unique()
@@ -263,8 +257,7 @@ def _parameters_axis(axes: Axes, parameters: pd.Series) -> None:
 def _head(axes: Axes, heading: str) -> None:
     """A heading, and under it the legend in one row, where no line is."""
     axes.set_title(heading, pad=34)
-    count = len(axes.get_legend_handles_labels()[0])
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=count, **LEGEND)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=9, **LEGEND)
 
 
 def _accuracy_axis(axes: Axes, majority: float, label: str) -> None:

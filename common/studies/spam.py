@@ -41,14 +41,14 @@ NAMES = {"embed_size": "embedding size", "hidden_size": "hidden size", "num_laye
 SEEDS = 3
 
 
-def two_layers(size: int, dropout: float) -> nn.Module:
-    """The head of lstm.py."""
-    return nn.Sequential(nn.Linear(size, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, 1))
-
-
+HEADS = {
+    "RNN": lambda size, dropout: nn.Linear(size, 1),
+    "LSTM": lambda size, dropout: nn.Sequential(
+        nn.Linear(size, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, 1)
+    ),
+}
 MODELS = {  # those of the two scripts, which a study does not import
-    "RNN": partial(SpamClassifier, cell=nn.RNN, head=lambda size, dropout: nn.Linear(size, 1)),
-    "LSTM": partial(SpamClassifier, cell=nn.LSTM, head=two_layers),
+    kind: partial(SpamClassifier, cell=getattr(nn, kind), head=head) for kind, head in HEADS.items()
 }
 
 
@@ -76,12 +76,11 @@ def collapse(
     repaired = fit(replace(config, n_models=1), build, train, run, "repaired")
     answers["repaired"] = repaired.probabilities(test.texts) >= 0.5
     run.finish()
-    all_answers = answers | {"majority class": np.zeros(len(test), bool)}
-    scores = {name: evaluation.score_answers(test.labels, answer) for name, answer in all_answers.items()}
+    everything = answers | {"majority class": np.zeros(len(test), bool)}
+    scores = {name: evaluation.score_answers(test.labels, answer) for name, answer in everything.items()}
     print(results.table(scores, digits=4))
+    earlier, best, majority = (score["accuracy"] for score in scores.values())
     baselines = {"majority class": scores.pop("majority class")}
-    majority = baselines["majority class"]["accuracy"]
-    earlier, repaired_accuracy = (score["accuracy"] for score in scores.values())
 
     # Figure
     figs, name = config.figs_dir(), f"{script}_collapse"
@@ -105,7 +104,7 @@ def collapse(
     results.save(figs, name, config, metrics=scores, baselines=baselines, trained=run.record, **about)
     print(
         f"The earlier set-up is right about {earlier:.2%}, the majority class about {majority:.2%}, the "
-        f"repaired {kind} about {repaired_accuracy:.2%}. Figure: {figs}/{name}.png"
+        f"repaired {kind} about {best:.2%}. Figure: {figs}/{name}.png"
     )
     if earlier != majority:
         print("It has not collapsed this time: it says more than ham to everything.")
