@@ -175,8 +175,6 @@ def read_flags(config_class: type[Config]) -> Config:
     """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
     import tyro  # not for the tools that only need UserError
 
-    if os.environ.get("NO_COLOR"):  # tyro asks only whether there is a terminal
-        tyro._experimental_options["ansi_codes"] = False
     prepare_output()
     with one_line():
         check_empty(sys.argv[1:])
