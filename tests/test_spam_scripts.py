@@ -74,6 +74,14 @@ def answering(trained: dict[str, Path]) -> spam.SpamFilter:
 
 
 @both
+def test_the_same_seed_gives_the_same_numbers(trained: dict[str, Path], script: str, tmp_path: Path) -> None:
+    assert run(script, tmp_path, quick=True) == 0
+    first, second = results(trained[script], script), results(tmp_path, script)
+    for part in ("metrics", "baselines", "wrong"):
+        assert first[part] == second[part]
+
+
+@both
 def test_it_learns_far_more_than_the_majority_class(trained: dict[str, Path], script: str) -> None:
     result = results(trained[script], script)
     kind = KINDS[script]
