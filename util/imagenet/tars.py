@@ -1,32 +1,70 @@
 """Tar archives read forward, once, and believed in nothing.
 
-Python's tarfile repairs and guesses, and takes 2.6 times as long for a header. ImageNet's archives need the
-plainest kind: regular files with short names. All else is refused by a UserError that names the byte.
+Python's tarfile repairs and guesses, and takes 2.6 times as long for a header. ImageNet's archives need
+regular files; names and sizes in PAX and GNU headers are read. All else is refused by a UserError that names
+the byte.
 """
 
 import gzip
 import hashlib
 import io
 import queue
+import re
 import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.cli import UserError
+from common.files import cause_of
 
 BLOCK = 512
 CHUNK = 1 << 18
 """Bytes read at once: what is hashed and written is still in the cache (of 1 << 20 it was not)."""
+GZIP = b"\x1f\x8b"
+LONG = "names or sizes in headers of their own"
 MAGICS = (b"ustar\x0000", b"ustar  \x00", bytes(8))  # POSIX, GNU, before both
+
+
+class Parts(io.RawIOBase):
+    """Files that are read as one."""
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self._files = [io.FileIO(path) for path in paths]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return next((count for file in self._files if (count := file.readinto(buffer))), 0)
+
+    def tell(self) -> int:
+        return sum(file.tell() for file in self._files)
+
+
+class Window(io.RawIOBase):
+    """The next `size` bytes of an archive as a file, for an archive inside that is compressed."""
+
+    def __init__(self, archive: "Archive", size: int) -> None:
+        self._archive, self._left = archive, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._archive.read(min(len(buffer), self._left))
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class Hashed(io.RawIOBase):
     """A file whose bytes are hashed by a second thread as they are read: MD5 gives the GIL away."""
 
-    def __init__(self, file: io.FileIO) -> None:
+    def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._chunks: queue.Queue[bytes] = queue.Queue(maxsize=8)
@@ -61,25 +99,38 @@ class Archive:
         path: None is standard input.
         md5: whether to hash all that is read; then nothing is jumped over.
         chunk: bytes to read at once; `BLOCK` where only headers matter.
+        parts: the files that are read as one, `path` the first of them.
+        inner: an archive inside another, which `path` is.
     """
 
-    def __init__(self, path: Path | None, *, md5: bool = False, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        md5: bool = False,
+        chunk: int = CHUNK,
+        parts: tuple[Path, ...] = (),
+        inner: Window | None = None,
+    ) -> None:
         self.path, self.name = path, "standard input" if path is None else str(path)
-        if path is None and (sys.stdin is None or sys.stdin.isatty()):
+        self.in_parts = len(parts) > 1
+        if path is None and not inner and (sys.stdin is None or sys.stdin.isatty()):
             raise UserError("nothing comes from standard input; pipe an archive into it, or name one")
         if path and path.exists() and not path.is_file():
             raise UserError(f"{path} is no file; name an archive, or pipe one into `unzip_imagenet -`")
         try:
-            raw = io.FileIO(path or sys.stdin.fileno(), closefd=path is not None)
+            raw: Any = inner or (Parts(parts) if self.in_parts else None)
+            raw = raw or io.FileIO(path or sys.stdin.fileno(), closefd=path is not None)
             self._hashed = Hashed(raw) if md5 else None
             self._file: Any = io.BufferedReader(self._hashed or raw, chunk)
-            compressed = self._file.peek(2)[:2] == b"\x1f\x8b"
+            compressed = self._file.peek(2)[:2] == GZIP
         except OSError as error:
-            raise UserError(f"{self.name}: {error.strerror}; name another archive") from None
+            raise UserError(f"{self.name}: {cause_of(error)}; name another archive") from None
         # bytes of the tar, None where only reading to the end will tell; the place of the next byte
         self.size = None if path is None or compressed else path.stat().st_size
         self.position = 0
         self._ahead = b""  # read already by `peek`
+        self._noted: bytes | None = None  # what is read within `looking_ahead`
         self._bytes_read = raw.tell if path and compressed else lambda: self.position
         self._seekable = self.size is not None and not md5
         self.close = raw.close
@@ -103,11 +154,17 @@ class Archive:
         try:
             data = self._ahead[:count]
             data += self._file.read(count - len(data))
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            damage = f"the compressed data is damaged or cut short ({error})"
-            raise self.error(self.position, damage) from None
+        except EOFError:
+            cut = "the compressed data is cut short here; fetch the archive again"
+            raise self.error(self.position, cut) from None
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise self.error(
+                self.position, f"the compressed data is damaged ({error}); fetch it again"
+            ) from None
         except OSError as error:
-            raise self.error(self.position, f"cannot be read ({error.strerror})") from None
+            raise self.error(self.position, f"cannot be read ({cause_of(error)})") from None
+        if self._noted is not None:
+            self._noted += data
         self._ahead = self._ahead[count:]
         self.position += len(data)
         return data
@@ -118,6 +175,13 @@ class Archive:
         self._ahead = data + self._ahead
         self.position -= len(data)
         return data
+
+    @contextmanager
+    def looking_ahead(self) -> Iterator[None]:
+        """What is read within is read again behind it, from standard input too."""
+        start, self._noted = self.position, b""
+        yield
+        self._ahead, self.position, self._noted = self._noted + self._ahead, start, None
 
     def take(self, count: int) -> bytes:
         """The next bytes; a UserError where the file ends before."""
@@ -148,6 +212,7 @@ class Member(NamedTuple):
     offset: int
     size: int
     folder: bool
+    long: bool = False  # whether headers in front say its name or size
 
     @property
     def end(self) -> int:
@@ -164,21 +229,60 @@ def members(archive: Archive, end: int | None, *, closed: bool = True) -> Iterat
         end: where the archive ends, if that is known; no member may reach beyond it.
         closed: whether there must be an end block, and nothing behind it; a part of an archive has none.
     """
+    more: dict[str, Any] = {}  # what headers in front say of the next member
+    ended = False
     while closed or archive.position != end:
         start = archive.position
         header = archive.read(BLOCK) if end is None or start + BLOCK <= end else b""
+        if not header and ended:
+            return
         if len(header) < BLOCK:
             raise archive.error(start, "ends without an end block: cut short; fetch the archive again")
         if header.count(0) == BLOCK and closed:
+            if ended := archive.in_parts:
+                continue
             _check_end(archive, end)
             return
         member = parse(archive, start, header)
+        if header[156:157] in (b"x", b"g", b"L"):
+            more |= _extended(archive, member, header[156:157])
+            archive.skip(member.end - archive.position)
+            continue
+        if more:
+            member, more = member._replace(**more, long=True), {}
         member_end = member.end
         if end is not None and member_end > end:
+            why = "cut short" if end == archive.size else "damaged"
             beyond = f"{member.name} of {member.size:,} bytes reaches beyond the end at {end:,}"
-            raise archive.error(start, f"{beyond}; cut short or damaged, fetch the archive again")
+            raise archive.error(start, f"{beyond}: {why}; fetch the archive again")
         yield member
         archive.skip(member_end - archive.position)
+
+
+def _extended(archive: Archive, member: Member, kind: bytes) -> dict[str, Any]:
+    """The name and size that a header of PAX or GNU tar says for the next member, or for all."""
+    if member.size > 1 << 20:
+        raise archive.error(member.start, "a name of more than a megabyte; this is refused")
+    rest = archive.take(member.size)
+    if kind == b"L":
+        return {"name": _printable(rest)}
+    fields = {}
+    while rest.strip(b"\0"):  # such as `30 path=n01440764_10.JPEG\n`; the number counts all of it
+        match = re.match(rb"([1-9][0-9]{0,6}) ([^=]+)=", rest)
+        record = rest[: int(match[1])] if match else b""
+        if not match or not record.endswith(b"\n") or len(record) <= match.end():
+            raise archive.error(member.start, "a damaged PAX header; fetch the archive again")
+        fields[match[2]], rest = record[match.end() : -1], rest[len(record) :]
+    size = fields.get(b"size", b"0")
+    is_odd = not size.isdigit() or len(size) > 15 or any(key.startswith(b"GNU.sparse") for key in fields)
+    if is_odd or (kind == b"g" and {b"path", b"size"} & set(fields)):
+        raise archive.error(member.start, "a PAX header that no archive of images needs; this is refused")
+    more: dict[str, Any] = {"name": _printable(fields[b"path"])} if b"path" in fields else {}
+    return more | ({"size": int(size)} if b"size" in fields else {})
+
+
+def _printable(name: bytes) -> str:
+    return ascii(name.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"))[1:-1]
 
 
 def _check_end(archive: Archive, end: int | None) -> None:
@@ -200,12 +304,14 @@ def parse(archive: Archive, start: int, header: bytes) -> Member:
     # it counts its own eight bytes as spaces; most others are zeros, which need not be added
     if checksum is None or checksum != sum(header.translate(None, b"\0")) - sum(header[148:156]) + 8 * 32:
         raise archive.error(start, "no tar header, or a damaged one; fetch the archive again")
-    name = ascii(header[:100].split(b"\0", 1)[0].decode("latin-1"))[1:-1]
+    name = _printable(header[:100])
     kind, size, magic = header[156:157], _octal(header[124:136]), header[257:265]
-    if kind not in (b"0", b"\0", b"5"):
-        what = f"no regular file but a link, a device, sparse or with a long name (type {kind!r})"
+    if kind not in (b"0", b"\0", b"5", b"x", b"g", b"L"):
+        what = f"no regular file but a link, a device or sparse (type {kind!r})"
         raise archive.error(start, f"{name} is {what}; ImageNet's archives have none, this is refused")
-    if size is None or magic not in MAGICS or (magic == MAGICS[0] and header[345] != 0):
+    if magic == MAGICS[0] and header[345] != 0:
+        name = f"{_printable(header[345:500])}/{name}"
+    if size is None or magic not in MAGICS:
         raise archive.error(start, f"{name} has a header that ImageNet's archives do not have; refused")
     return Member(name, start, start + BLOCK, size, kind == b"5")
 
