@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from itertools import islice, pairwise
 from typing import Any
+from zipfile import BadZipFile
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from util.imagenet import unpacking
 from util.imagenet.labels import labels_for
 from util.imagenet.settings import Settings, space
 from util.imagenet.sources import KNOWN, Choice, Group, Source, groups_of_folder, groups_of_tar
-from util.imagenet.tars import BLOCK, CHUNK, Archive
+from util.imagenet.tars import BLOCK, CHUNK, Archive, Parts
 
 
 def say(line: str) -> None:
@@ -161,7 +162,7 @@ class Job:
                 print(*self.source.told(), sep="\n", end="\n" if self.source.notes else "")
         except BrokenPipeError:
             raise
-        except (OSError, MemoryError, BrokenProcessPool) as error:
+        except (OSError, MemoryError, BrokenProcessPool, BadZipFile) as error:
             raise unpacking.failure(error, self.splits) from None
         if self.settings.consume and self.path:
             self.path.resolve().unlink()
@@ -218,7 +219,8 @@ class Job:
             say("the md5 is not checked, since not all is read; --verify md5 reads all of it")
             verify = "fast"
         md5 = None
-        archive = stdin or Archive(self.path, md5=verify == "md5", parts=self.source.parts)
+        parts = Parts(self.source.parts) if len(self.source.parts) > 1 else None
+        archive = stdin or Archive(self.path, md5=verify == "md5", file=parts)
         with closing(archive), progress_bar(self.bytes) as bar:
             if not all(split.is_written() for split in self.splits):
                 groups = groups_of_tar(archive, archive.size, self.source, self.labels)

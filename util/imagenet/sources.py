@@ -10,19 +10,19 @@ import math
 import re
 import stat
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from common.cli import UserError
 from util.imagenet.settings import Settings
-from util.imagenet.tars import BLOCK, GZIP, LONG, Archive, Member, Window, members
+from util.imagenet.tars import BLOCK, GZIP, LONG, Archive, Member, members
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 
@@ -135,11 +135,9 @@ def _file_sources(path: Path) -> list[Source]:
     if path.suffix in UNFINISHED or path.with_name(f"{path.name}.aria2").exists():
         raise UserError(f"{path} is a download that is not finished; let it go on, or fetch it again")
     parts: tuple[Path, ...] = ()
-    if match := re.fullmatch(r"(train_images_)([0-9]+)(\.tar(?:\.gz)?)", path.name):
-        count = len(list(path.parent.glob(f"{match[1]}*{match[3]}")))
-        parts = tuple(
-            path.with_name(f"{match[1]}{k}{match[3]}") for k in range(max(count, int(match[2]) + 1))
-        )
+    if match := re.fullmatch(r"train_images_[0-9]+(\.tar|\.tar\.gz|\.tgz)", path.name):
+        count = len(list(path.parent.glob(f"train_images_*{match[1]}")))
+        parts = tuple(path.with_name(f"train_images_{k}{match[1]}") for k in range(count))
         if missing := [part for part in parts if not part.exists()]:
             raise UserError(f"{missing[0]} is missing, a part of the training images; fetch it")
     with closing(Archive(path, chunk=BLOCK)) as archive:
@@ -171,58 +169,47 @@ def _identify(archive: Archive, parts: tuple[Path, ...] = ()) -> Source:
         what = "empty, or zeros alone" if not head.strip(b"\0") else "cut short"
         raise archive.error(0, f"it is {what}: a download that did not come; fetch the archive again")
     with archive.looking_ahead():
-        kind, splits, unlabeled = _first(archive)
+        kind, splits, unlabeled = _first_image(archive)
     stdin = None if archive.path else archive
     return Source(kind, archive.path, splits, unlabeled, archive.size, stdin, parts)
 
 
-def _first(archive: Archive) -> tuple[Kind, tuple[str, ...], bool]:
-    """Kind, splits and whether labels are needed."""
+def _first_image(archive: Archive) -> tuple[Kind, tuple[str, ...], bool]:
+    """Kind, splits and whether labels are needed, by the first member that says it."""
     for member in members(archive, archive.size):
         name = member.name
-        if name.startswith(("ILSVRC/", "./ILSVRC/")):  # Kaggle's tree
-            return "single images", ("train", "val"), True
+        match = IMAGE.fullmatch(name)
+        is_kaggle = name.removeprefix("./").startswith("ILSVRC/")
+        if is_kaggle or (match and match["split"]):  # both splits may follow
+            return "single images", ("train", "val"), is_kaggle
         if CLASS_TAR.fullmatch(name):
             return "training images", ("train",), False
-        if match := IMAGE.fullmatch(name):
-            if match["split"]:  # whatever it begins with, the other may follow
-                return "single images", ("train", "val"), False
+        if match:
             if match["train"]:
                 return "single images", ("train",), False
-            return "validation images", ("val",), not (match["folder"] or match["suffix"])
-        if not (is_folder(member) or any(pattern.fullmatch(name) for pattern in LEFT_OUT)):
+            return "validation images", ("val",), not CLASS.search(name)
+        if not _why_left_out(name):
             raise archive.error(0, f"{name} is not what an archive of ImageNet begins with; fetch {TRAIN}")
     raise archive.error(0, f"it holds nothing of ImageNet; fetch {TRAIN}")
 
 
-def is_folder(member: Member) -> bool:
-    """Whether it is a folder as others make them around images; it is not made."""
-    path = f"{member.name.removesuffix('/')}/"
-    return (
-        member.folder
-        and bool(re.fullmatch(FOLDERS + "(test/)?", path))
-        and not re.search(r"\.(tar|JPEG)/", path)
-    )
+def _why_left_out(name: str) -> str | None:
+    return next((why for pattern, why in LEFT_OUT.items() if pattern.fullmatch(name)), None)
 
 
 def _zip_sources(path: Path) -> list[Source]:
     """The splits of a zip such as Kaggle's."""
-    with _open_zip(path) as archive:
-        names = [match for name in archive.namelist() if (match := IMAGE.fullmatch(name))]
-    splits = {match["split"] or ("train" if match["train"] else "val") for match in names}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [match for name in archive.namelist() if (match := IMAGE.fullmatch(name))]
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is a zip that is cut short or damaged ({error}); fetch it again") from None
+    splits = {_split(match) for match in names}
     if not splits:
         raise UserError(f"{path} is a zip without ImageNet's images; unpack it, and name what was in it")
-    unlabeled = any(match["val"] and not (match["folder"] or match["suffix"]) for match in names)
+    unlabeled = not all(CLASS.search(match[0]) for match in names)
     kind: Kind = "folders of images"
     return [Source(kind, path, (split,), unlabeled and split == "val") for split in sorted(splits)]
-
-
-def _open_zip(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        cut = f"{path} is a zip that is cut short or damaged ({error})"
-        raise UserError(f"{cut}; fetch it again") from None
 
 
 def _tree(path: Path, split: str) -> Source | None:
@@ -232,20 +219,6 @@ def _tree(path: Path, split: str) -> Source | None:
     has_classes = any(CLASS.fullmatch(name) for name in names)
     unlabeled = split == "val" and not has_classes and not all(map(CLASS.search, images))
     return Source("folders of images", path, (split,), unlabeled) if images or has_classes else None
-
-
-class Zipped(NamedTuple):
-    """An image in a zip."""
-
-    archive: zipfile.ZipFile
-    name: str
-
-    def read_bytes(self) -> bytes:
-        try:
-            return self.archive.read(self.name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            what = f"{self.archive.filename}: {self.name!a} cannot be read ({error})"
-            raise UserError(f"{what}; fetch the zip again") from None
 
 
 class Choice:
@@ -295,12 +268,14 @@ class Image(NamedTuple):
     wnid: str
     name: str
     number: int
-    source: Archive | Path | Zipped  # the archive, which is at the image's first byte; or the image's file
+    source: Archive | Path | Callable[[], bytes]  # the archive, which is at its first byte; its file; a zip's
     offset: int
     size: int
 
     def read(self) -> bytes:
-        return self.source.take(self.size) if isinstance(self.source, Archive) else self.source.read_bytes()
+        if isinstance(self.source, Archive):
+            return self.source.take(self.size)
+        return self.source.read_bytes() if isinstance(self.source, Path) else self.source()
 
 
 class Group(NamedTuple):
@@ -310,6 +285,10 @@ class Group(NamedTuple):
     start: int  # where its first bytes are in the archive; 0 of a file of its own
     size: int  # bytes of the class's archive; else 0
     images: Iterator[Image]
+
+
+def _split(match: re.Match[str]) -> str:
+    return match["split"] or ("train" if match["train"] else "val")
 
 
 def parse_name(name: str, labels: Labels, wnid: str = "") -> tuple[str, str, str, int] | None:
@@ -324,8 +303,7 @@ def parse_name(name: str, labels: Labels, wnid: str = "") -> tuple[str, str, str
     number = int(part("k") or part("number") or 0)
     carried = {part("folder"), part("own"), part("suffix"), wnid or None} - {None}
     label, *others = carried or {labels.get(number)}
-    split = part("split") or ("train" if part("train") else "val")
-    return split, "" if others else label or "", f"{part('train') or part('val')}.JPEG", number
+    return _split(match), "" if others else label or "", f"{part('train') or part('val')}.JPEG", number
 
 
 def _understand(
@@ -334,8 +312,8 @@ def _understand(
     """As `parse_name`; None for what is left out and noted, and `error` raised for all else."""
     image = parse_name(name, labels, wnid)
     if image is None or image[0] not in source.splits:
-        if pattern := next((pattern for pattern in LEFT_OUT if pattern.fullmatch(name)), None):
-            source.note(LEFT_OUT[pattern], name)
+        if why := _why_left_out(name):
+            source.note(why, name)
             return None
         raise error(f"{name} is none of the {wnid} {source.kind}; this is refused")
     if not image[1]:
@@ -353,14 +331,12 @@ def images_of_tar(
     """The images of an archive of class `wnid`, or of one that comes without classes, as they come."""
     seen = set()
     for member in members(archive, end, closed=closed):
-        if member.folder and is_folder(member):
-            continue
         error = partial(archive.error, member.start)
         image = _understand(source, member.name, member.size, labels, wnid, error)
         if image is None:
             continue
-        if member.folder or image[0] + image[2] in seen:
-            raise error(f"{member.name} is {'a folder' if member.folder else 'there twice'}; this is refused")
+        if image[0] + image[2] in seen:
+            raise error(f"{member.name} is there twice; this is refused")
         if member.long:
             source.note(LONG, member.name)
         seen.add(image[0] + image[2])
@@ -375,8 +351,10 @@ def _images_of_class(archive: Archive, member: Member, source: Source, wnid: str
         yield from images_of_tar(archive, member.offset + member.size, source, {}, wnid)
         return
     source.note(COMPRESSED, member.name)
-    inner = Archive(Path(f"{archive.name}/{member.name}"), inner=Window(archive, member.size))
-    yield from images_of_tar(inner, None, source, {}, wnid)
+    data = BytesIO(archive.take(member.size))
+    yield from images_of_tar(
+        Archive(Path(f"{archive.name}/{member.name}"), file=data), None, source, {}, wnid
+    )
 
 
 def groups_of_tar(
@@ -394,13 +372,11 @@ def groups_of_tar(
     seen = set()
     for member in members(archive, end, closed=closed):
         name = member.name
-        if member.folder and is_folder(member):
-            continue
-        if pattern := next((pattern for pattern in LEFT_OUT if pattern.fullmatch(name)), None):
-            source.note(LEFT_OUT[pattern], name)
-            continue
         match = CLASS_TAR.fullmatch(name)
-        if member.folder or not match:
+        if why := None if match else _why_left_out(name):
+            source.note(why, name)
+            continue
+        if not match:
             raise archive.error(member.start, f"{name} is no class archive n########.tar; this is refused")
         wnid = match["wnid"]
         if wnid in seen:
@@ -431,9 +407,10 @@ def groups_of_folder(source: Source, labels: Labels) -> Iterator[Group]:
     by_class: dict[str, list[Image]] = {folder.name: [] for folder in folders}
     files = [(file, folder.name) for folder in folders for file in sorted(folder.iterdir())]
     for file, wnid in files or [(file, "") for file in paths if file.suffix.lower() in (".jpeg", ".jpg")]:
-        if not file.name.startswith(".") or MACOS.fullmatch(file.name):
-            if image := _image_file(source, file, labels, wnid):
-                by_class.setdefault(image.wnid, []).append(image)
+        if file.name.startswith(".") and not MACOS.fullmatch(file.name):
+            continue
+        if image := _image_file(source, file, labels, wnid):
+            by_class.setdefault(image.wnid, []).append(image)
     for wnid, own in sorted(by_class.items()):
         if not own:
             raise UserError(f"{source.path / wnid} holds no images; remove it")
@@ -454,22 +431,16 @@ def _image_file(source: Source, file: Path, labels: Labels, wnid: str) -> Image 
 
 def _groups_of_zip(source: Source, path: Path, labels: Labels) -> Iterator[Group]:
     """The classes of one split of a zip, by name."""
-    by_class: dict[str, dict[str, tuple[Any, zipfile.ZipInfo]]] = {}
-    with _open_zip(path) as archive:
+    by_class: dict[str, dict[str, Image]] = {}
+    with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            error = partial(_zip_error, path)
-            parsed = parse_name(info.filename, labels)
-            if info.is_dir() or (parsed and parsed[0] not in source.splits):
+            match = IMAGE.fullmatch(info.filename)
+            if info.is_dir() or (match and _split(match) not in source.splits):
                 continue
-            image = _understand(source, ascii(info.filename)[1:-1], info.file_size, labels, "", error)
-            if image and image[2] in by_class.setdefault(image[1], {}):
-                raise error(f"{info.filename!a} is there twice; this is refused")
-            if image:
-                by_class[image[1]][image[2]] = image, info
+            name, error = ascii(info.filename)[1:-1], lambda why: UserError(f"{path}: {why}")
+            if image := _understand(source, name, info.file_size, labels, "", error):
+                if image[2] in by_class.setdefault(image[1], {}):
+                    raise error(f"{name} is there twice; this is refused")
+                by_class[image[1]][image[2]] = Image(*image, partial(archive.read, info), 0, info.file_size)
         for wnid, own in sorted(by_class.items()):
-            images = (Image(*i, Zipped(archive, n.filename), 0, n.file_size) for i, n in own.values())
-            yield Group(wnid, 0, len(own), images)
-
-
-def _zip_error(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}")
+            yield Group(wnid, 0, len(own), iter(own.values()))

@@ -45,22 +45,6 @@ class Parts(io.RawIOBase):
         return sum(file.tell() for file in self._files)
 
 
-class Window(io.RawIOBase):
-    """The next `size` bytes of an archive as a file, for an archive inside that is compressed."""
-
-    def __init__(self, archive: "Archive", size: int) -> None:
-        self._archive, self._left = archive, size
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._archive.read(min(len(buffer), self._left))
-        self._left -= len(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-
 class Hashed(io.RawIOBase):
     """A file whose bytes are hashed by a second thread as they are read: MD5 gives the GIL away."""
 
@@ -99,28 +83,20 @@ class Archive:
         path: None is standard input.
         md5: whether to hash all that is read; then nothing is jumped over.
         chunk: bytes to read at once; `BLOCK` where only headers matter.
-        parts: the files that are read as one, `path` the first of them.
-        inner: an archive inside another, which `path` is.
+        file: what is read in place of `path`: parts of which it is the first, or an archive inside another.
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        *,
-        md5: bool = False,
-        chunk: int = CHUNK,
-        parts: tuple[Path, ...] = (),
-        inner: Window | None = None,
+        self, path: Path | None, *, md5: bool = False, chunk: int = CHUNK, file: io.IOBase | None = None
     ) -> None:
         self.path, self.name = path, "standard input" if path is None else str(path)
-        self.in_parts = len(parts) > 1
-        if path is None and not inner and (sys.stdin is None or sys.stdin.isatty()):
+        self.in_parts = isinstance(file, Parts)
+        if path is None and (sys.stdin is None or sys.stdin.isatty()):
             raise UserError("nothing comes from standard input; pipe an archive into it, or name one")
         if path and path.exists() and not path.is_file():
             raise UserError(f"{path} is no file; name an archive, or pipe one into `unzip_imagenet -`")
         try:
-            raw: Any = inner or (Parts(parts) if self.in_parts else None)
-            raw = raw or io.FileIO(path or sys.stdin.fileno(), closefd=path is not None)
+            raw: Any = file or io.FileIO(path or sys.stdin.fileno(), closefd=path is not None)
             self._hashed = Hashed(raw) if md5 else None
             self._file: Any = io.BufferedReader(self._hashed or raw, chunk)
             compressed = self._file.peek(2)[:2] == GZIP
@@ -155,14 +131,9 @@ class Archive:
             data = self._ahead[:count]
             data += self._file.read(count - len(data))
         except EOFError:
-            cut = "the compressed data is cut short here; fetch the archive again"
-            raise self.error(self.position, cut) from None
-        except (zlib.error, gzip.BadGzipFile) as error:
-            raise self.error(
-                self.position, f"the compressed data is damaged ({error}); fetch it again"
-            ) from None
-        except OSError as error:
-            raise self.error(self.position, f"cannot be read ({cause_of(error)})") from None
+            raise self.error(self.position, "the compressed data is cut short; fetch it again") from None
+        except (zlib.error, OSError) as error:
+            raise self.error(self.position, f"cannot be read: {cause_of(error)}; fetch it again") from None
         if self._noted is not None:
             self._noted += data
         self._ahead = self._ahead[count:]
@@ -205,13 +176,12 @@ class Archive:
 
 
 class Member(NamedTuple):
-    """A file, or a folder, in an archive: where its header and its bytes start, and how many these are."""
+    """A file in an archive: where its header and its bytes start, and how many these are."""
 
     name: str
     start: int
     offset: int
     size: int
-    folder: bool
     long: bool = False  # whether headers in front say its name or size
 
     @property
@@ -230,22 +200,23 @@ def members(archive: Archive, end: int | None, *, closed: bool = True) -> Iterat
         closed: whether there must be an end block, and nothing behind it; a part of an archive has none.
     """
     more: dict[str, Any] = {}  # what headers in front say of the next member
-    ended = False
+    header = b"\0"
     while closed or archive.position != end:
-        start = archive.position
+        start, before = archive.position, header
         header = archive.read(BLOCK) if end is None or start + BLOCK <= end else b""
-        if not header and ended:
+        if archive.in_parts and not any(header) and (header or not any(before)):  # a part ends, or all do
+            if header:
+                continue
             return
         if len(header) < BLOCK:
             raise archive.error(start, "ends without an end block: cut short; fetch the archive again")
         if header.count(0) == BLOCK and closed:
-            if ended := archive.in_parts:
-                continue
             _check_end(archive, end)
             return
-        member = parse(archive, start, header)
-        if header[156:157] in (b"x", b"g", b"L"):
-            more |= _extended(archive, member, header[156:157])
+        member, kind = parse(archive, start, header), header[156:157]
+        if kind in b"xgL5":  # folders mean nothing: names have them too
+            if kind != b"5":
+                more |= _extended(archive, member, kind)
             archive.skip(member.end - archive.position)
             continue
         if more:
@@ -260,25 +231,22 @@ def members(archive: Archive, end: int | None, *, closed: bool = True) -> Iterat
 
 
 def _extended(archive: Archive, member: Member, kind: bytes) -> dict[str, Any]:
-    """The name and size that a header of PAX or GNU tar says for the next member, or for all."""
-    if member.size > 1 << 20:
-        raise archive.error(member.start, "a name of more than a megabyte; this is refused")
-    rest = archive.take(member.size)
+    """The name and size that a header of PAX or GNU tar says for the next member."""
+    rest, fields = archive.take(min(member.size, 1 << 20)), {}
     if kind == b"L":
         return {"name": _printable(rest)}
-    fields = {}
     while rest.strip(b"\0"):  # such as `30 path=n01440764_10.JPEG\n`; the number counts all of it
         match = re.match(rb"([1-9][0-9]{0,6}) ([^=]+)=", rest)
         record = rest[: int(match[1])] if match else b""
         if not match or not record.endswith(b"\n") or len(record) <= match.end():
             raise archive.error(member.start, "a damaged PAX header; fetch the archive again")
         fields[match[2]], rest = record[match.end() : -1], rest[len(record) :]
-    size = fields.get(b"size", b"0")
-    is_odd = not size.isdigit() or len(size) > 15 or any(key.startswith(b"GNU.sparse") for key in fields)
-    if is_odd or (kind == b"g" and {b"path", b"size"} & set(fields)):
+    more = {"name": _printable(fields[b"path"])} if b"path" in fields else {}
+    size = fields.get(b"size")
+    is_odd = size is not None and not re.fullmatch(rb"[0-9]{1,15}", size)
+    if is_odd or any(key.startswith(b"GNU.sparse") for key in fields) or (kind == b"g" and (more or size)):
         raise archive.error(member.start, "a PAX header that no archive of images needs; this is refused")
-    more: dict[str, Any] = {"name": _printable(fields[b"path"])} if b"path" in fields else {}
-    return more | ({"size": int(size)} if b"size" in fields else {})
+    return more | ({"size": int(size)} if size else {})
 
 
 def _printable(name: bytes) -> str:
@@ -299,21 +267,21 @@ def _check_end(archive: Archive, end: int | None) -> None:
 
 
 def parse(archive: Archive, start: int, header: bytes) -> Member:
-    """The member that the header at `start` announces, a regular file or a folder."""
+    """The member that the header at `start` announces: a file, a folder, or what another header adds."""
     checksum = _octal(header[148:156])
     # it counts its own eight bytes as spaces; most others are zeros, which need not be added
     if checksum is None or checksum != sum(header.translate(None, b"\0")) - sum(header[148:156]) + 8 * 32:
         raise archive.error(start, "no tar header, or a damaged one; fetch the archive again")
     name = _printable(header[:100])
     kind, size, magic = header[156:157], _octal(header[124:136]), header[257:265]
-    if kind not in (b"0", b"\0", b"5", b"x", b"g", b"L"):
-        what = f"no regular file but a link, a device or sparse (type {kind!r})"
+    if kind not in b"0\0005xgL" or (kind == b"5" and re.search(r"\.(tar|JPEG)/?$", name)):
+        what = f"no regular file but a link, a device, a folder or sparse (type {kind!r})"
         raise archive.error(start, f"{name} is {what}; ImageNet's archives have none, this is refused")
     if magic == MAGICS[0] and header[345] != 0:
         name = f"{_printable(header[345:500])}/{name}"
     if size is None or magic not in MAGICS:
         raise archive.error(start, f"{name} has a header that ImageNet's archives do not have; refused")
-    return Member(name, start, start + BLOCK, size, kind == b"5")
+    return Member(name, start, start + BLOCK, size)
 
 
 def _octal(field: bytes) -> int | None:

@@ -350,7 +350,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def failure(error: OSError | MemoryError | BrokenProcessPool, splits: list[Split]) -> UserError:
+def failure(error: Exception, splits: list[Split]) -> UserError:
     """What to say where writing fails."""
     done = sum(len(split.finished) for split in splits)
     stays = f"{done:,} classes are finished and stay; the same command goes on"
