@@ -29,7 +29,10 @@ def labels_for(source: Source, settings: Settings) -> dict[int, str]:
         raise UserError(f"--labels {settings.labels} does not exist; name {DEVKIT}.tar.gz or {KAGGLE}")
     if not source.unlabeled and not settings.labels:
         return {}
-    zips = [source.path] if source.path and source.path.suffix == ".zip" else []
+    zips = []
+    if source.path and zipfile.is_zipfile(source.path):  # Kaggle's has them inside
+        with zipfile.ZipFile(source.path) as archive:
+            zips = [source.path] if KAGGLE in map(_last, archive.namelist()) else []
     beside = [*source.path.resolve().parents][:4] if source.path else []
     names = (f"{DEVKIT}.tar.gz", f"{DEVKIT}.tar", DEVKIT, KAGGLE, TRUTH)
     candidates = (folder / name for folder in [*beside, settings.out, Path.cwd()] for name in names)
@@ -53,7 +56,7 @@ def read_labels(path: Path) -> dict[int, str]:
             return _kaggle(path.read_text(encoding="utf-8-sig"))
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                name = next(name for name in archive.namelist() if Path(name).name == KAGGLE)
+                name = next((name for name in archive.namelist() if _last(name) == KAGGLE), KAGGLE)
                 return _kaggle(archive.read(name).decode("utf-8-sig"))
         if path.is_dir() or path.name == TRUTH:
             folder = path.parent if path.name == TRUTH else path
@@ -69,6 +72,10 @@ def read_labels(path: Path) -> dict[int, str]:
         why = " ".join(str(error).split())  # tarfile's has lines
         remedy = f"name {DEVKIT}.tar.gz or {KAGGLE} by --labels"
         raise UserError(f"{path} gives no labels ({why}); {remedy}") from None
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
 
 
 def _kaggle(text: str) -> dict[int, str]:

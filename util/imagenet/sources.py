@@ -65,6 +65,7 @@ LEFT_OUT = {
     re.compile(rf"{FOLDERS}(?:[^/]+\.(?:xml|csv|txt)|test/[^/]+)"): "other files are left out",
 }
 COMPRESSED = "classes are compressed"
+OTHER_TASKS = re.compile("_t3|_test|devkit|_bbox")
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".opdownload", ".!ut")
 FORMS = {b"BZh": "bzip2 -dc", b"\xfd7zXZ": "xz -dc", b"(\xb5/\xfd": "zstd -dc", b"7z\xbc\xaf": "7z x -so"}
 ARCHIVES = re.compile(
@@ -116,14 +117,14 @@ def find_sources(path: Path | None) -> list[Source]:
     for root in (path, *(path / below for below in ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC"))):
         if trees := [tree for split in ("train", "val") if (tree := _tree(root / split, split))]:
             return trees
-    for name in names:
-        _refuse_other_tasks(path / name)
-    archives = [path / name for name in names if ARCHIVES.fullmatch(name) and "devkit" not in name]
+    archives = [path / name for name in names if ARCHIVES.fullmatch(name) and not OTHER_TASKS.search(name)]
     sources = [source for archive_path in archives for source in find_sources(archive_path)]
     if twice := [split for split, n in Counter(s for own in sources for s in own.splits).items() if n > 1]:
         raise UserError(f"{path} holds {twice[0]} more than once; name one of its archives")
     if sources:
         return sources
+    for name in names:
+        _refuse_other_tasks(path / name)
     raise UserError(
         f"{path} holds neither {TRAIN} nor {VAL}, nor archives n########.tar, nor folders train and val "
         "with ImageNet's images; name a file or folder that does"
@@ -149,7 +150,7 @@ def _file_sources(path: Path) -> list[Source]:
 def _refuse_other_tasks(path: Path) -> None:
     if path.name.endswith("_t3.tar"):
         raise UserError(f"{path.name} holds only the dogs of task 3; fetch {TRAIN}")
-    if "_img_test" in path.name:
+    if re.search("_img_test|^test_images", path.name):
         raise UserError(f"{path.name} holds the test images, which nobody has labels for; fetch {TRAIN}")
 
 
@@ -320,7 +321,7 @@ def _understand(
         raise error(f"{name} has no label, or two; name other labels by --labels")
     if not 0 < size <= LARGEST:
         raise error(f"{name} has {size:,} bytes, which no photo has")
-    if name.removeprefix(f"{image[0]}/") != image[2]:
+    if name != image[2] and name.removeprefix(f"{image[0]}/") != image[2]:
         source.note("names are read as ImageNet's own", f"{name} as {image[2]}")
     return image
 
@@ -330,16 +331,19 @@ def images_of_tar(
 ) -> Iterator[Image]:
     """The images of an archive of class `wnid`, or of one that comes without classes, as they come."""
     seen = set()
+
+    def error(why: str) -> UserError:
+        return archive.error(member.start, why)
+
     for member in members(archive, end, closed=closed):
-        error = partial(archive.error, member.start)
         image = _understand(source, member.name, member.size, labels, wnid, error)
         if image is None:
             continue
-        if image[0] + image[2] in seen:
+        if (key := image[0] + image[2]) in seen:
             raise error(f"{member.name} is there twice; this is refused")
         if member.long:
             source.note(LONG, member.name)
-        seen.add(image[0] + image[2])
+        seen.add(key)
         yield Image(*image, archive, member.offset, member.size)
     if not seen:
         raise archive.error(archive.position, f"no images {wnid} are here; fetch the archive again")
@@ -350,11 +354,11 @@ def _images_of_class(archive: Archive, member: Member, source: Source, wnid: str
     if archive.peek(2) != GZIP:
         yield from images_of_tar(archive, member.offset + member.size, source, {}, wnid)
         return
+    if member.size > 1 << 30:
+        raise archive.error(member.start, f"{member.name} has {member.size:,} bytes, which no class has")
     source.note(COMPRESSED, member.name)
-    data = BytesIO(archive.take(member.size))
-    yield from images_of_tar(
-        Archive(Path(f"{archive.name}/{member.name}"), file=data), None, source, {}, wnid
-    )
+    inner = Archive(Path(f"{archive.name}/{member.name}"), file=BytesIO(archive.take(member.size)))
+    yield from images_of_tar(inner, None, source, {}, wnid)
 
 
 def groups_of_tar(

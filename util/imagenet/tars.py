@@ -272,7 +272,7 @@ def parse(archive: Archive, start: int, header: bytes) -> Member:
     # it counts its own eight bytes as spaces; most others are zeros, which need not be added
     if checksum is None or checksum != sum(header.translate(None, b"\0")) - sum(header[148:156]) + 8 * 32:
         raise archive.error(start, "no tar header, or a damaged one; fetch the archive again")
-    name = _printable(header[:100])
+    name = ascii(header[:100].split(b"\0", 1)[0].decode("utf-8", "backslashreplace"))[1:-1]
     kind, size, magic = header[156:157], _octal(header[124:136]), header[257:265]
     if kind not in b"0\0005xgL" or (kind == b"5" and re.search(r"\.(tar|JPEG)/?$", name)):
         what = f"no regular file but a link, a device, a folder or sparse (type {kind!r})"
