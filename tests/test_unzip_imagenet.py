@@ -1293,6 +1293,32 @@ def test_other_forms_after_a_kill(form: str, tmp_path: Path, monkeypatch: pytest
         assert tree(tmp_path / f"out{event}") == files
 
 
+@pytest.mark.parametrize("part", [0, 2])
+def test_the_part_that_is_cut_short_is_named(
+    part: int, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_forms(tmp_path, "Hugging Face")
+    file = tmp_path / f"train_images_{part}.tar.gz"
+    file.write_bytes(file.read_bytes()[:-900])
+    assert call(tmp_path, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert str(file) in said and "cut short" in said
+    (tmp_path / "train_images_1.tar.gz").unlink()
+    assert call(tmp_path, "--out", out) == 2 and "is missing, a part" in capsys.readouterr().err
+
+
+def test_a_damaged_image_in_a_zip_is_named(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_forms(tmp_path, "Kaggle's zip")
+    file = next(tmp_path.glob("*.zip"))
+    data = bytearray(file.read_bytes())
+    data[200] ^= 255
+    file.write_bytes(data)
+    assert call(file, "--out", out) == 2
+    assert f"{file}: Bad CRC-32 for file" in capsys.readouterr().err
+
+
 def test_consume_takes_plain_archives_alone(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,7 +162,9 @@ class Job:
                 print(*self.source.told(), sep="\n", end="\n" if self.source.notes else "")
         except BrokenPipeError:
             raise
-        except (OSError, MemoryError, BrokenProcessPool, BadZipFile) as error:
+        except BadZipFile as error:
+            raise UserError(f"{self.source.path}: {error}; fetch it again") from None
+        except (OSError, MemoryError, BrokenProcessPool) as error:
             raise unpacking.failure(error, self.splits) from None
         if self.settings.consume and self.path:
             self.path.resolve().unlink()

@@ -66,12 +66,10 @@ LEFT_OUT = {
 }
 COMPRESSED = "classes are compressed"
 OTHER_TASKS = re.compile("_t3|_test|devkit|_bbox")
-UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".opdownload", ".!ut")
+UNFINISHED = r"\.(part|partial|crdownload|download|aria2|opdownload|!ut)"
 FORMS = {b"BZh": "bzip2 -dc", b"\xfd7zXZ": "xz -dc", b"(\xb5/\xfd": "zstd -dc", b"7z\xbc\xaf": "7z x -so"}
-ARCHIVES = re.compile(
-    rf"(ILSVRC|imagenet|train_images_0|val_images).*\.(tar|tgz|gz|zip|{'|'.join(u[1:] for u in UNFINISHED)})",
-    re.IGNORECASE,
-)
+BEGINNING = "(?i:ILSVRC|imagenet|train_images_0|val_images)"
+ARCHIVES = re.compile(rf"{BEGINNING}.*(\.(tar|tgz|gz|zip|bz2|xz|zst|7z)|{UNFINISHED})")
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,9 @@ def find_sources(path: Path | None) -> list[Source]:
     _refuse_other_tasks(path)
     if not path.is_dir():
         return _file_sources(path)
-    if archives := [path / name for name in (TRAIN, VAL) if (path / name).is_file()]:
-        return [source for archive_path in archives for source in find_sources(archive_path)]
+    archives = [own for name in (TRAIN, VAL) for own in [path / name, path / f"{name}.gz"] if own.is_file()]
+    if archives := [own for own in archives if own.suffix == ".tar" or own.with_suffix("") not in archives]:
+        return [source for own in archives for source in find_sources(own)]
     names = sorted(entry.name for entry in path.iterdir())
     if any(CLASS_TAR.fullmatch(name) for name in names):
         return [Source("class archives", path, ("train",))]
@@ -133,10 +132,10 @@ def find_sources(path: Path | None) -> list[Source]:
 
 def _file_sources(path: Path) -> list[Source]:
     """A tar, Hugging Face's parts of one, or a zip."""
-    if path.suffix in UNFINISHED or path.with_name(f"{path.name}.aria2").exists():
+    if re.fullmatch(UNFINISHED, path.suffix) or path.with_name(f"{path.name}.aria2").exists():
         raise UserError(f"{path} is a download that is not finished; let it go on, or fetch it again")
     parts: tuple[Path, ...] = ()
-    if match := re.fullmatch(r"train_images_[0-9]+(\.tar|\.tar\.gz|\.tgz)", path.name):
+    if match := re.fullmatch(r"train_images_[0-9]+(\.tar\.gz|\.tgz)", path.name):
         count = len(list(path.parent.glob(f"train_images_*{match[1]}")))
         parts = tuple(path.with_name(f"train_images_{k}{match[1]}") for k in range(count))
         if missing := [part for part in parts if not part.exists()]:

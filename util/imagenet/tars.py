@@ -30,19 +30,25 @@ MAGICS = (b"ustar\x0000", b"ustar  \x00", bytes(8))  # POSIX, GNU, before both
 
 
 class Parts(io.RawIOBase):
-    """Files that are read as one."""
+    """Files of gzip that are read as one."""
 
     def __init__(self, paths: tuple[Path, ...]) -> None:
-        self._files = [io.FileIO(path) for path in paths]
+        self._raws = [path.open("rb") for path in paths]
+        self._files = [gzip.GzipFile(fileobj=raw) for raw in self._raws]
+        self.current = self._raws[0].name
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        return next((count for file in self._files if (count := file.readinto(buffer))), 0)
+        for raw, file in zip(self._raws, self._files, strict=True):
+            self.current = raw.name
+            if count := file.readinto(buffer):
+                return count
+        return 0
 
     def tell(self) -> int:
-        return sum(file.tell() for file in self._files)
+        return sum(raw.tell() for raw in self._raws)
 
 
 class Hashed(io.RawIOBase):
@@ -90,7 +96,7 @@ class Archive:
         self, path: Path | None, *, md5: bool = False, chunk: int = CHUNK, file: io.IOBase | None = None
     ) -> None:
         self.path, self.name = path, "standard input" if path is None else str(path)
-        self.in_parts = isinstance(file, Parts)
+        self.in_parts = file if isinstance(file, Parts) else None
         if path is None and (sys.stdin is None or sys.stdin.isatty()):
             raise UserError("nothing comes from standard input; pipe an archive into it, or name one")
         if path and path.exists() and not path.is_file():
@@ -99,15 +105,15 @@ class Archive:
             raw: Any = file or io.FileIO(path or sys.stdin.fileno(), closefd=path is not None)
             self._hashed = Hashed(raw) if md5 else None
             self._file: Any = io.BufferedReader(self._hashed or raw, chunk)
-            compressed = self._file.peek(2)[:2] == GZIP
+            compressed = not self.in_parts and self._file.peek(2)[:2] == GZIP
         except OSError as error:
             raise UserError(f"{self.name}: {cause_of(error)}; name another archive") from None
         # bytes of the tar, None where only reading to the end will tell; the place of the next byte
-        self.size = None if path is None or compressed else path.stat().st_size
+        self.size = None if path is None or compressed or file else path.stat().st_size
         self.position = 0
         self._ahead = b""  # read already by `peek`
         self._noted: bytes | None = None  # what is read within `looking_ahead`
-        self._bytes_read = raw.tell if path and compressed else lambda: self.position
+        self._bytes_read = raw.tell if path and self.size is None else lambda: self.position
         self._seekable = self.size is not None and not md5
         self.close = raw.close
         if compressed:
@@ -123,7 +129,8 @@ class Archive:
 
     def error(self, where: int, what: str) -> UserError:
         """The error that names the archive and the byte."""
-        return UserError(f"{self.name}, byte {where:,}: {what}")
+        name = self.in_parts.current if self.in_parts else self.name
+        return UserError(f"{name}, byte {where:,}: {what}")
 
     def read(self, count: int) -> bytes:
         """The next bytes; fewer at the end of the file."""
