@@ -119,8 +119,8 @@ class TrainingFlags(Flags):
 
 
 def flag(name: str) -> str:
-    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` is a variable of the environment."""
-    return name if name.startswith("$") else f"--{name.replace('_', '-')}"
+    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` and `SOURCE` stay."""
+    return name if name.startswith("$") or name.isupper() else f"--{name.replace('_', '-')}"
 
 
 def is_given(config: Flags, name: str) -> bool:
