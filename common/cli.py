@@ -119,8 +119,8 @@ class TrainingFlags(Flags):
 
 
 def flag(name: str) -> str:
-    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` is a variable of the environment."""
-    return name if name.startswith("$") else f"--{name.replace('_', '-')}"
+    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` and `SOURCE` stay."""
+    return name if name.startswith("$") or name.isupper() else f"--{name.replace('_', '-')}"
 
 
 def is_given(config: Flags, name: str) -> bool:
@@ -175,8 +175,6 @@ def read_flags(config_class: type[Config]) -> Config:
     """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
     import tyro  # not for the tools that only need UserError
 
-    if os.environ.get("NO_COLOR"):  # tyro asks only whether there is a terminal
-        tyro._experimental_options["ansi_codes"] = False
     prepare_output()
     with one_line():
         check_empty(sys.argv[1:])
