@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from common.cli import TrainingFlags, UserError, check_unused, chosen_mode, launch, read_flags
+from common.cli import TrainingFlags, UserError, check_unused, chosen_mode, launch, read_flags, user_path
 from common.files import check_output, check_writable
 
 
@@ -26,8 +26,8 @@ class Config(TrainingFlags):
     """Generate digits with a GAN: train it, score it, write with it."""
 
     data: str = "auto"
-    """Digits: a folder with MNIST's or EMNIST's files, `emnist` (letters too, 560 MB), `builtin`, or auto:
-    data/MNIST, else a download of 12 MB, else builtin."""
+    """Digits: MNIST's or EMNIST's files in a folder or .zip, mnist.npz, .csv, `emnist` (letters too, 560 MB),
+    `builtin`, or auto: data/MNIST, else a download of 12 MB, else builtin."""
     method: Literal["conditional", "1", "2"] = "conditional"
     """The way to a character: one conditional net, a net for each (1), or one and rejection sampling (2)."""
     unconditional: bool = False
@@ -72,6 +72,7 @@ class Config(TrainingFlags):
         if self.sample is not None and not 1 <= self.sample <= 1_000_000:  # they are held in memory
             raise UserError(f"--sample {self.sample}: give a whole number from 1 to 1000000")
         if mode in ("sample", "write"):
+            self.output = self.output and user_path("output", self.output)
             check_output(self.output, (".npz", ".png") if mode == "sample" else (".png",), self.overwrite)
 
 
@@ -176,7 +177,8 @@ def train(
     config: Config, preset: Preset, data: mnist.Digits, evaluator: evaluation.Evaluator, device: torch.device
 ) -> tuple[inference.Sampler, figures.Progress]:
     """Trains what --method names, and shows its progress to the evaluator on validation characters."""
-    run = inference.open_run(config, asdict(preset), data, device)
+    budget = config.budget(preset.steps, MINUTES)
+    run = inference.open_run(config, asdict(replace(preset, steps=None)), budget, data, device)
     split = data.validation_split()
     progress = figures.Progress(run, split, evaluator, config.method)
 
@@ -192,7 +194,10 @@ def train(
     adam = partial(torch.optim.Adam, lr=preset.learning_rate, betas=(0.0, 0.99), fused=True)
     optimizers = adam(generator.parameters()), adam(discriminator.parameters())
 
-    # Train
+    # Train; Method 2's classifier first, since only the last phase of a run can be trained for longer later
+    classifier = None
+    if config.method == "2":
+        classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
     loop.adversarial(
         run,
         "gan",
@@ -202,7 +207,7 @@ def train(
         generator_losses,
         discriminator_losses,
         mnist.gan_batches(split, preset.batch, preset.latent, config.seed, classes > 0, nets > 1),
-        **config.budget(preset.steps, MINUTES),
+        **budget,
         schedule=loop.cosine_schedule(floor=0.1),
         ema=EMA,
         d_every=preset.d_every,
@@ -211,10 +216,8 @@ def train(
         evaluations=4 if config.quick else 24,
     )
 
-    sampler = inference.Sampler(config.method, generator, data.characters, about=inference.origin(data, run))
-    if config.method == "2":  # which also needs a classifier; it is not the evaluator's
-        sampler.classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
-    return sampler, progress
+    about = inference.origin(data, run)
+    return inference.Sampler(config.method, generator, data.characters, classifier, about), progress
 
 
 def main(config: Config) -> int:
@@ -234,9 +237,8 @@ def main(config: Config) -> int:
     # Data, and the evaluator
     data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
-    print(
-        f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
-    )
+    facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
+    print(f"Data: {facts}. {data.note}".strip())
     evaluator, was_stopped = evaluation.find_evaluator(config, data, device)
     config = replace(config, resume=config.resume and not was_stopped)  # stopped before the GAN began
 
@@ -255,7 +257,7 @@ def main(config: Config) -> int:
         start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
 
     # Evaluate beside real characters, blurred ones and noise
-    fake, labels, scores, facts = inference.evaluate(sampler, evaluator, data, config.seed)
+    fake, labels, scores, more = inference.evaluate(sampler, evaluator, data, config.seed)
     baselines = evaluation.baselines(evaluator, data)
     metrics, references = (evaluation.named(rows, data.name) for rows in (scores, baselines))
     print(results.table(metrics | references))
@@ -266,8 +268,8 @@ def main(config: Config) -> int:
     # Figures and results
     name = "gan_mnist" if config.method == "conditional" else f"gan_mnist_method_{config.method}"
     path = figures.save_all(figs, name, sampler, fake, labels, data, config.seed, progress)
-    facts |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
-    results.save(figs, name, config, data=data, metrics=metrics, baselines=references, **facts)
+    more |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
+    results.save(figs, name, config, data=data, metrics=metrics, baselines=references, **more)
     print(f"{evaluation.verdict(scores['GAN'], baselines, data.name)}. Images: {path}")
     return 0
 

@@ -55,7 +55,6 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -98,15 +97,9 @@ GAN_LEARNING_RATE = 5e-4  # of generator and discriminator
 SHIPPED = Path(__file__).parent / "data" / "pretrained" / "upscaler.safetensors"
 
 
-# The losses. Images are [N,3,h,w] in 0..1; each loss is one number.
-
-
 def amplitude_loss(fake: Tensor, hr: Tensor) -> Tensor:
     """How much of every frequency is there, wherever it is: a blur is wrong here, a shifted texture is not.
-
-    Fourier amplitudes of overlapping 28x28 windows (after Fuoli et al. 2021, "Fourier Space Losses for
-    Efficient Perceptual Image Super-Resolution", section 3.2, who take the whole image).
-    """
+    In 28x28 windows of [N,3,h,w] (after Fuoli et al. 2021, "Fourier Space Losses", section 3.2)."""
     window = torch.hann_window(28, device=fake.device)
     window = window[:, None] * window  # [28,28]
     windows = [x.float().unfold(2, 28, 14).unfold(3, 28, 14) * window for x in (fake, hr)]
@@ -114,27 +107,8 @@ def amplitude_loss(fake: Tensor, hr: Tensor) -> Tensor:
     return F.l1_loss(*amplitudes)
 
 
-def consistency_loss(fake: Tensor, lr: Tensor) -> Tensor:
-    """Downscaled again, the image must be the input (after Lugmayr et al. 2020, SRFlow, section 5)."""
-    again = F.interpolate(fake.float(), lr.shape[-2:], mode="bilinear", antialias=True, align_corners=False)
-    return F.mse_loss(again, lr)
-
-
-def checkerboard_loss(fake: Tensor) -> Tensor:
-    """Fine detail must be as strong at each of the 49 positions in a 7x7 block; else dots are seen.
-
-    Our own: the variance of the log energies. PixelShuffle fills each position by other weights, and a
-    pattern of dots looks sharp to every measure of sharpness.
-    """
-    return (evaluation.detail_by_position(fake.float()) + 1e-8).log().var()  # flat images have none at all
-
-
-# The two phases: which losses, with which weights.
-
-
 def fidelity_losses(generator: nn.Module, batch: tuple[Tensor, Tensor], progress: float) -> loop.Losses:
-    """Phase 1: the squared error, least where the net draws the mean of all images it holds possible; towards
-    the end amplitudes too, so that the GAN starts from sharper images."""
+    """Phase 1: the squared error; at the end amplitudes too, so that the GAN starts from sharper images."""
     lr, hr = batch  # [N,3,32,32], [N,3,112,112]
     fake = generator(lr)  # [N,3,112,112]
     losses = {"pixel": F.mse_loss(fake, hr)}
@@ -146,8 +120,7 @@ def fidelity_losses(generator: nn.Module, batch: tuple[Tensor, Tensor], progress
 def discriminator_losses(
     discriminator: nn.Module, hr: Tensor, fake: Tensor, condition: tuple[Tensor], step: int
 ) -> tuple[loop.Losses, Tensor, Tensor]:
-    """Phase 2: real above 1, fake below -1 (hinge loss; Lim and Ye 2017, "Geometric GAN", section 3). Also
-    returns the scores of both."""
+    """Phase 2: real above 1, fake below -1 (hinge loss; Lim and Ye 2017, "Geometric GAN", section 3)."""
     scores = discriminator(torch.cat([hr, fake]), torch.cat([*condition, *condition]))  # [2N,1,28,28]
     real, generated = scores.chunk(2)
     hinge = F.relu(1 - real).mean() + F.relu(1 + generated).mean()
@@ -159,11 +132,15 @@ def generator_losses(
 ) -> loop.Losses:
     """Phase 2: besides the adversarial loss, what keeps the image true to its input and free of dots."""
     (lr,) = condition
+    side = lr.shape[-1]
     return {
         "pixel": F.mse_loss(fake, hr),
         "amplitude": 0.8 * amplitude_loss(fake, hr),
-        "consistency": consistency_loss(fake, lr),
-        "checkerboard_loss": 0.005 * checkerboard_loss(fake),
+        # downscaled again, the image must be the input (after Lugmayr et al. 2020, SRFlow, section 5)
+        "consistency": F.mse_loss(F.interpolate(fake.float(), side, mode="bilinear", antialias=True), lr),
+        # our own: as much fine detail at each place of a 7x7 block, that PixelShuffle fills by other weights;
+        # else a pattern of dots appears, which looks sharp to every measure. A flat image has none at all
+        "checkerboard_loss": 0.005 * (evaluation.detail_by_position(fake.float()) + 1e-8).log().var(),
         "adversarial": 0.0012 * -discriminator(fake, lr).mean(),
     }
 
@@ -180,17 +157,15 @@ def pairs(crops: Callable[[int], Iterator[Tensor]]) -> loop.Batches:
     return lambda first: ((to_float(photos.downscale(hr)), to_float(hr)) for hr in crops(first))
 
 
-def train(
-    config: Config, data: photos.Photos, validation: Tensor, device: torch.device
-) -> tuple[dict[str, nn.Module], Run]:
+def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[dict[str, nn.Module], Run]:
     """The linear filter is fitted, then the generator is trained on fidelity, then as a GAN."""
     name = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = PRESETS["quick" if config.quick else name]
-    settings = asdict(preset)
-    settings |= {key: getattr(config, key) for key in ("seed", "minutes", "steps", "precision")}
-    settings |= {"data": data.name, "list of images": data.train.fingerprint()[:16], "share": FIDELITY_SHARE}
-    run_dir, precision = config.run_dir("gan_upscale"), config.run_precision()
-    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision=precision)
+    settings = asdict(preset) | {"seed": config.seed, "precision": config.precision, "share": FIDELITY_SHARE}
+    settings |= {"data": data.name, "list of images": data.train.fingerprint()[:16]}
+    budget = config.budget(settings.pop("steps"), settings.pop("minutes"))  # may grow when a run goes on
+    how: dict[str, Any] = {"resume": config.resume, "precision": config.run_precision()}
+    run = Run(config.run_dir("gan_upscale"), settings=settings, budget=budget, device=device, **how)
     batches = pairs(photo_batches.batches(data.train, size=preset.crop, batch=preset.batch, seed=config.seed))
 
     # Models: the generator begins as the linear filter
@@ -203,40 +178,35 @@ def train(
         net.to(device).to(memory_format=torch.channels_last)
 
     # What both phases share, and the budget, in steps or minutes, that they divide
+    hr = data.validation.standard_images()  # uint8 [N,3,224,224]
+    lr = photos.downscale(hr)  # uint8 [N,3,64,64]
     shared: dict[str, Any] = {
         "schedule": loop.cosine_schedule(warm_up=0.01),
-        "evaluate": partial(evaluation.validate, hr=validation),
+        "evaluate": lambda model: evaluation.score(evaluation.upscale(model, lr), hr),
         "evaluations": 2 if config.quick else 6,
     }
-    ((unit, budget),) = config.budget(preset.steps, preset.minutes).items()
-    first = FIDELITY_SHARE * budget
+    ((unit, whole),) = budget.items()
+    first = FIDELITY_SHARE * whole
     if unit == "steps":
-        first = min(max(1, round(first)), budget - 1)
-    phase_1, phase_2 = shared | {unit: first}, shared | {unit: budget - first}
+        first = min(max(1, round(first)), whole - 1)
 
     # Phase 1: fidelity, its gradients clipped at four times their usual norm: one bad batch undid 3,600 steps
     optimizer = adam(generator, preset.learning_rate, beta=0.9)
+    shared |= {unit: first, "ema": 0.998}
     fidelity = loop.supervised(
-        run, "fidelity", generator, optimizer, fidelity_losses, batches, ema=0.998, clip=0.01, **phase_1
+        run, "fidelity", generator, optimizer, fidelity_losses, batches, clip=0.01, **shared
     )
     nets = {"linear": linear, "fidelity": copy.deepcopy(fidelity)}
 
-    # Phase 2: adversarial, from the fidelity weights and the next images on
-    seen = run.record["fidelity"]["steps"]
-    optimizer_g = adam(generator, GAN_LEARNING_RATE, beta=0.5)
+    # Phase 2: adversarial, from the fidelity weights and the next images on, with the budget that is left
+    done = run.record["fidelity"]
+    optimizer = adam(generator, GAN_LEARNING_RATE, beta=0.5)
     optimizer_d = torch.optim.Adam(discriminator.parameters(), GAN_LEARNING_RATE, betas=(0.5, 0.99))
-    nets["gan"] = loop.adversarial(
-        run,
-        "gan",
-        generator,
-        discriminator,
-        (optimizer_g, optimizer_d),
-        generator_losses,
-        discriminator_losses,
-        lambda step: (((lr,), hr) for lr, hr in batches(seen + step)),
-        ema=0.995,
-        **phase_2,
-    )
+    players = generator, discriminator, (optimizer, optimizer_d)
+    losses = generator_losses, discriminator_losses
+    later = lambda step: (((lr,), hr) for lr, hr in batches(done["steps"] + step))  # noqa: E731
+    shared |= {unit: whole - done[unit], "ema": 0.995}
+    nets["gan"] = loop.adversarial(run, "gan", *players, *losses, later, **shared)
     return nets, run
 
 
@@ -249,9 +219,10 @@ def main(config: Config) -> int:
     newest = config.run_dir("gan_upscale") / "weights.safetensors"
     chosen = weights.choose(config.weights, newest, SHIPPED)
     if config.input and config.output:
+        source, target = cli.user_path("input", config.input), cli.user_path("output", config.output)
         nets, _ = inference.load(chosen, device)
         net = inference.blend(nets["fidelity"], nets["gan"], config.blend)
-        return inference.upscale_files(net, config.input, config.output, overwrite=config.overwrite)
+        return inference.upscale_files(net, source, target, overwrite=config.overwrite)
     figs = config.figs_dir()
     check_writable(figs, config.runs)
 
@@ -269,38 +240,32 @@ def main(config: Config) -> int:
     if config.evaluate:
         nets, about = inference.load(chosen, device)
     else:
-        validation = data.validation.standard_images()  # uint8 [N,3,224,224]
-        nets, run = train(config, data, validation, device)
+        nets, run = train(config, data, device)
         start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())  # if it was resumed
 
     # Evaluate beside the classical methods
     methods = evaluation.methods(nets)
     fakes, scores = evaluation.compare(methods, lr, hr)
+    metrics = {name: scores[name] for name in ("fidelity", "GAN")}
+    if run:
+        about = {"device": cli.device_name(device), "scores": {"images": len(hr)} | metrics}
+        about |= {"data": data.name, "images": len(data.train), "phases": run.record}
+        about = inference.save(newest, nets, about)
+        run.finish()
     print(results.table(scores))
     if scores["fidelity"]["psnr"] <= scores["linear filter"]["psnr"]:
         print("The net is no better than the linear filter that it began as: it has learned nothing.")
-    if run:
-        about = inference.save(newest, nets, data, run.record, scores, len(hr), device)
-        run.finish()
 
     # Figures and results
     figures.save_all(figs, data, lr, fakes, hr, scores, trained_on=about["data"], device=device)
     if run:
-        figures.save_training(figs, data, run.history, methods, validation)
+        figures.save_training(figs, data, run.history, methods)
+    skipped = data.train.skipped | data.validation.skipped | data.test.skipped
+    more: dict[str, Any] = {"seconds": time.monotonic() - start, "device": device}
+    more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped)}
+    others = {name: values for name, values in scores.items() if name not in metrics}
     results.save(
-        figs,
-        "gan_upscale",
-        config,
-        data=data,
-        count=len(hr),
-        metrics={name: scores[name] for name in ("fidelity", "GAN")},
-        baselines={name: scores[name] for name in scores if name not in ("fidelity", "GAN")},
-        seconds=time.monotonic() - start,
-        device=device,
-        trained=about,
-        skipped=sorted(
-            Path(n).name for part in (data.train, data.validation, data.test) for n in part.skipped
-        ),
+        figs, "gan_upscale", config, data=data, count=len(hr), metrics=metrics, baselines=others, **more
     )
     gan, cubic = scores["GAN"], scores["bicubic"]
     print(

@@ -18,16 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from common.cli import (
-    Flags,
-    UserError,
-    check_positive,
-    check_unused,
-    chosen_mode,
-    is_given,
-    launch,
-    read_flags,
-)
+from common.cli import Flags, UserError, check_positive, check_unused, chosen_mode, launch, read_flags
 from common.files import check_writable
 
 SCRIPT = "multi_layer_rnn"
@@ -97,7 +88,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import results, weights
-from common.cli import command, commit, pick_device, seed_everything
+from common.cli import command, commit, is_given, pick_device, seed_everything
 from common.datasets import sms_spam
 from common.datasets.vocabulary import Batch, Vocabulary, ensemble_batches, steps_per_epoch, tokenize
 from common.evaluation import spam as evaluation
@@ -216,9 +207,11 @@ def main(config: Config) -> int:
         return studies.sweep(config, fit, data, device)
 
     # Train, and test each fold beside the baselines
-    names = ("seed", "folds", *SIZES, "n_models", "epochs", "batch_size")
+    names = ("seed", "folds", *SIZES, "n_models", "batch_size")
     settings = {"data": data.name, "texts": data.digest()} | {name: getattr(config, name) for name in names}
-    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision="float32")
+    settings |= {"epochs of each fold": config.epochs} if config.folds else {}  # all are trained alike
+    where: dict[str, Any] = {"device": device, "precision": "float32", "budget": {"epochs": config.epochs}}
+    run = Run(run_dir, settings=settings, resume=config.resume, **where)
     folds = []
     splits = sms_spam.folds(data.labels, config.folds or 5, config.seed)[: config.folds or 1]
     for number, (index, test_index) in enumerate(splits, 1):
@@ -227,44 +220,24 @@ def main(config: Config) -> int:
         probability, single = spam_filter.probabilities(test.texts), spam_filter.single_models(test.texts)
         folds.append(evaluation.test_fold(KIND, train, test, probability, single, config.seed))
     scores = evaluation.scores(folds)
-    print(evaluation.table(scores))
-    if scores[KIND]["accuracy"] <= scores["majority class"]["accuracy"]:
-        print("The net is no better than answering ham to everything: it has learned nothing.")
     if not config.folds:
         source = {"command": command(), "commit": commit()}
         spam_filter.about |= source | {"scores": scores[KIND], "test messages": len(test)}
         spam_filter.save(run_dir / "weights.safetensors")
     run.finish()
+    print(evaluation.table(scores))
+    if scores[KIND]["accuracy"] <= scores["majority class"]["accuracy"]:
+        print("The net is no better than answering ham to everything: it has learned nothing.")
 
     # Figures
     repeats = f"{config.folds} folds" if config.folds else f"one split, seed {config.seed}"
-    figures.report(
-        figs / f"{SCRIPT}.png",
-        KIND,
-        folds,
-        scores,
-        run.history,
-        title=f"Is this SMS spam? The mean logit of {config.n_models} models with an {KIND}",
-        caption=f"{data.name}, {len(data):,} messages, {repeats}. {data.note.partition(chr(10))[0]}".strip(),
-    )
-    results.save(
-        figs,
-        SCRIPT,
-        config,
-        data=data,
-        count=len(data),
-        metrics={name: row for name, row in scores.items() if name.startswith(KIND)},
-        baselines={name: row for name, row in scores.items() if not name.startswith(KIND)},
-        seconds=sum(phase["seconds"] for phase in run.record.values()),
-        device=device,
-        trained=run.record,
-        wrong=evaluation.mistakes(folds),
-    )
-    best, majority, svm = (scores[name] for name in (KIND, "majority class", "SVM on characters"))
-    print(
-        f"{KIND}: accuracy {best['accuracy']:.2%}, F1 {best['f1']:.3f} (majority {majority['accuracy']:.2%}; "
-        f"SVM on characters {svm['accuracy']:.2%}, {svm['f1']:.3f}). Figure: {figs}/{SCRIPT}.png"
-    )
+    title = f"Is this SMS spam? The mean logit of {config.n_models} models with an {KIND}"
+    caption = f"{data.name}, {len(data):,} messages, {repeats}. {data.note.partition(chr(10))[0]}".strip()
+    path = figs / f"{SCRIPT}.png"
+    figures.report(path, KIND, folds, scores, run.history, title=title, caption=caption)
+    numbers = evaluation.numbers(KIND, folds, scores, run.record)
+    results.save(figs, SCRIPT, config, data=data, count=len(data), device=device, **numbers)
+    print(f"{evaluation.summary(KIND, scores)}. Figure: {path}")
     return 0
 
 

@@ -4,11 +4,11 @@
     python single_layer_rnn.py --noise 0.3    # noisier waves
     python single_layer_rnn.py --quick        # the same path at its smallest, in seconds
 
-A score means something beside what is possible. No model knows the noise of the next value: one step ahead
-its variance is the floor of the mean squared error. A clean sine has no floor: x[t+1] = a x[t] + b x[t-1]
-forecasts it exactly, and AR(2) finds a and b; a net, which is not told that it sees sines, can only come
-near. And a test set must differ from the training set: an earlier version of this experiment trained on 1,000
-copies of one period, and the last figures show what its perfect score was worth.
+A score means something beside what is possible. No model knows the noise of the next value: its variance
+is the floor of the mean squared error one step ahead. A clean sine has no floor: AR(2), which fits a and b
+of x[t+1] = a x[t] + b x[t-1], forecasts it exactly; a net, which is not told that it sees sines, can only
+come near. And a test set must differ from the training set: an earlier version of this experiment trained on
+1,000 copies of one period, and the last figures show what its perfect score was worth.
 
 The read-out is linear, so for any recurrent weights the best one has a formula, least squares. Adam trains
 the recurrent weights only, towards states that the best read-out can do most with.
@@ -58,6 +58,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -96,8 +97,7 @@ def states_and_targets(model: Any, values: Tensor, warm_up: int) -> tuple[Tensor
 def loss(model: nn.Module, values: Tensor, progress: float, warm_up: int) -> loop.Losses:
     """Mean squared error of the best read-out of these states; its logarithm, since it falls by powers of 10.
 
-    The read-out counts as constant in the gradient, which is right where it is the best one (variable
-    projection, Golub and Pereyra 1973).
+    The read-out is a constant to the gradient, rightly so (variable projection, Golub and Pereyra 1973).
     """
     states, targets = states_and_targets(model, values, warm_up)
     with torch.no_grad():
@@ -161,39 +161,48 @@ def main(config: Config) -> int:
     device = cli.pick_device("cpu" if config.device == "auto" else config.device)
     figs, run_dir = config.figs_dir(), config.run_dir("single_layer_rnn")
     check_writable(figs, config.runs)
-    steps = config.steps or (40 if config.quick else 400)
-    settings = {"seed": config.seed, "noise": config.noise, "hidden_size": config.hidden_size, "steps": steps}
-    run = Run(run_dir, settings=settings, device=device, resume=config.resume, precision="float32")
+    size, steps = config.hidden_size, config.steps or (40 if config.quick else 400)
+    run = Run(
+        run_dir,
+        settings={"seed": config.seed, "noise": config.noise, "hidden_size": size},
+        budget={"steps": steps},
+        independent=True,
+        device=device,
+        resume=config.resume,
+        precision="float32",
+    )
 
     # Data: values and clean waves, both [200,PREFIX + HORIZON], by kind
     noises = {"clean": 0.0} | ({"noisy": config.noise} if config.noise else {})
-    shape = 200, PREFIX + HORIZON
-    tests = {kind: sine.waves("test", *shape, noise, (config.seed,))[:2] for kind, noise in noises.items()}
+    length, seed = PREFIX + HORIZON, (config.seed,)
+    tests = {kind: sine.waves("test", 200, length, noise, seed)[:2] for kind, noise in noises.items()}
     print(sine.DESCRIPTION.note)
 
     # Train a net on each kind of wave, and one as the earlier version did
     draws: dict[str, Draw] = {kind: partial(draw_waves, noise, config.seed) for kind, noise in noises.items()}
     draws["copies"] = lambda part, count, step: sine.copies(count).float()  # whichever part is asked for
-    nets = {kind: train(run, kind, config.hidden_size, draws[kind], steps, WARM_UP) for kind in noises}
-    nets["copies"] = train(run, "copies", config.hidden_size, draws["copies"], max(1, steps // 20), warm_up=0)
+    nets = {kind: train(run, kind, size, draws[kind], steps, WARM_UP) for kind in noises}
+    nets["copies"] = train(run, "copies", size, draws["copies"], max(1, steps // 20), warm_up=0)
     # a resumed run counts from its first start on
     start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())
 
     # Evaluate beside the linear methods
-    predictions = {
-        kind: {"RNN": predict(nets[kind], values)} | evaluation.linear_methods(values, PREFIX)
-        for kind, (values, _) in tests.items()
-    }
-    scores: Scores = {method: {} for method in predictions["clean"]}
+    predictions: dict[str, dict[str, evaluation.Predictions]] = {}
+    scores: Scores = {}
     for kind, (values, clean) in tests.items():
+        predictions[kind] = {"RNN": predict(nets[kind], values), **evaluation.linear_methods(values, PREFIX)}
         for method, predicted in predictions[kind].items():
             numbers = evaluation.score(predicted, values[:, PREFIX:], clean[:, PREFIX:])
-            scores[method] |= {f"{kind}: {metric}": number for metric, number in numbers.items()}
-            print(f"{kind}, {method:21}" + "   ".join(f"{metric} {x:<9.3g}" for metric, x in numbers.items()))
-        if scores["RNN"][f"{kind}: one-step MSE"] >= scores["persistence"][f"{kind}: one-step MSE"]:
-            print(f"On {kind} waves the net is no better than persistence: it has learned nothing.")
+            scores.setdefault(method, {}).update({f"{kind}: {name}": x for name, x in numbers.items()})
+    rnn = scores["RNN"]
     scores["noise floor"] = {f"{kind}: one-step MSE": noise**2 for kind, noise in noises.items()}
-    print(f"noise floor, below which no model can come: one-step MSE {config.noise**2:.3g}")
+    card = {"hidden_size": size, "fastest": FASTEST, "command": cli.command(), "scores": scores}
+    weights.save(run_dir / "weights.safetensors", {**nets}, card)
+    run.finish()
+    print(pd.DataFrame(scores).to_string(float_format="{:.3g}".format, na_rep="-"))
+    for kind in tests:
+        if rnn[f"{kind}: one-step MSE"] >= scores["persistence"][f"{kind}: one-step MSE"]:
+            print(f"On {kind} waves the net is no better than persistence: it has learned nothing.")
 
     # What the earlier version's score was worth
     copies, values = sine.copies(1000), tests["clean"][0]
@@ -202,29 +211,21 @@ def main(config: Config) -> int:
     on_copies, on_waves = evaluation.mse(recalled, copies[:, 1:]), evaluation.mse(others, values[:, PREFIX:])
     print(f"RNN of the earlier set-up: one-step MSE {on_copies:.1e} on its copies, {on_waves:.1e} here")
 
-    # Weights and figures
-    card = {"hidden_size": config.hidden_size, "fastest": FASTEST, "command": cli.command(), "scores": scores}
-    weights.save(run_dir / "weights.safetensors", {**nets}, card)
-    run.finish()
-    figures.report(
-        figs / "single_layer_rnn.png",
-        {kind: (*tests[kind], predictions[kind]) for kind in tests},
-        {
-            f"On these copies its one-step MSE is {on_copies:.1e}": (copies[0, 1:], recalled[0]),
-            f"On waves of the test it is {on_waves:.1e}": (values[0, PREFIX:200], others[0, :100]),
-        },
-        title=f"A vanilla RNN reads {PREFIX} steps of a sine wave and goes on for {HORIZON:,}",
-        caption=f"{sine.DESCRIPTION.note} Noise {config.noise:g}, seed {config.seed}, "
-        f"{config.hidden_size} units, {steps} steps of training.",
-    )
-    rnn = scores.pop("RNN")
+    # Figures
+    memorised = {
+        f"On these copies its one-step MSE is {on_copies:.1e}": (copies[0, 1:], recalled[0]),
+        f"On waves of the test it is {on_waves:.1e}": (values[0, PREFIX:200], others[0, :100]),
+    }
+    facts = f"Noise {config.noise:g}, seed {config.seed}, {size} units, {steps} steps of training."
+    caption = f"{sine.DESCRIPTION.note} {facts}"
+    figures.report(figs / "single_layer_rnn.png", tests, predictions, memorised, caption)
     results.save(
         figs,
         "single_layer_rnn",
         config,
         data=sine.DESCRIPTION,
         count=len(values),
-        metrics={"RNN": rnn},
+        metrics={"RNN": scores.pop("RNN")},
         baselines=scores,
         seconds=time.monotonic() - start,
         device=device,

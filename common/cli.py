@@ -7,6 +7,7 @@ takes seconds.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import platform
 import random
@@ -15,10 +16,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
@@ -117,8 +119,8 @@ class TrainingFlags(Flags):
 
 
 def flag(name: str) -> str:
-    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` is a variable of the environment."""
-    return name if name.startswith("$") else f"--{name.replace('_', '-')}"
+    """The flag of a field: `batch_size` is `--batch-size`; `$NAME` and `SOURCE` stay."""
+    return name if name.startswith("$") or name.isupper() else f"--{name.replace('_', '-')}"
 
 
 def is_given(config: Flags, name: str) -> bool:
@@ -174,13 +176,28 @@ def read_flags(config_class: type[Config]) -> Config:
     import tyro  # not for the tools that only need UserError
 
     prepare_output()
-    os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
     with one_line():
         check_empty(sys.argv[1:])
+        # tyro looks at stdout's terminal alone, also for what it writes to stderr, and not at NO_COLOR
+        coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        tyro._experimental_options["ansi_codes"] = coloured
         config = tyro.cli(config_class)
         config.check()
+    free_matplotlib()
     signal.signal(signal.SIGINT, _leave)  # while modules are imported, which takes seconds
     return config
+
+
+def free_matplotlib() -> None:
+    """Lets matplotlib start with its own settings: inherited ones may be broken, and would change figures."""
+    os.environ.pop("MPLBACKEND", None)  # a notebook's `!` hands down its own, which scripts cannot import
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says at length that a home is read-only
+    if (package := find_spec("matplotlib")) and package.origin:
+        own = Path(package.origin).parent / "mpl-data"
+        os.environ["MATPLOTLIBRC"] = str(own)
+        if Path("matplotlibrc").exists():  # in the current folder: it comes before all others
+            with chdir(own):
+                import matplotlib  # noqa: F401
 
 
 def launch(main: Callable[[Config], int | None], config: Config) -> NoReturn:
@@ -246,6 +263,10 @@ class _Output(io.TextIOWrapper):
     def flush(self) -> None:
         self._try(super().flush)
 
+    def isatty(self) -> bool:
+        """Whether bars can be drawn: a dumb terminal, as an editor's, would show their control codes."""
+        return super().isatty() and os.environ.get("TERM") != "dumb"
+
     @staticmethod
     def _try(function: Callable[..., object], *words: str) -> None:
         try:
@@ -262,6 +283,8 @@ def prepare_output() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open
+        if not isinstance(stream, io.TextIOWrapper):  # a notebook's own
+            continue
         encoding, by_line = stream.encoding, stream.line_buffering
         output = _Output(stream.detach(), encoding, "backslashreplace", line_buffering=by_line)
         setattr(sys, name, output)

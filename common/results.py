@@ -7,16 +7,26 @@ These three follow from `figs/*.json` and from the texts in the PNGs beside them
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
+import sys
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.cli import UserError, command, commit, device_name, versions
-from common.files import atomic_write, save_json
+from common.cli import (
+    UserError,
+    check_empty,
+    command,
+    commit,
+    device_name,
+    one_line,
+    prepare_output,
+    versions,
+)
+from common.files import atomic_write, cause_of, save_json
 
 if TYPE_CHECKING:
     import pandas
@@ -25,27 +35,31 @@ if TYPE_CHECKING:
 Scores = dict[str, dict[str, float]]
 """Numbers by method and metric."""
 
-COLUMNS = {  # heading and digits of the metrics that have a usual form
-    "psnr": ("PSNR, dB", 2),
-    "ssim": ("SSIM", 3),
-    "detail_db": ("detail, dB", 1),
-    "checkerboard": ("checkerboard", 1),
-    "lr_psnr": ("LR PSNR, dB", 1),
-    "ms": ("ms an image", 2),
-    "accuracy": ("accuracy", 4),
-    "f1": ("F1", 3),
-    "precision": ("precision", 3),
-    "recall": ("recall", 3),
-    "parameters": ("parameters", 0),
-    "FID-MNIST": ("FID-MNIST", 2),
-    "min_class_share": ("min class share", 3),
-    "class_accuracy": ("class accuracy", 4),
-    "training, minutes": ("training, minutes", 1),
-    "writing, ms a character": ("writing, ms a character", 2),
-    "million parameters": ("million parameters", 2),
+HEADINGS = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "detail_db": "detail, dB",
+    "lr_psnr": "LR PSNR, dB",
+    "ms": "ms an image",
+    "f1": "F1",
 }
-DEVIATION = "_sd"
-"""Ends the name of a metric's standard deviation, which is shown beside it."""
+DIGITS = (  # after the point: none, one, two, ...; other metrics have four digits in all
+    ("parameters",),
+    ("detail_db", "checkerboard", "lr_psnr", "training, minutes"),
+    ("psnr", "ms", "FID-MNIST", "writing, ms a character", "million parameters"),
+    ("ssim", "f1", "precision", "recall", "min_class_share"),
+    ("accuracy", "class_accuracy"),
+)
+DEVIATION = "_sd"  # ends the name of a metric's standard deviation, which is shown beside it
+
+
+def printable(text: str, characters: Container[int] | None = None) -> str:
+    """`text` with escapes for control characters, bytes that are no UTF-8, and all but the `characters`."""
+
+    def is_shown(letter: str) -> bool:
+        return letter == "\n" or (letter.isprintable() and (not characters or ord(letter) in characters))
+
+    return "".join(c if is_shown(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def save(
@@ -64,12 +78,10 @@ def save(
     """Writes `figs/SCRIPT.json`.
 
     Args:
-        config: the script's dataclass.
         data: anything with `name`, what people call it, `builtin`, whether it is the stand-in for data that
-            were not found, and `note`, what screen and captions must say about it.
-        count: how many items the scores were taken on.
+            were not found, and `note`, what screen and captions must say about it; `count` of its items were
+            scored.
         metrics, baselines: numbers, or numbers by method.
-        more: whatever else a script has to say.
 
     Raises:
         UserError: the file cannot be written.
@@ -105,56 +117,25 @@ def format_number(metric: str, value: float | None) -> str:
     # nearest's `checkerboard` is a division by (nearly) zero
     if value is None or not math.isfinite(value) or abs(value) > 1e6:
         return "–"
-    text = f"{value:.{COLUMNS[metric][1]}f}" if metric in COLUMNS else f"{value:.4g}"
-    return text.replace("-", "−")
+    usual = (f".{digits}f" for digits, metrics in enumerate(DIGITS) if metric in metrics)
+    return format(value, next(usual, ".4g")).replace("-", "−")
 
 
 # ------------------------------------------------------------------------- README, RESULTS.md and gallery
 
-RESULTS = """# Results
-Written by `python -m common.results` from the `.json` files beside it. The figures: [index.html](index.html).
 
-"""
+def publish(figs: Path = Path("figs")) -> None:
+    """Write README's table, RESULTS.md and the gallery.
 
-GALLERY = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Figures and results</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2em auto; padding: 0 1em; }
-img { max-width: 100%; }
-figure { margin: 2.5em 0; }
-table { border-collapse: collapse; }
-td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; }
-</style>
-<h1>Figures and results</h1>
-{% for run in runs %}
-<h2>{{ run.script }}</h2>
-<p>{{ run.facts }}<br>{{ run.data.note or "" }}</p>
-<p><code>{{ run.command }}</code></p>
-{{ run.table.to_html(index=False, border=0) | safe }}
-{% endfor %}
-{% for figure in figures %}
-<figure id="{{ figure.name }}">
-<a href="{{ figure.name }}"><img src="{{ figure.name }}" alt="{{ figure.Title }}"></a>
-<figcaption>{{ figure.Description }}<br><code>{{ figure.Source }}</code></figcaption>
-</figure>
-{% endfor %}
-</html>
-"""
-
-
-def publish(figs: Path) -> None:
-    """Writes README's table, `figs/RESULTS.md` and the gallery.
+    Args:
+        figs: Folder of the results files.
 
     Raises:
         UserError: there is no such folder, a .json in it is no results file, or a file cannot be written.
     """
     for path, text in pages(figs).items():
         with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of figures
 
 
 def pages(figs: Path) -> dict[Path, str]:
@@ -164,7 +145,9 @@ def pages(figs: Path) -> dict[Path, str]:
     `<!-- /results -->`; one without them, or none, is left alone.
     """
     tables = results_table(figs)
-    texts = {figs / "RESULTS.md": RESULTS + tables, figs / "index.html": _gallery(figs)}
+    head = "Written by `python -m common.results` from the `.json` files beside it. The figures: "
+    results = f"# Results\n{head}[index.html](index.html).\n\n{tables}"
+    texts = {figs / "RESULTS.md": results, figs / "index.html": _gallery(figs)}
     readme = figs.resolve().parent / "README.md"
     if readme.is_file():
         between = re.compile("(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
@@ -192,66 +175,54 @@ def _gallery(figs: Path) -> str:
     for path in sorted(figs.glob("[!.]*.png")):
         with Image.open(path) as image:
             figures.append({"name": path.name, **image.info})
+    template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
     with pandas.option_context("display.max_colwidth", None):
-        return environment.from_string(GALLERY).render(runs=_runs(figs), figures=figures)
+        return environment.from_string(template).render(runs=_runs(figs), figures=figures)
 
 
 def _runs(figs: Path) -> list[dict[str, Any]]:
-    """What is shown of each results file."""
+    """The results files, each with its `facts` in a line and its `table`."""
     if not figs.is_dir():
         raise UserError(f"there is no folder {figs}; run a script first, or name another with --figs")
     runs = []
     for path in sorted(figs.glob("[!.]*.json")):  # a name with a dot is left over from a killed run
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            shown = {key: result[key] for key in ("script", "command", "data")}
-            table = _table(result["metrics"], result["baselines"])
-            runs.append(shown | {"facts": _facts(**result), "table": table})
+            run = json.loads(path.read_text(encoding="utf-8"))
+            data, stand_in = run["data"], ", built-in stand-in" if run["data"]["builtin"] else ""
+            facts = f"{data['name']} ({data['count']:,}{stand_in}) · {run['seconds'] / 60:.1f} minutes"
+            facts += f" · {run['device']} · commit {run['commit']}"
+            texts = {"script": run["script"], "command": run["command"], "facts": facts}
+            shown = {key: printable(text).replace("\n", r"\n") for key, text in texts.items()}
+            note, table = printable(data.get("note") or ""), _table(run["metrics"], run["baselines"])
+            runs.append(shown | {"note": note, "table": table})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no results file ({error}); remove it") from None
+            raise UserError(f"{path} is no results file ({cause_of(error)}); remove it") from None
     return runs
-
-
-def _facts(data: dict[str, Any], seconds: float, device: str, commit: str, **_: Any) -> str:
-    stand_in = ", built-in stand-in" if data["builtin"] else ""
-    items = f"{data['name']} ({data['count']:,}{stand_in})"
-    return f"{items} · {seconds / 60:.1f} minutes · {device} · commit {commit}"
 
 
 def _table(metrics: dict[str, Any], baselines: Scores) -> pandas.DataFrame:
     """A row of texts for each method; a script with one result may leave its name out: {"accuracy": 0.99}."""
     import pandas
 
-    if not all(isinstance(values, dict) for values in metrics.values()):
-        metrics = {"this run": metrics}
-    rows: Scores = {**metrics, **baselines}
-    names = dict.fromkeys(metric for values in rows.values() for metric in values)
+    named = all(isinstance(values, dict) for values in metrics.values())
+    rows: Scores = (metrics if named else {"this run": metrics}) | baselines
     table = {"method": list(rows)}
-    for metric in names:
-        if not metric.endswith(DEVIATION):
-            heading = COLUMNS.get(metric, (metric,))[0]
-            table[heading] = [_cell(metric, values) for values in rows.values()]
+    for metric in dict.fromkeys(metric for values in rows.values() for metric in values):
+        if metric.endswith(DEVIATION):
+            continue
+        cells = table[HEADINGS.get(metric, metric.replace("_", " "))] = []
+        for values in rows.values():
+            deviation = values.get(metric + DEVIATION)
+            spread = f" ± {format_number(metric, deviation)}" if deviation else ""
+            cells.append(format_number(metric, values.get(metric)) + spread)
     return pandas.DataFrame(table)
 
 
-def _cell(metric: str, values: dict[str, float]) -> str:
-    """A number, with its standard deviation if there is one."""
-    deviation = values.get(metric + DEVIATION)
-    spread = f" ± {format_number(metric, deviation)}" if deviation else ""
-    return format_number(metric, values.get(metric)) + spread
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.results", description="Write README's table, RESULTS.md and the gallery."
-    )
-    parser.add_argument("--figs", type=Path, default=Path("figs"), help="Folder of the results files.")
-    try:
-        publish(parser.parse_args().figs)
-    except UserError as error:
-        parser.error(str(error))
-
-
 if __name__ == "__main__":
-    main()
+    import tyro
+
+    prepare_output()
+    with one_line():
+        check_empty(sys.argv[1:])
+        tyro.cli(publish, prog="python -m common.results")

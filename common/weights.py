@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from common.cli import UserError
+from common.cli import UserError, user_path
 from common.files import atomic_write
 
 
@@ -52,4 +52,4 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
 def choose(flag: str, newest: Path, shipped: Path) -> Path:
     """The file that `--weights` names: `auto` is the newest trained, else shipped."""
     usual = {"shipped": shipped, "auto": newest if newest.exists() else shipped}
-    return usual.get(flag, Path(flag))
+    return usual.get(flag) or user_path("weights", flag)

@@ -3,3 +3,4 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported, in subprocesses too
+os.environ.pop("MPLBACKEND", None)  # a notebook hands down its own

@@ -114,6 +114,10 @@ def main(config):
             print(number)
     if config.do == "memory":
         raise MemoryError
+    if config.do == "bar":
+        from tqdm import tqdm
+        for number in tqdm(range(9), disable=None):
+            pass
     if config.do == "refuse":
         raise UserError("--do: \u65e5 is not \xb1")
     print("\xb1 \u65e5 \udcff end")
@@ -162,3 +166,27 @@ def test_empty_words_and_unknown_homes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--data ~nosuchuser/x: there is no such home"):
         cli.user_path("data", "~nosuchuser/x")
     assert cli.user_path("data", "~") == Path.home()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a Unix terminal")
+@pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}, {"NO_COLOR": "1"}])
+def test_colours_and_bars_are_for_terminals_that_want_them(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    import pty
+    import termios
+
+    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    environment = plain | {"TERM": "xterm"} | environment
+    said = []
+    for words in (("--figz", "x"), ("--do", "bar")):
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (24, 80))
+        (tmp_path / "script.py").write_text(SCRIPT)
+        words = (sys.executable, "script.py", str(ROOT), *words)
+        subprocess.run(words, cwd=tmp_path, stdout=theirs, stderr=theirs, env=environment, timeout=60)
+        said.append(os.read(ours, 100_000).replace(b"\r\n", b"\n"))
+        os.close(ours)
+        os.close(theirs)
+    assert (b"\x1b" in said[0]) == (environment["TERM"] == "xterm" and "NO_COLOR" not in environment)
+    assert (b"\r" in said[1]) == (environment["TERM"] == "xterm") and b"\x1b" not in said[1]

@@ -206,11 +206,11 @@ def test_the_real_mnist() -> None:
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 ZEROS = np.zeros((20, 28, 28), np.uint8)
 DAMAGES = {
-    "cut off": (IMAGES, lambda old: old[:5000], "is cut off: 5,000 bytes instead of 15,696"),
-    "cut off in the header": (IMAGES, lambda old: old[:10], "is cut off: 10 bytes instead of 16"),
-    "cut off after the header": (LABELS, lambda old: old[:8], "is cut off: 8 bytes instead of 28"),
-    "too long": (LABELS, lambda old: old + b"\0", "is too long: 29 bytes instead of 28"),
-    "empty": (LABELS, lambda old: b"", "is no IDX file of labels: it is empty"),
+    "cut off": (IMAGES, lambda old: old[:5000], "it is cut off: 5,000 bytes instead of 15,696"),
+    "cut off in the header": (IMAGES, lambda old: old[:10], "it is cut off: 10 bytes instead of 16"),
+    "cut off after the header": (LABELS, lambda old: old[:8], "it is cut off: 8 bytes instead of 28"),
+    "too long": (LABELS, lambda old: old + b"\0", "it is too long: 29 bytes instead of 28"),
+    "empty": (LABELS, lambda old: b"", "it is no IDX file of labels: it is empty"),
     "a page": (IMAGES, lambda old: b"<html>" * 900, "no IDX file of images: it begins with 3c68746d"),
     "labels for images": (
         IMAGES,
@@ -231,9 +231,9 @@ DAMAGES = {
     "gzip cut off": (
         IMAGES,
         lambda old: gzip.compress(old)[:-500],
-        "cannot be unpacked (Compressed file ended",
+        "cannot be used: Compressed file ended",
     ),
-    "gzip damaged": (IMAGES, lambda old: gzip.compress(old)[:-8] + bytes(8), "cannot be unpacked (CRC check"),
+    "gzip damaged": (IMAGES, lambda old: gzip.compress(old)[:-8] + bytes(8), "cannot be used: CRC check"),
     "gzip of a page": (LABELS, lambda old: gzip.compress(b"<html>"), "begins with 3c68746d"),
 }
 
@@ -269,16 +269,182 @@ def test_a_file_that_cannot_be_read_is_refused(monkeypatch: pytest.MonkeyPatch) 
     put(Path("mine"), fake_files())
     Path("mine", IMAGES).unlink()
     Path("mine", IMAGES).mkdir()
-    assert refused() == f"cannot read mine/{IMAGES}: Is a directory; {mnist.REMEDY}"
+    assert refused() == f"mine/{IMAGES} cannot be used: Is a directory; {mnist.REMEDY}"
 
     def denied(path: Path, *options: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(np, "fromfile", denied)
-    assert refused() == f"cannot read mine/{IMAGES}: Permission denied; {mnist.REMEDY}"
-    monkeypatch.setattr(Path, "stat", denied)  # the folder does not let us in
-    with pytest.raises(UserError, match=f"cannot read mine/{IMAGES}: Permission denied"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=f"mine/{IMAGES} .*: Permission denied; "),
+    ):
+        patch.setattr(Path, "read_bytes", denied)
         mnist.find("mine")
+    monkeypatch.setattr(Path, "stat", denied)  # the folder does not let us in
+    with pytest.raises(UserError, match=r"mine cannot be read \(Permission denied\)"):
+        mnist.find("mine")
+
+
+# ------------------------------------------------------------------------------------ other forms
+
+
+def dotted(place: Path, files: dict[str, np.ndarray]) -> None:
+    put(place, {name.replace("-idx", ".idx"): array for name, array in files.items()})
+
+
+def own_folders(place: Path, files: dict[str, np.ndarray]) -> None:
+    """Kaggle's, whose folders are called as what they hold; two of them hold it under another name."""
+    for name, array in files.items():
+        inner = f"{name}.gz" if "t10k-i" in name else name.replace("-idx", ".idx") if "t10k" in name else name
+        put(place / name, {inner.removesuffix(".gz"): array}, lambda _, inner=inner: inner.endswith(".gz"))
+
+
+def keras(place: Path, files: dict[str, np.ndarray], name: str = "mnist.npz", **other: np.ndarray) -> None:
+    arrays = dict(zip(("x_train", "y_train", "x_test", "y_test"), files.values(), strict=True)) | other
+    place.mkdir(parents=True, exist_ok=True)
+    np.savez(place / name, **arrays)  # type: ignore[arg-type]
+
+
+def table(images: np.ndarray, labels: np.ndarray | None, header: str = "", separator: str = ",") -> str:
+    """A header's name for column k is `header` % k."""
+    rows = images.reshape(len(images), -1)
+    names = [] if labels is None else ["label"]
+    head = separator.join(names + [header % k for k in range(rows.shape[1])]) + "\n" if header else ""
+    columns = rows if labels is None else np.column_stack([labels, rows])
+    return head + "".join(separator.join(map(str, row)) + "\n" for row in columns.tolist())
+
+
+def tables(place: Path, files: dict[str, np.ndarray], names: tuple[str, ...] = (), **look: str) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    train, train_labels, test, test_labels = files.values()
+    for name, part in zip(
+        names or ("mnist_train.csv", "mnist_test.csv"),
+        ((train, train_labels), (test, test_labels)),
+        strict=True,
+    ):
+        (place / name).write_text(table(*part, **look))
+
+
+def archive(place: Path, files: dict[str, np.ndarray]) -> None:
+    tables(place / "inside", files)
+    with zipfile.ZipFile(place / "archive.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for path in (place / "inside").iterdir():
+            file.write(path, f"digits/{path.name}")
+            file.writestr(f"__MACOSX/._{path.name}", "no table")
+
+
+FORMS = {
+    "dots": (dotted, "", "train-labels.idx1-ubyte"),
+    "folders": (own_folders, "", None),
+    "keras": (keras, "", "mnist.npz"),
+    "keras by another name": (lambda *words: keras(*words, name="keras.NPZ.npz"), None, "keras.NPZ.npz"),
+    "tables": (tables, "", "mnist_train.csv"),
+    "tables with a header": (lambda *words: tables(*words, header="%dx1"), "", "mnist_train.csv"),
+    "tables of a spreadsheet": (lambda *words: tables(*words, header="pixel%d", separator=";"), "", None),
+    "fashion": (lambda *w: tables(*w, names=("fashion-mnist_train.csv", "fashion-mnist_test.csv")), "", None),
+    "archive": (archive, None, "archive.zip"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_of_mnist_are_read_from_their_folder_or_file(form: str) -> None:
+    write, folder, file = FORMS[form]
+    put(Path("mine"), fake_files())
+    write(Path("other"), fake_files())
+    mine = mnist.find("mine")
+    for data in [Path("other", name) for name in (folder, file) if name is not None]:
+        found = mnist.find(str(data))
+        assert equal(replace(found, note=mine.note), mine)
+        known = ("dots", "folders")
+        assert found.note == mine.note if form in known else "Read from other/" in found.note.split("\n")[1]
+
+
+def test_what_auto_finds_may_have_these_forms_too() -> None:
+    keras(Path("data/MNIST"), fake_files())
+    assert len(mnist.find("auto", download=False).train) == 20
+
+
+def test_a_table_alone_gives_its_last_seventh_to_test() -> None:
+    files = list(fake_files(train=7).values())
+    Path("mine").mkdir()
+    Path("mine/train.csv").write_text(table(*files[:2], header="pixel%d"))  # type: ignore[call-overload]
+    Path("mine/test.csv").write_text(table(files[2], None, header="pixel%d"))  # as Kaggle's: without labels
+    for data in ("mine", "mine/train.csv"):
+        found = mnist.find(data)
+        assert np.array_equal(torch.cat([found.train, found.test]), files[0])
+        assert np.array_equal(torch.cat([found.train_labels, found.test_labels]), files[1])
+        assert "train.csv alone: the last 10 of its images are the test part." in found.note
+    Path("mine/train.csv").unlink()
+    assert "mine/train.csv is missing" in refused()
+    with_numbers = "".join(f"{k},{line}\n" for k, line in enumerate(table(*files[:2]).splitlines()))
+    Path("rows.csv").write_text("," + table(*files[:2], header="%dx1").split("\n")[0] + "\n" + with_numbers)
+    assert torch.equal(mnist.find("rows.csv").train, found.train)
+
+
+def test_tables_of_emnist_stand_upright_too() -> None:
+    files = fake_files(mnist.LETTERS)
+    put(Path("mine"), files)
+    tables(Path("other"), files, names=("emnist-letters-train.csv", "emnist-letters-test.csv"))
+    assert torch.equal(mnist.find("other/emnist-letters-train.csv").train, mnist.find("mine").train)
+    tables(Path("more"), fake_files(), names=("emnist-mnist-train.csv", "emnist-mnist-test.csv"))
+    assert "is none of these" in refused("more/emnist-mnist-train.csv")  # MNIST's digits, but on their side
+
+
+def test_one_file_stands_for_its_own_set() -> None:
+    put(Path("mine"), fake_files())
+    put(Path("mine"), fake_files(mnist.LETTERS))
+    keras(Path("mine"), fake_files(train=3))
+    assert mnist.find("mine/emnist-letters-test-labels-idx1-ubyte").name == "EMNIST-like letters"
+    assert len(mnist.find("mine/mnist.npz").train) == 30 and len(mnist.find("mine").train) == 20
+
+
+def test_forms_that_are_not_certain_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    files, fine = fake_files(), table(*list(fake_files().values())[:2])  # type: ignore[call-overload]
+    said = {
+        "x_train is not a file": lambda: np.savez("mine.npz", images=files[IMAGES]),
+        "File is not a zip file": lambda: Path("mine.npz").write_bytes(b"\x80\x04no arrays"),
+        "allow_pickle=False": lambda: keras(Path(), files, "mine.npz", y_test=np.array([{}], object)),
+        "other values than whole numbers from 0 to 255": lambda: keras(
+            Path(), files, "mine.npz", x_train=files[IMAGES] / 255
+        ),
+        "images of 27x28 instead": lambda: keras(Path(), files, "mine.npz", x_test=files[IMAGES][:, 1:]),
+        "images, mine.npz 19 labels": lambda: keras(Path(), files, "mine.npz", y_train=files[LABELS][1:]),
+        "could not convert string": lambda: Path("mine.csv").write_text(fine + "label,pixel\n"),
+        "images of 756 instead of 28x28": lambda: Path("mine.csv").write_text(
+            table(files[IMAGES][:, 1:], files[LABELS])
+        ),
+        "from 0 to 255": lambda: Path("mine.csv").write_text(fine[:-300]),  # cut off
+        "has no column `label`": lambda: Path("mine.csv").write_text(table(files[IMAGES], None, "pixel%d")),
+        "No columns to parse": lambda: Path("mine.csv").write_text(""),
+    }
+    for why, write in said.items():
+        write()
+        (name,) = (path.name for path in Path().glob("mine.*"))
+        refusal = refused(name)
+        assert why in refusal and refusal.startswith(name) and mnist.REMEDY in refusal
+        Path(name).unlink()
+
+
+@pytest.mark.parametrize("words", ["Error tokenizing data. C error: out of memory", None])
+def test_too_little_memory_is_no_damage(words: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables(Path("mine"), fake_files())
+
+    def too_large(*_: object, **__: object) -> None:
+        raise ValueError(words) if words else MemoryError
+
+    monkeypatch.setattr(mnist.pd, "read_csv", too_large)
+    with pytest.raises(MemoryError):
+        mnist.find("mine")
+
+
+def test_paths_with_a_tilde_and_names_that_are_too_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path / "mine", fake_files())
+    assert len(mnist.find("~/mine").train) == 20
+    assert "--data ~nosuchuser" in refused("~nosuchuser/mine")
+    assert "File name too long" in refused("a" * 300)
 
 
 # ---------------------------------------------------------------------------------------- places
@@ -308,9 +474,14 @@ def test_what_holds_no_digits_is_refused() -> None:
     Path("empty").mkdir()
     Path("file").touch()
     assert "does not exist" in refused("gone")
-    assert "--data file is a file; name a folder" in refused("file")
-    for part in ("holds no train-images-idx3-ubyte", "emnist-balanced-train", "MNIST/raw", "`builtin`"):
-        assert part in refused("empty")
+    for name in ("file", "empty"):
+        for part in (
+            f"--data {name} is none of these",
+            "MNIST's or EMNIST's files",
+            "mnist.npz",
+            "`builtin`",
+        ):
+            assert part in refused(name)
 
 
 # -------------------------------------------------------------------------------------- download

@@ -1,6 +1,7 @@
 """SMS spam: formats, malformed lines, duplicates, the download, splits, the stand-in."""
 
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -103,10 +104,88 @@ def test_every_format_gives_the_same_messages(content: bytes, first: int) -> Non
 
 @pytest.mark.parametrize("content", [TABBED, comma_separated("v1,v2,,,", ("ham", "spam"), ",,,")])
 def test_latin_1_is_read_and_announced(content: str) -> None:
-    messages = found(content.replace("\u2028", "\x85").encode("latin-1"))
+    messages = found(content.replace("\u2028", "’").encode("cp1252"))
     assert messages.texts[1] == "WIN £100, café"
-    assert messages.texts[2] == '"Quoted" \x85 line\x0b, ok '
+    assert messages.texts[2] == '"Quoted" ’ line\x0b, ok '
     assert "Latin-1" in messages.note
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_other_encodings_are_recognised(encoding: str) -> None:
+    messages = found(TABBED.encode(encoding))
+    assert messages.texts == [text for _, text in MESSAGES]
+    assert messages.note == ("" if "8" in encoding else f"messages was read as {encoding[:6].upper()}.")
+    if encoding == "utf-16":  # its mark is of the machine's own order
+        assert found(b"\xfe\xff" + TABBED.encode("utf-16-be")).texts == messages.texts
+
+
+TABLES = {  # file, and what the note says of it; the first message is on line 2, or on that which is named
+    "Category,Message": (
+        "Category,Message\nham,{0}\nspam,{1}\nham,{2}\n",
+        "label in column 1, the text in column 2",
+    ),
+    "sms,label": ("sms,label\n{0},0\n{1},1\n{2},0\n", "label in column 2, the text in column 1"),
+    "text,label,": ("text,label,,\n{0},HAM,,\n{1},Spam,,\n{2},ham,,\n", "the label in column 2"),
+    "index": (",label,text,label_num\n0,ham,{0},0\n1,spam,{1},1\n2,ham,{2},0\n", "the label in column 2"),
+    "index without a name": ("0,ham,{0}\n1,spam,{1}\n2,ham,{2}\n", "label in column 2, the text in column 3"),
+    "floats": ("label,text\n0.0,{0}\n1.0,{1}\n0.0,{2}\n", ""),
+    "Unnamed": ("v1,v2,Unnamed: 2\nham,{0},\nspam,{1},\nham,{2},\n", ""),
+    ";": ("label;text\nham;{0}\nspam;{1}\nham;{2}\n", ""),
+    "sep=": ("sep=;\r\nMessage;Category\n{0};ham\n{1};spam\n{2};ham\n", "semicolons"),
+    "no header": ("ham,{0}\nspam,{1}\nham,{2}\n", "commas"),
+    "no header, label last": ("{0},ham\n{1},spam\n{2},ham\n", "commas"),
+    "no header, numbers": ("0;{0}\n1;{1}\n0;{2}\n", "semicolons"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_as_people_have_them(name: str) -> None:
+    content, note = TABLES[name]
+    messages = found(content.format(*(text for _, text in QUOTED)))
+    assert messages.texts == [text for _, text in MESSAGES]
+    assert messages.labels.tolist() == [spam for spam, _ in MESSAGES]
+    first = 1 + content.lower().startswith(("sep", "sms", "category", "text", ",label", "label", "v1"))
+    assert messages.lines[0] == first + (name == "sep=") and messages.lines[2] == messages.lines[0] + 2
+    assert note in messages.note and bool(note) == bool(messages.note)
+
+
+def test_tabs_with_a_header_or_numbers() -> None:
+    assert found("label\tmessage\nham\ta\nspam\tb\n").texts == ["a", "b"]
+    messages = found("1\tcall, now\n0\tsee you\twith a tab\n")
+    assert messages.texts == ["call, now", "see you\twith a tab"] and messages.labels.tolist() == [
+        True,
+        False,
+    ]
+
+
+def test_a_comma_in_a_text_without_quotes_moves_no_label() -> None:
+    messages = found("message,label\ncall now, or reply,spam\nhi,ham\n")
+    assert messages.texts == ["call now, or reply", "hi"] and messages.labels.tolist() == [True, False]
+    messages = found('label,text\nham,see you\nspam,"' + "long " * 40_000 + '"\n')
+    assert len(messages.texts[1]) == 200_000
+
+
+@pytest.mark.parametrize(
+    "content", ["text,label,message\na,ham,b\nc,spam,d\n", "label,class,text\nham,1,a\n"]
+)
+def test_two_columns_that_could_be_the_text_or_the_label_are_refused(content: str) -> None:
+    assert "several columns" in refused(content)
+
+
+BINARY = {
+    "xz": b"\xfd7zXZ\0" + bytes(50),
+    "PNG": b"\x89PNG\r\n\x1a\n" + bytes(50),
+    "JPEG": b"\xff\xd8\xff\xe0" + bytes(50),
+    "tar": b"a".ljust(257, b"\0") + b"ustar" + bytes(300),
+    "binary": np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes(),
+    "PDF": b"%PDF-1.7\n",
+}
+
+
+@pytest.mark.parametrize("kind", BINARY)
+def test_what_is_no_text_is_refused_by_its_kind(kind: str) -> None:
+    assert kind in refused(BINARY[kind]) and "malformed" not in refused(BINARY[kind])
+    assert kind in refused(gzip.compress(BINARY[kind]))
 
 
 def test_a_csv_record_may_span_lines_and_columns() -> None:
@@ -142,9 +221,8 @@ def test_an_empty_file_is_refused(content: bytes) -> None:
     "content",
     [
         "ham\ta\nspam\tb\nc\nd\ne\n",
-        "text,label\na,ham\nb,spam\n",
-        TABBED.encode("utf-16"),
-        np.random.default_rng(0).integers(0, 256, 200_000, np.uint8).tobytes(),
+        "first,second\na,ham\nb,spam\n",
+        "0,1,which is which\n1,0,nobody knows\n",
         b"x" * 300_000,
         "ham a\rspam b\r",
     ],
@@ -206,9 +284,23 @@ def test_a_zip_will_do_whatever_its_name(member: str) -> None:
     assert found(zipped(collection(), member)).name == "SMS Spam Collection"
 
 
+def test_what_is_packed_is_unpacked() -> None:
+    table = comma_separated("v1,v2,,,", ("ham", "spam"), ",,,").encode()
+    for packed in (zipped(table, "spam.csv"), zipped(table, "deeper/Spam.CSV"), gzip.compress(table)):
+        messages = found(packed)
+        assert messages.texts == [text for _, text in MESSAGES]
+        assert messages.name == ("messages" if packed[:2] == b"\x1f\x8b" else messages.name)
+    assert found(zipped(table, "spam.csv"), "archive.zip").name == "spam.csv"
+    Path("kaggle").mkdir()
+    Path("kaggle/spam.csv").write_bytes(table)
+    assert len(sms_spam.find("kaggle")) == 3
+
+
 def test_a_zip_that_cannot_be_used_is_refused() -> None:
     whole = zipped(collection())
     assert "no SMSSpamCollection" in refused(zipped(b"", "other.txt"))
+    assert "Excel" in refused(zipped(b"<x/>", "xl/worksheets/sheet1.xml"))
+    assert "ended" in refused(gzip.compress(whole)[:2000])
     refused(whole[:2000])
     damaged = bytearray(whole)
     damaged[300] ^= 255
@@ -319,7 +411,7 @@ def harm(archive: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> str:
         return "refused"
     if how == "no answer":
         archive.with_suffix(".silent").touch()
-        monkeypatch.setattr(sms_spam, "TIMEOUT", 0.3)
+        monkeypatch.setattr("common.datasets.download.TIMEOUT", 0.3)
         return "timed out"
     if how == "not found":
         archive.unlink()

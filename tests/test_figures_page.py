@@ -1,6 +1,10 @@
 """Figures show images pixel for pixel and crop nothing; charts put names and levels where they belong."""
 
 import math
+import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from PIL import Image
 from torch import Tensor
 
@@ -99,6 +103,7 @@ def test_training_curves_put_both_phases_on_one_axis(tmp_path: Path, monkeypatch
     lines = {str(line.get_label()): np.asarray(line.get_xydata()) for line in accuracy.lines}
     assert lines["generated images"][0].tolist() == [305, 0.6]
     assert lines["real images"][-1].tolist() == [400, 0.7]
+    assert gradients.get_yscale() == "log"
     norms = {str(line.get_label()): np.asarray(line.get_xydata()) for line in gradients.lines}
     assert norms["fidelity"][-1].tolist() == [300, 0.1] and norms["generator"][0].tolist() == [305, 1]
     run = next(line for line in psnr.lines if line.get_label() == "this run")
@@ -153,3 +158,85 @@ def test_charts_keep_to_their_part_of_the_page(tmp_path: Path, monkeypatch: pyte
         assert box.x1 <= 900 and box.y1 <= top, "in the page, below the caption"
     assert left and right and below
     assert min(left.y0, right.y0) >= middle >= below.y1 and left.x1 < right.x0 and below.x0 >= 450
+
+
+HOSTILE = b"""text.usetex: true
+font.family: No Such Font
+font.size: 30
+figure.dpi: 33
+axes.facecolor: red
+axes.formatter.use_locale: true
+lines.antialiased: false
+nonsense
+"""
+DRAW = """if True:
+    import sys
+    from pathlib import Path
+    {}
+    from common.figures import page
+    sys.argv = ["script.py"]
+    with page.new_page(Path("figure.png"), 600, 300, "Title", "A caption") as drawn:
+        axes = drawn.charts().subplots()
+        axes.plot([1, 2], [1e-4, 1], label="a line")
+        page.few_ticks(axes.yaxis)
+        axes.legend()
+"""
+AS_SCRIPTS_DO = "from common.cli import free_matplotlib; free_matplotlib()"
+
+
+@pytest.mark.parametrize(
+    ("start", "inherited"),
+    [
+        (AS_SCRIPTS_DO, ("MPLBACKEND", "MATPLOTLIBRC", "MPLCONFIGDIR", "matplotlibrc")),
+        ("", ("MATPLOTLIBRC",)),
+        ("", ("MPLBACKEND",)),
+    ],
+)
+def test_figures_depend_on_nothing_inherited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, inherited: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    exec(DRAW.format(""))
+    here = Path("figure.png").read_bytes()
+    Path("hostile").write_bytes(HOSTILE)
+    if "matplotlibrc" in inherited:
+        Path("matplotlibrc").write_bytes(b"font.size: \xff")
+    tests = Path(__file__).parent
+    hostile = {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MATPLOTLIBRC": str(tmp_path / "hostile"),
+        "MPLCONFIGDIR": str(tmp_path / "hostile"),  # no folder can be made there
+    }
+    environment = {key: value for key, value in os.environ.items() if key != "HOME"}
+    environment |= {key: value for key, value in hostile.items() if key in inherited}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
+    words = [sys.executable, "-c", DRAW.format(start)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path("figure.png").read_bytes() == here
+    if start:
+        assert done.stdout + done.stderr == ""
+
+
+def test_names_that_cannot_be_shown_become_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages, name = spy(monkeypatch), "$é $α 写真 \U0001f980 \x1b[1m \udcff \u202e"
+    escaped = r"$é $α \u5199\u771f \U0001f980 \x1b[1m \udcff \u202e"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with page.new_page(tmp_path / "n.png", 900, 300, name, f"{name}\n{name}") as drawn:
+            axes = drawn.charts().subplots()
+            axes.set_title(name)
+            axes.plot([0, 1], label=name)
+            page.legend(axes)
+            page.label_points(drawn, axes, [name], [(0, 0)])
+    texts = [text.get_text() for text in pages[0].figure.findobj(Text) if "$" in text.get_text()]
+    assert [text.rstrip() for text in texts] == [escaped] * 6
+    with Image.open(tmp_path / "n.png") as image:
+        assert image.info["Title"] == "$é $α 写真 \U0001f980 " + r"\x1b[1m \udcff \u202e"
+        assert image.info["Description"].count("\n") == 1
+
+
+def test_a_long_path_stays_on_the_page(tmp_path: Path) -> None:
+    page.grid(tmp_path / "g.png", noise(1, 3, 9, 9), 1, title="/W" * 120, caption="W" * 400)
+    pixels_of(tmp_path / "g.png")

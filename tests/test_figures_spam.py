@@ -53,8 +53,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Drawn]:
     draw = Text.draw
 
     @contextmanager
-    def new_page(*arguments: Any) -> Iterator[page.Page]:
-        with page.new_page(*arguments) as whole:
+    def new_page(*arguments: Any, **heading: str) -> Iterator[page.Page]:
+        with page.new_page(*arguments, **heading) as whole:
             yield whole
             result.texts.clear()  # of a drawing that only finds places
         result.charts = [axes for axes in whole.figure.axes if axes.get_visible()]
@@ -210,18 +210,15 @@ def test_collapse_shows_padding_and_the_flat_line(tmp_path: Path, drawn: Drawn) 
     lengths = np.arange(1, 172)[np.random.default_rng(0).permutation(171)]
     steps = np.arange(0, 600, 30)
     flat, learned = np.where(steps > 0, 0.8737, 0.13), 0.99 - 0.86 * np.exp(-steps / 50)
-    matrices = {"collapsed": np.array([[904, 0], [131, 0]]), "repaired": np.array([[902, 2], [9, 122]])}
+    matrices = {"collapsed": [[904, 0], [131, 0]], "repaired": [[902, 2], [9, 122]]}
+    truth = np.arange(1035) >= 904
     path = tmp_path / "c.png"
     figures.collapse(
         path,
-        lengths=lengths,
-        curves={"collapsed": np.stack([steps, flat]), "repaired": np.stack([steps, learned])},
-        majority=0.8737,
-        matrices=matrices,
-        scores={
-            "collapsed": {"accuracy": 0.8734, "f1": 0},
-            "repaired": {"accuracy": 0.98937, "f1": 244 / 255},
-        },
+        lengths,
+        {"collapsed": np.stack([steps, flat]), "repaired": np.stack([steps, learned])},
+        truth,
+        {name: answers for name, (answers,) in fold(truth, truth * 1.0, matrices).answers.items()},
         title="86.64 % was the share of ham",
         caption="Caption.",
     )

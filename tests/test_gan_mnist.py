@@ -19,6 +19,8 @@ import gan_mnist
 from common.cli import UserError
 from common.datasets import mnist
 from common.evaluation import mnist as evaluation
+from common.figures import mnist as figures
+from common.files import DiskFull
 from common.inference import handwriting
 from common.inference import mnist as inference
 from common.inference.mnist import Sampler
@@ -125,8 +127,45 @@ def test_a_run_stopped_while_its_evaluator_was_trained_goes_on(
     assert stop.value.code == 130
     assert main(replace(config, resume=True)) == 0
     assert calls == 20 * [100]  # ten epochs of two steps, none taken twice
-    with pytest.raises(UserError, match="--resume"):  # that run had two steps
-        main(replace(config, resume=True, steps=3))
+    with pytest.raises(UserError, match=r"--resume.* has steps = 2, now it is steps = 1"):
+        main(replace(config, resume=True, steps=1))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_more_steps_go_on_from_there(
+    trained: Config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = replace(trained, runs=tmp_path / "runs", figs=tmp_path / "figs")
+    assert main(config) == 0
+    once, again = (json.loads((path / "gan_mnist.json").read_text()) for path in (trained.figs, config.figs))
+    for part in ("metrics", "baselines", "nearest_neighbour_ratio", "evaluator_accuracy"):
+        assert once[part] == again[part]
+    paths = [of.runs / "gan_mnist-quick" / "weights.safetensors" for of in (trained, config)]
+    one, other = (inference.load(path, "conditional", CPU).generator.state_dict() for path in paths)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+    assert main(replace(config, resume=True, steps=260)) == 0
+    assert "gan: goes on to 260 steps, with a new schedule from here" in capsys.readouterr().out
+    longer = inference.load(paths[1], "conditional", CPU)
+    assert longer.about["phases"]["gan"]["steps"] == 260
+    assert not torch.equal(one["first"], longer.generator.first)
+
+
+def test_method_2_goes_on_with_more_steps_after_both_its_phases(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(trained.runs / "gan_mnist-evaluator", tmp_path / "gan_mnist-evaluator")
+    monkeypatch.setattr(Classifier, "forward", sure)  # a GAN of two steps has nothing that could be read
+    config = replace(trained, method="2", steps=2, runs=tmp_path, figs=tmp_path / "figs")
+    assert main(config) == 0
+    path = tmp_path / "gan_mnist-2-quick" / "weights.safetensors"
+    before = inference.load(path, "2", CPU)
+    assert main(replace(config, resume=True, steps=4)) == 0
+    assert "gan: goes on to 4 steps" in capsys.readouterr().out
+    after = inference.load(path, "2", CPU)
+    assert before.classifier and after.classifier and after.about["phases"]["gan"]["steps"] == 4
+    assert not torch.equal(before.generator.first, after.generator.first)
+    for one, other in zip(before.classifier.parameters(), after.classifier.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_damaged_evaluator_is_named(tmp_path: Path) -> None:
@@ -190,6 +229,9 @@ def test_writing_keeps_one_style_in_a_word(
         ({"sample": 0}, "--sample 0"),
         ({"sample": 10**12}, "--sample 1000000000000"),
         ({"sample": 5, "output": Path("a" * 300 + ".png")}, "--output"),
+        ({"sample": 5, "output": Path("~nosuchuser/a.png")}, "--output ~nosuchuser"),
+        ({"sample": 5, "weights": "~nosuchuser/w.safetensors"}, "--weights ~nosuchuser"),
+        ({"sample": 5, "weights": "a" * 300}, "no weights in aaa"),
         ({"quick": True, "preset": "gpu"}, "--preset gpu"),
         ({"sample": 5, "write": "1"}, "--sample and --write"),
         ({"sample": 5, "ink": "red"}, "--ink"),
@@ -216,6 +258,17 @@ def test_bad_flags_are_one_line_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_paths_with_a_tilde_and_long_names_work(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = "w" * (255 - len(".safetensors")) + ".safetensors"
+    shutil.copy(weights, tmp_path / name)
+    output = "o" * 251 + ".png"
+    assert main(Config(sample=5, output=Path("~", output), weights=f"~/{name}", device="cpu")) == 0
+    assert (tmp_path / output).read_bytes().startswith(b"\x89PNG")
+
+
 def test_an_output_that_exists_is_kept(weights: str, tmp_path: Path) -> None:
     (tmp_path / "out.png").write_text("mine")
     config = Config(sample=5, output=tmp_path / "out.png", weights=weights, device="cpu")
@@ -233,13 +286,53 @@ def test_an_output_that_exists_is_kept(weights: str, tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
 ) -> None:
-    def full(*words: Any, **more: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(UserError, match=r"out.png: No space left on device"):
-        main(Config(output=tmp_path / "out.png", weights=weights, device="cpu", **flags))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for name in ("out.png", "out.npz")[: 1 if "write" in flags else 2]:
+        with pytest.raises(DiskFull, match=rf"{name}: No space left on device; make room"):
+            main(Config(output=tmp_path / name, weights=weights, device="cpu", **flags))
     assert not list(tmp_path.iterdir())
+
+
+def full(*words: Any, **more: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_named_while_film_and_figures_are_written(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = mnist.find("builtin")
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    config = replace(trained, steps=1, runs=tmp_path)
+    sampler, progress = gan_mnist.train(config, gan_mnist.PRESETS["quick"], data, evaluator, CPU)
+
+    def save_all() -> None:
+        figures.save_all(tmp_path, "gan_mnist", sampler, data.test, data.test_labels, data, 0, progress)
+
+    for owner, name, write, file in (
+        (Image.Image, "save", lambda: progress.validate(sampler.generator), "film/0002.png"),
+        (Image.Image, "save", save_all, "GAN_mnist.png"),
+        (Path, "write_bytes", save_all, "GAN_mnist_training.gif"),
+    ):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(DiskFull, match=f"{file}: No space left on device; make"),
+        ):
+            patch.setattr(owner, name, full)
+            write()
+    save_all()
+
+
+def test_too_little_memory_is_no_damage(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*words: Any) -> None:
+        raise MemoryError
+
+    for net, load in (
+        (Generator, lambda: inference.load(Path(weights), "conditional", CPU)),
+        (Classifier, lambda: evaluation.load_classifier(evaluation.SHIPPED)),
+    ):
+        monkeypatch.setattr(net, "load_state_dict", too_large)
+        with pytest.raises(MemoryError):
+            load()
 
 
 # -------------------------------------------------------------------------------------- the three methods
@@ -340,14 +433,19 @@ def test_weights_of_each_method_are_saved_and_loaded(method: str, tmp_path: Path
         inference.load(tmp_path / "w.safetensors", other, CPU)
 
 
+def sure(classifier: Classifier, images: Tensor) -> Tensor:
+    """Some class by the ink, as training needs it with gradients."""
+    logits = 99.0 * nn.functional.one_hot((255 * images).sum((1, 2, 3)).round().long() % 10, 10)
+    return logits + 0.0 * sum(weight.sum() for weight in classifier.parameters())
+
+
 def test_the_three_methods_are_compared_and_saved_in_one_file(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Sure(Classifier):
         """Is sure of anything."""
 
-        def forward(self, images: Tensor) -> Tensor:
-            return 99.0 * nn.functional.one_hot((255 * images).sum((1, 2, 3)).round().long() % 10, 10)
+        forward = sure
 
     def load(config: Config, method: str, *words: Any) -> Sampler:
         generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1).eval()

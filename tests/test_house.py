@@ -99,7 +99,7 @@ def test_the_tool_needs_only_the_ground_floor() -> None:
 WORDS = (  # what earlier versions said, and the field does not
     r"\bRefused\b|refuse_bad_flags|\bwhole\(|\bas beside\b",
     r"\bjudge[sd]?\b|\bcritics?\b|\bpainter\b",
-    r"(?<!\")\bpictures?\b(?!\")",  # as a key it stands in sets that people have prepared
+    r"(?<![\"'`])\bpictures?\b(?![\"'`])",  # as a key it stands in sets that people have prepared
     r"\blattice\b|low_db|\bpicker\b|[Cc]ommittee",
     r"\bwatched\b|\bbegun\b|\btell apart\b",
 )

@@ -146,13 +146,11 @@ def test_levels_are_rounded_to_the_nearest(shift: float, becomes: int) -> None:
     assert torch.equal(upscale(Shifted(), image)[:, ::7, ::7].int(), want)
 
 
-def test_odd_reach_and_odd_tile() -> None:
+def test_odd_reach() -> None:
     model, image = Net(), noise(30, 30)
     untiled = upscale(model, image)
     model.reach = 5  # rounded up
     assert (upscale(model, image, 8).float() - untiled.float()).abs().max() <= 1
-    with pytest.raises(ValueError, match="even"):
-        upscale(model, image, 7)
 
 
 def test_files_are_tiled_like_tensors(tmp_path: Path) -> None:
@@ -329,6 +327,81 @@ def test_cmyk_becomes_rgb_without_its_profile(tmp_path: Path, capsys: pytest.Cap
     assert "CMYK becomes RGB" in said and "profile" in said
 
 
+def cmyk_profile(cyan: tuple[int, int, int]) -> bytes:
+    """An ICC profile of a press on white paper, with black and cyan, which has this colour: Lab in bytes."""
+    paper, black = (255, 128, 128), (0, 128, 128)
+    table = [black if i & 1 else cyan if i & 8 else paper for i in range(16)]  # by cyan, ..., black: 0 or 1
+    ramp = bytes(range(256))
+    matrix = b"".join((65_536 * (i in (0, 4, 8))).to_bytes(4, "big") for i in range(9))
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix + 4 * ramp + bytes(sum(table, ())) + 3 * ramp
+    header = b"\0" * 4 + b"\2\x40\0\0prtrCMYKLab " + b"\0" * 12 + b"acsp" + b"\0" * 28
+    header += bytes.fromhex("0000f6d6 00010000 0000d32d") + b"\0" * 48
+    content = (
+        header + (1).to_bytes(4, "big") + b"A2B0" + (144).to_bytes(4, "big") + len(lut).to_bytes(4, "big")
+    )
+    return (len(content) + 4 + len(lut)).to_bytes(4, "big") + content + lut
+
+
+@pytest.mark.parametrize("name", ["in.jpg", "in.tif"])
+def test_cmyk_becomes_srgb_through_its_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    image = Image.new("CMYK", (32, 16))
+    image.paste((255, 0, 0, 0), (16, 0, 32, 16))
+    image.save(tmp_path / name, icc_profile=cmyk_profile((128, 200, 80)))  # a pink one, to see the difference
+    for target in ("out.png", "out.jpg"):
+        run(tmp_path / name, tmp_path / target)
+        out = Image.open(tmp_path / target)
+        assert out.mode == "RGB" and "icc_profile" not in out.info
+        assert min(out.getpixel((10, 20))) > 250
+        red, green, blue = out.getpixel((100, 20))
+        assert red > 170 and green < 60 and 150 < blue < 230
+        assert "through its colour profile" in capsys.readouterr().err
+
+
+def png(*chunks: tuple[bytes, bytes], pixels: bytes, head: bytes) -> bytes:
+    """A PNG of one row, with chunks before its pixels; `head` is bit depth, kind of colour, 0, 0, 0."""
+    width = len(pixels) * 8 // (head[0] * {0: 1, 2: 3, 4: 2, 6: 4}[head[1]])
+    parts = [(b"IHDR", width.to_bytes(4, "big") + (1).to_bytes(4, "big") + head), *chunks]
+    parts += [(b"IDAT", zlib.compress(b"\0" + pixels)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+        for kind, body in parts
+    )
+
+
+@pytest.mark.parametrize("kind", [2, 4, 6])
+def test_sixteen_bits_of_colour_become_eight_with_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: int
+) -> None:
+    size = 2 * {2: 3, 4: 2, 6: 4}[kind]
+    (tmp_path / "in.png").write_bytes(png(pixels=b"\xff" * 4 * size, head=bytes([16, kind, 0, 0, 0])))
+    (tmp_path / "in.ppm").write_bytes(b"P6 4 1 65535\n" + b"\x80" * 24)
+    for name in ("in.png", "in.ppm"):
+        assert run(tmp_path / name, tmp_path / "out.png", overwrite=True) == 0
+        assert f"{name}: 16 bits a channel become 8" in capsys.readouterr().err
+    (tmp_path / "in.ppm").write_bytes(b"P6 4 1 255\n" + b"\x80" * 12)
+    photo().save(tmp_path / "in.png")
+    for name in ("in.png", "in.ppm"):
+        assert run(tmp_path / name, tmp_path / "out.png", overwrite=True) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_gamma_is_applied_as_a_browser_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Linear light becomes what a screen takes; sRGB's own gamma changes nothing, and sRGB goes before it."""
+    linear, screens, srgb = (
+        (b"gAMA", (100_000).to_bytes(4, "big")),
+        (b"gAMA", (45_455).to_bytes(4, "big")),
+        (b"sRGB", b"\0"),
+    )
+    for chunks, wanted in (((), 55), ((linear,), 127), ((screens,), 55), ((linear, srgb), 55)):
+        content = png(*chunks, pixels=bytes([55, 55, 55, 77] * 4), head=bytes([8, 6, 0, 0, 0]))
+        (tmp_path / "in.png").write_bytes(content)
+        run(tmp_path / "in.png", tmp_path / "out.png", overwrite=True)
+        assert Image.open(tmp_path / "out.png").getpixel((3, 1)) == (*[wanted] * 3, 77)
+        assert ("gamma of 1 is applied" in capsys.readouterr().err) == (wanted != 55)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int) -> None:
@@ -378,6 +451,8 @@ def test_input_is_refused(tmp_path: Path) -> None:
     assert "not an image" in refused(tmp_path / "script.eps", target)  # Pillow would start Ghostscript
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     assert "floating-point" in refused(tmp_path / "float.tif", target)
+    (tmp_path / "iphone.heic").write_bytes(b"....ftypheic")
+    assert "HEIC file (pip install pillow-heif, or convert" in refused(tmp_path / "iphone.heic", target)
     os.mkfifo(tmp_path / "pipe.png")
     assert "neither a file" in refused(tmp_path / "pipe.png", target)
     assert not target.exists()
@@ -474,7 +549,72 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     assert "cannot write" in refused(tmp_path, tmp_path / "closed")
 
 
+@pytest.mark.parametrize("at", ["PIL.Image.Image.load", "PIL.Image.Image.getexif", "PIL.Image.new"])
+def test_too_little_memory_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    photo().save(tmp_path / "in.bmp")  # of no plugin that has a `load` of its own
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load" if at.endswith("load") else at, fail)
+    with pytest.raises(UserError, match=r"in\.bmp: there is not enough memory"):
+        run(tmp_path / "in.bmp", tmp_path / "out.png")
+    assert files(tmp_path) == ["in.bmp"]
+
+
+def test_too_little_memory_for_the_net_is_not_a_traceback(tmp_path: Path) -> None:
+    class Hungry(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.empty(1 << 56)
+
+    photo().save(tmp_path / "in.png")
+    with pytest.raises(UserError, match=r"in\.png: there is not enough memory for 42x28 pixels"):
+        run(tmp_path / "in.png", tmp_path / "out.png", model=Hungry())
+    assert files(tmp_path) == ["in.png"]
+
+
 # --- folders
+
+
+def test_a_folder_is_walked_as_for_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Links are followed, only files are images, and what is left out is named by reason and count."""
+    source, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    (source / "folder.jpg").mkdir(parents=True)
+    elsewhere.mkdir()
+    for file in (source / "a.jfif", source / "b.jpe", source / "folder.jpg" / "c.avif", elsewhere / "d.png"):
+        photo().save(file, {".jfif": "JPEG", ".jpe": "JPEG"}.get(file.suffix))
+    (source / "linked").symlink_to(elsewhere)
+    (source / "loop").symlink_to(source)
+    os.mkfifo(source / "pipe.png")
+    (source / "iphone.heic").write_bytes(b"....ftypheic")
+    (source / "notes.txt").write_text("")
+    assert run(source, tmp_path / "out") == 0
+    assert files(tmp_path / "out") == ["a.png", "b.png", "folder.jpg/c.png", "linked/d.png"]
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'out'}: 4 of 4 images upscaled; left out: ")
+    for reason in ("1 special file", "1 folder named like", "1 HEIC file", "1 .txt file", "1 link to"):
+        assert reason in said
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names are UTF-8 there")
+def test_names_that_are_no_text_go_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, name = tmp_path / "in", os.fsdecode(b"caf\xe9.png")
+    (source / os.fsdecode(b"\xff")).mkdir(parents=True)
+    for path in (source / name, source / os.fsdecode(b"\xff") / "a.png"):
+        photo().convert("CMYK").save(path.with_suffix(".tif"))  # so that something is said of it
+    assert run(source, tmp_path / os.fsdecode(b"out\xe9")) == 0
+    assert len(files(tmp_path / os.fsdecode(b"out\xe9"))) == 2
+    said = capsys.readouterr()
+    assert "caf\\udce9.tif" in said.err and "out\\udce9" in said.out
+    (said.out + said.err).encode()
+
+
+def test_long_names_find_room(tmp_path: Path) -> None:
+    photo().save(tmp_path / "in.png")
+    assert run(tmp_path / "in.png", tmp_path / f"{'x' * 246}.png") == 0
+    photo().save(tmp_path / f"{'y' * 250}.webp")
+    (tmp_path / "in").mkdir()
+    (tmp_path / f"{'y' * 250}.webp").rename(tmp_path / "in" / f"{'y' * 250}.webp")
+    assert run(tmp_path / "in", tmp_path / "out") == 0
 
 
 def test_a_folder_goes_on_past_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -487,14 +627,14 @@ def test_a_folder_goes_on_past_bad_images(tmp_path: Path, capsys: pytest.Capture
     (source / "notes.txt").write_text("hello")
     assert run(source, target) == 0
     assert files(target) == ["a.png", "deep/b.png", "deep/er/c.png", "lies.png"]
-    assert capsys.readouterr().out == f"{target}: 4 of 4 images upscaled, 1 other files left alone\n"
+    assert capsys.readouterr().out == f"{target}: 4 of 4 images upscaled; left out: 1 .txt file\n"
 
     (source / "cut.jpg").write_bytes((source / "a.jpg").read_bytes()[:400])
     (source / "text.png").write_text("no image")
     photo().save(source / "new.png")
     assert run(source, target) == 1  # the four of before exist
     said = capsys.readouterr()
-    assert "1 of 7 images upscaled, 6 could not be (named above)" in said.out
+    assert "1 of 7 images upscaled, 6 could not be (named above); left out: 1 .txt file" in said.out
     assert len(said.err.splitlines()) == 6 and said.err.count("exists") == 4
     assert "cut.jpg" in said.err and "text.png" in said.err
     assert files(target) == ["a.png", "deep/b.png", "deep/er/c.png", "lies.png", "new.png"]

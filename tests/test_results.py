@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common import results
-from common.cli import UserError
+from common.cli import Flags, UserError
 from common.figures import page
 
 ROOT = Path(__file__).parents[1]
@@ -123,6 +124,19 @@ def test_a_script_writes_its_own_figures_and_the_command_writes_the_rest(tmp_pat
     assert "single_layer_rnn" in readme.read_text()
     assert "single_layer_rnn.png" in (figs / "index.html").read_text(encoding="utf-8")
     assert "| persistence " in (figs / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_names_that_are_no_text_survive_files_and_pages(tmp_path: Path) -> None:
+    name, path = "写真\udcff\x1b\n|", tmp_path / "figs"
+    data = SimpleNamespace(name=name, builtin=False, note=name)
+    more = {"count": 3, "seconds": 0, "device": torch.device("cpu"), "baselines": {}}
+    results.save(path, "lstm", Flags(), data=data, metrics={"accuracy": 1.0}, **more)
+    assert json.loads((path / "lstm.json").read_text(encoding="utf-8"))["data"]["name"] == name
+    page.grid(path / "g.png", torch.zeros(1, 3, 9, 9, dtype=torch.uint8), 1, title=name, caption=name)
+    results.publish(path)
+    table = (path / "RESULTS.md").read_text(encoding="utf-8")
+    assert r" · 写真\udcff\x1b\n| (3) · " in table
+    assert (path / "index.html").read_text(encoding="utf-8").count(r"写真\udcff\x1b") == 4
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

@@ -104,7 +104,8 @@ def test_errors_are_those_of_the_definitions() -> None:
     assert scores["forecast RMSE"] == pytest.approx(0.1 * clean.square().mean().sqrt().item())
     assert scores["amplitude drift, %"] == pytest.approx(10)
     half = torch.cat([0.9 * clean[:100], 1.1 * clean[100:]])
-    assert evaluation.drift(half, clean) == pytest.approx(10), "too large and too small do not cancel"
+    drift = evaluation.score((clean, half), values, clean)["amplitude drift, %"]
+    assert drift == pytest.approx(10), "too large and too small do not cancel"
 
 
 # The net.
@@ -186,6 +187,30 @@ def test_training_is_what_makes_the_forecast(trained: Config, tmp_path: Path) ->
     assert set(before) == {"clean: one-step MSE", "clean: forecast RMSE", "clean: amplitude drift, %"}
     for metric in before:
         assert after[metric] < 0.7 * before[metric], metric
+
+
+def test_the_same_seed_gives_the_same_numbers(trained: Config, tmp_path: Path) -> None:
+    again = replace(trained, figs=tmp_path / "figs", runs=tmp_path / "runs")
+    assert main(again) == 0
+    for part in ("metrics", "baselines", "earlier"):
+        assert results(again)[part] == results(trained)[part]
+
+
+def test_a_resumed_run_may_be_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = Config(
+        figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True, steps=4, noise=0, hidden_size=10
+    )
+    assert main(short) == 0
+    capsys.readouterr()
+    longer = replace(short, steps=40, resume=True)
+    assert main(longer) == 0
+    assert "goes on to 40 steps" in capsys.readouterr().out
+    assert {name: phase["steps"] for name, phase in results(longer)["trained"].items()} == {
+        "clean": 40,
+        "copies": 2,
+    }
+    with pytest.raises(UserError, match="steps = 40, now it is steps = 39"):
+        main(replace(longer, steps=39))
 
 
 def test_the_earlier_setup_scores_well_and_knows_nothing(trained: Config) -> None:

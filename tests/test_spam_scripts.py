@@ -1,11 +1,14 @@
 """The two spam scripts, by their own main: what they learn, refuse, keep and answer."""
 
 import difflib
+import gzip
 import importlib
 import itertools
 import json
+import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +23,7 @@ from torch import nn
 from common.cli import UserError
 from common.datasets import sms_spam, vocabulary
 from common.datasets.sms_standin import generate_messages
+from common.datasets.text import decode
 from common.datasets.vocabulary import Vocabulary, collate, ensemble_batches, tokenize
 from common.evaluation import spam as evaluation
 from common.inference import spam
@@ -67,6 +71,14 @@ def answering(trained: dict[str, Path]) -> spam.SpamFilter:
 
 
 # ------------------------------------------------------------------------------------------- learning
+
+
+@both
+def test_the_same_seed_gives_the_same_numbers(trained: dict[str, Path], script: str, tmp_path: Path) -> None:
+    assert run(script, tmp_path, quick=True) == 0
+    first, second = results(trained[script], script), results(tmp_path, script)
+    for part in ("metrics", "baselines", "wrong"):
+        assert first[part] == second[part]
 
 
 @both
@@ -227,6 +239,29 @@ def test_resuming_a_finished_run_trains_nothing_and_other_settings_are_refused(
         run(script, trained[script], quick=True, resume=True, hidden_size=8)
 
 
+def test_more_epochs_go_on_from_the_checkpoint(
+    trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(trained["lstm"], tmp_path / "copy")
+    assert run("lstm", folder, quick=True, resume=True, epochs=14) == 0
+    assert "goes on to 630 steps, with a new schedule" in capsys.readouterr().out
+    assert results(folder, "lstm")["trained"]["fold 1"]["steps"] == 630
+    with pytest.raises(UserError, match="epochs = 14, now it is epochs = 12"):
+        run("lstm", folder, quick=True, resume=True)
+
+
+def test_weights_are_saved_before_anything_is_said_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(scores: Any) -> str:
+        raise UnicodeEncodeError("charmap", "±", 0, 1, "no such character")
+
+    monkeypatch.setattr(evaluation, "table", fails)
+    with pytest.raises(UnicodeEncodeError):
+        run("lstm", tmp_path, quick=True, epochs=1, n_models=1)
+    assert (tmp_path / "runs" / "lstm-quick" / "weights.safetensors").exists()
+
+
 def test_folds_keep_no_weights_and_report_deviations(tmp_path: Path) -> None:
     assert run("lstm", tmp_path, quick=True, folds=2, epochs=1, n_models=1) == 0
     result = results(tmp_path, "lstm")
@@ -234,6 +269,8 @@ def test_folds_keep_no_weights_and_report_deviations(tmp_path: Path) -> None:
     assert set(result["trained"]) == {"fold 1", "fold 2"}
     assert result["baselines"]["naive Bayes"]["accuracy_sd"] > 0
     assert not (tmp_path / "runs" / "lstm-quick" / "weights.safetensors").exists()
+    with pytest.raises(UserError, match="epochs of each fold = 1"):
+        run("lstm", tmp_path, quick=True, folds=2, epochs=2, n_models=1, resume=True)
 
 
 # ------------------------------------------------------------------------------------------ the models
@@ -381,7 +418,7 @@ def test_where_rounding_turns_the_neighbours_do_not_decide(
     [
         (b"", "-\tempty\t"),
         (b" \t ", "-\tempty\t \t "),
-        (b"caf\xe9 \xff", "\tcaf� �"),
+        (b"caf\xe9 \xff \xa3\x80", "\tcafé ÿ £€"),
         (b"nul\0byte \x1b[31m", "\tnul�byte �[31m"),
         ("😀😀".encode(), "😀😀"),
         (b"zzqx xqzz", "zzqx xqzz"),
@@ -406,9 +443,50 @@ def test_a_huge_line_is_cut_and_said(
 ) -> None:
     monkeypatch.setattr(spam, "LONGEST_LINE", 300_000)
     (tmp_path / "in.txt").write_bytes(b"first\n" + b"b" * size + b"\r\nlast\n")
-    lines = list(itertools.chain(*spam._lines(str(tmp_path / "in.txt"))))
-    assert lines == [b"first", b"b" * 300_000, b"last"]
+    assert list(itertools.chain(*spam._lines(str(tmp_path / "in.txt")))) == ["first", "b" * 300_000, "last"]
     assert "line 2 is longer" in capsys.readouterr().err
+    (tmp_path / "in.txt").write_text("é" + "b" * 299_998 + "é" * 9)  # cut within a character
+    assert list(itertools.chain(*spam._lines(str(tmp_path / "in.txt")))) == ["é" + "b" * 299_998]
+
+
+def test_a_stream_is_read_as_training_reads_a_file(
+    trained: dict[str, Path], answering: spam.SpamFilter, tmp_path: Path, capfdbinary: Any
+) -> None:
+    """Whatever wrote it, from whichever program: the same characters, so the same answers."""
+    lines = ["Win £1000 cash, café voucher", "see you at 5", "free prize, call 0900 now"] * 500
+    text, file = "\n".join(lines) + "\n", tmp_path / "in.txt"
+    whole = None
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"):
+        file.write_bytes(text.encode(encoding))
+        said = answers(weights(trained, "lstm"), str(file), capfdbinary)
+        assert [line.split("\t")[2] for line in said] == lines, encoding
+        assert said == (whole := whole or said), encoding
+    message = "that\x92s free, win a prize"  # the collection has such signs; they are only shown as another
+    file.write_text(message + "\n")
+    (shown,) = answers(weights(trained, "lstm"), str(file), capfdbinary)
+    assert shown.startswith(f"{answering.probabilities([message])[0]:.4f}\t") and "that\ufffds" in shown
+    mixed = b"caf\xc3\xa9\n" * 300_000 + b"caf\xe9\n"  # UTF-8 for a while, and then a line that is not
+    file.write_bytes(mixed)
+    assert set(itertools.chain(*spam._lines(str(file)))) == {"café"} == set(decode(mixed, "")[0].split())
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zip", "PNG", "binary"])
+def test_what_is_no_text_is_refused(kind: str, tmp_path: Path) -> None:
+    starts = {"gzip": gzip.compress(b"hello\n"), "zip": b"PK\x03\x04", "PNG": b"\x89PNG", "binary": bytes(99)}
+    (tmp_path / "in.txt").write_bytes(starts[kind])
+    with pytest.raises(UserError, match=f"--predict: .*in.txt is .*{kind}.*no text"):
+        next(spam._lines(str(tmp_path / "in.txt")))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="of a shell")
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("{} <&-", "input is closed"), ("echo hi | {} >/dev/full", "cannot write the answers: No space")],
+)
+def test_closed_and_full_streams_are_one_line(command: str, words: str) -> None:
+    command = command.format(f"{sys.executable} lstm.py --predict - --weights shipped")
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_pipe_is_answered_as_it_comes(trained: dict[str, Path]) -> None:
@@ -427,7 +505,11 @@ def test_a_pipe_is_answered_as_it_comes(trained: dict[str, Path]) -> None:
 
 
 def test_explaining_shows_the_words_that_count(
-    answering: spam.SpamFilter, trained: dict[str, Path], tmp_path: Path, capfdbinary: Any
+    answering: spam.SpamFilter,
+    trained: dict[str, Path],
+    tmp_path: Path,
+    capfdbinary: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     message = next(text for text, label in generate_messages() if label and len(text) > 40)
     moved = spam.explain(answering, message)
@@ -440,6 +522,12 @@ def test_explaining_shows_the_words_that_count(
     line, reasons = answers(weights(trained, "lstm"), str(tmp_path / "in.txt"), capfdbinary, explain=True)
     assert line.endswith(message) and "\033" not in line + reasons
     assert f"+{change:.2f} {message[begin:end]}" in reasons
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for setting, value in (("NO_COLOR", "1"), ("TERM", "dumb"), ("TERM", "xterm")):
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv(setting, value)
+        shown = answers(weights(trained, "lstm"), str(tmp_path / "in.txt"), capfdbinary, explain=True)
+        assert ("\033" in shown[0]) == (value == "xterm")
     coloured = spam._in_colours(message, moved)
     assert re.sub(r"\033\[[0-9;]*m", "", coloured) == message and coloured.count("\033[0m") >= 1
 

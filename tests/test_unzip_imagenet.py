@@ -12,13 +12,15 @@ import random
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from imagenet_archives import class_images, fingerprint, photo, tar, train_tar, tree, wnid
+from imagenet_archives import class_images, fingerprint, other_forms, photo, tar, train_tar, tree, wnid
 from PIL import Image
 
 from common.cli import UserError, command_line
@@ -1231,3 +1233,191 @@ def test_the_batch_file_takes_brackets_in_names() -> None:
     assert all(line.endswith(b"\r") for line in lines[:-1]) and lines[-1] == b""
     assert [line[0] for line in lines if b"%*" in line] == [ord("%")]  # in no block: a ) would end it
     assert b'set "HERE=%~dp0"\r' in lines  # the & in a folder's name is no end of the command
+
+
+# ------------------------------------------------------------------------------- what people have of it
+
+FORMS = {
+    "dot and slash": "./n00000001.tar as n00000001",
+    "macOS": "12 files of macOS are left out",
+    "folder in front": "train/n00000001.tar as n00000001",
+    "PAX": "3 names or sizes in headers of their own",
+    "GNU": "3 names or sizes in headers of their own",
+    "PAX of all": "9 images of 3 classes",
+    "POSIX prefix": "3 archives are read",
+    "inner gz": "3 classes are compressed",
+    "outer gz": "9 images of 3 classes",
+    "classes unpacked": "9 names are read as ImageNet's own",
+    "endings": "n00000001_1.jpg as n00000001_1.JPEG",
+    "Hugging Face": "n00000001_1_n00000001.JPEG as n00000001_1.JPEG",
+    "Kaggle's zip": "other files are left out",
+    "Kaggle's tar": "2 other files are left out",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_are_read_and_said(
+    form: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    files = other_forms(folder, form)
+    assert call(folder, "--out", out) == 0
+    assert tree(out) == files
+    said = capsys.readouterr().out
+    assert FORMS[form] in said
+    assert call(folder, "--out", out) == 0 and "complete already" in capsys.readouterr().out
+    source = folder / "ILSVRC2012_img_train.tar"
+    if form not in ("PAX", "GNU", "inner gz") and source.exists():
+        assert call(source, "--mode", "index") == 0 and call(source, "--check") == 0
+        assert len(imagenet_archive.open_index(source)[0]) == 9
+    elif source.exists():
+        capsys.readouterr()
+        assert call(source, "--mode", "index") == 2 and "plain archives" in capsys.readouterr().err
+    if form in ("dot and slash", "macOS", "Kaggle's tar"):  # from a pipe it is looked into, and read again
+        source = next(folder.glob("*[rz]"))
+        words = [sys.executable, str(SCRIPT), "-", "--out", str(tmp_path / "piped")]
+        words += ["--labels", str(folder / "LOC_val_solution.csv")] * (form == "Kaggle's tar")
+        done = subprocess.run(words, input=source.read_bytes(), capture_output=True)
+        assert done.returncode == 0 and tree(tmp_path / "piped") == files, done.stderr
+
+
+@pytest.mark.parametrize("form", ["Hugging Face", "Kaggle's zip", "classes unpacked", "inner gz"])
+@needs_fork
+def test_other_forms_after_a_kill(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "IMAGES_PER_NOTE", 2)
+    files = other_forms(tmp_path, form)
+    for event in range(25, 60, 9):
+        killed_at(event, tmp_path, "--out", tmp_path / f"out{event}")
+        assert call(tmp_path, "--out", tmp_path / f"out{event}") == 0
+        assert tree(tmp_path / f"out{event}") == files
+
+
+@pytest.mark.parametrize("part", [0, 2])
+def test_the_part_that_is_cut_short_is_named(
+    part: int, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_forms(tmp_path, "Hugging Face")
+    file = tmp_path / f"train_images_{part}.tar.gz"
+    file.write_bytes(file.read_bytes()[:-900])
+    assert call(tmp_path, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert str(file) in said and "cut short" in said
+    (tmp_path / "train_images_1.tar.gz").unlink()
+    assert call(tmp_path, "--out", out) == 2 and "is missing, a part" in capsys.readouterr().err
+
+
+def test_a_damaged_image_in_a_zip_is_named(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_forms(tmp_path, "Kaggle's zip")
+    file = next(tmp_path.glob("*.zip"))
+    data = bytearray(file.read_bytes())
+    data[200] ^= 255
+    file.write_bytes(data)
+    assert call(file, "--out", out) == 2
+    assert f"{file}: Bad CRC-32 for file" in capsys.readouterr().err
+
+
+def test_consume_takes_plain_archives_alone(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_forms(tmp_path, "macOS")
+    data = (tmp_path / sources.TRAIN).read_bytes()
+    words = ("--out", out, "--consume", "--md5", hashlib.md5(data).hexdigest())
+    assert call(tmp_path / sources.TRAIN, *words) == 2
+    assert "as plain as" in capsys.readouterr().err and (tmp_path / sources.TRAIN).read_bytes() == data
+
+
+@pytest.mark.parametrize("path", ["../n00000001_1.JPEG", "/tmp/n00000001_1.JPEG", "a/../n00000001_1.JPEG"])
+def test_names_in_pax_headers_and_zips_lead_nowhere_else(path: str, tmp_path: Path, out: Path) -> None:
+    member = tarfile.TarInfo("n00000001_1.JPEG")
+    member.pax_headers = {"path": path}
+    inner = tar(None, [(member, b"x")], format=tarfile.PAX_FORMAT)
+    tar(tmp_path / "t.tar", [(f"{wnid(0)}.tar", inner)])
+    assert call(tmp_path / "t.tar", "--out", out) == 2
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("train/n00000001/n00000001_2.JPEG", b"x")
+        archive.writestr(path, b"x")
+    assert call(tmp_path / "z.zip", "--out", out) == 2
+    assert set(tree(out)) <= {"train/.journal"}
+
+
+BROKEN = {
+    "page.tar": (b"<html>Please log in</html>" * 99, "no tar header but text, '<html>Please log in"),
+    "pointer.tar": (b"version https://git-lfs.github.com/spec/v1\n", "no tar header but text"),
+    "empty.tar": (b"", "empty, or zeros alone"),
+    "zeros.tar": (bytes(9999), "empty, or zeros alone"),
+    "t.tar.part": (bytes(9999), "a download that is not finished"),
+    "t.tar.crdownload": (bytes(9999), "a download that is not finished"),
+    "t.tar.xz": (b"\xfd7zXZ\0" * 99, "xz -dc"),
+    "cut.zip": (b"PK\3\4" + bytes(999), "a zip that is cut short or damaged"),
+    "cut.tar.gz": (gzip.compress(random.Random(0).randbytes(9999))[:99], "the compressed data is cut short"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_one_line_names_the_true_cause(
+    name: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(BROKEN[name][0])
+    assert call(tmp_path / name, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and BROKEN[name][1] in said and not out.exists()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EROFS, "Read-only file system")])
+def test_memory_and_disk_are_named_as_such(
+    error: Exception,
+    tmp_path: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train_tar(tmp_path / "t.tar", 1, 1)
+
+    def fail(*words: object) -> None:
+        raise error
+
+    monkeypatch.setattr(unpacking, "write", fail)
+    assert call(tmp_path / "t.tar", "--out", out) == 2
+    said = capsys.readouterr().err
+    assert ("not enough memory" in said or "Read-only file system" in said) and said.count("\n") == 1
+    monkeypatch.setattr(unzip, "run", fail)
+    assert call("x") == 2 and "damaged" not in capsys.readouterr().err
+
+
+def test_a_killed_worker_of_a_check_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*words: object) -> None:
+        raise BrokenProcessPool("terminated abruptly")
+
+    monkeypatch.setattr(unzip, "run", fail)
+    assert call("x") == 2
+    said = capsys.readouterr().err
+    assert "a worker process was ended" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [""],
+        ["~nosuchuser/t.tar"],
+        ["t.tar", "--out", ""],
+        ["t.tar", "--out", "~nosuchuser"],
+        ["t.tar", "--out="],
+    ],
+)
+def test_paths_that_lead_nowhere_are_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and ("is empty" in said or "no such home folder" in said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full and a shell")
+@pytest.mark.parametrize("where", ["| head -1", ">/dev/full", ">&-", "2>&-", "2>&1 | true"])
+def test_printing_never_fails(where: str, tmp_path: Path) -> None:
+    command = f"{command_line(sys.executable, str(SCRIPT))} {where}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr

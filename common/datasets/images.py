@@ -8,18 +8,18 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the tool for ImageNet does without torch
     from torch import Tensor
 
-TURNS = (  # for EXIF's orientations 2 to 8
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-)
+TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -35,13 +35,13 @@ def to_uint8(values: Tensor) -> Tensor:
 def orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1, which is upright, where there is none or a broken one."""
     number = image.getexif().get(Base.Orientation, 1)
-    return number if number in range(1, 9) else 1
+    return number if number in TURNS else 1
 
 
 def upright(image: Image.Image) -> Image.Image:
     """Follows EXIF's orientation. Pillow's own function rewrites the other tags too: broken ones stop it."""
     turn = orientation(image)
-    return image.transpose(TURNS[turn - 2]) if turn > 1 else image
+    return image.transpose(TURNS[turn]) if turn > 1 else image
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

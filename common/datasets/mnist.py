@@ -1,41 +1,45 @@
-"""Handwritten digits and letters: found, downloaded and checked, read from IDX files, put into batches.
+"""Handwritten digits and letters: found, downloaded, checked, read from files of any form, batched.
 
 MNIST (LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition") has
 70,000 digits; EMNIST (Cohen, Afshar, Tapson, van Schaik 2017, "EMNIST: an extension of MNIST to handwritten
-letters") has letters too, in the same format.
+letters") has letters too, in the same format, IDX.
 """
 
+import errno
 import gzip
 import hashlib
 import io
 import math
+import re
 import string
 import sys
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
+from torchvision import datasets  # which knows addresses and checksums
 
-from common.cli import UserError
+from common.cli import UserError, user_path
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
-from common.files import atomic_write
+from common.files import atomic_write, cause_of
 
-SIDE = 28
 ORIGINAL = "1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"
 """`_sha256` of the original MNIST, whose four files have the MD5 sums that are known for them unpacked."""
-REMEDY = "put a whole copy in its place, or name another folder by --data"
+REMEDY = "put a whole copy in its place, or name another by --data"
+FORMS = "a folder with MNIST's or EMNIST's files, Keras' mnist.npz, a table of pixels (.csv), a .zip of these"
 
 
 @dataclass
@@ -58,9 +62,8 @@ class Digits:
     def validation_split(self) -> "Digits":
         """The training part alone: its last 2,000 characters, at most a fifth, become the test part."""
         end = len(self.train) - min(2_000, len(self.train) // 5)
-        images, labels = self.train, self.train_labels
-        validation = replace(self, test=images[end:], test_labels=labels[end:])
-        return replace(validation, train=images[:end], train_labels=labels[:end])
+        held_out = replace(self, test=self.train[end:], test_labels=self.train_labels[end:])
+        return replace(held_out, train=self.train[:end], train_labels=self.train_labels[:end])
 
     def trial(self) -> "Digits":
         """The set with at most 1,000 test characters."""
@@ -75,21 +78,16 @@ class Digits:
 def gan_batches(
     data: Digits, size: int, latent: int, seed: int, labelled: bool, by_class: bool
 ) -> Callable[[int], Iterator[tuple[tuple[Tensor, ...], Tensor]]]:
-    """A GAN's batches from any step on: ((noise, labels), real), or ((noise,), real) without `labelled`.
+    """A GAN's batches from any step on, without end: ((noise, labels), real), or ((noise,), real) without
+    `labelled`: normal noise [size,nets,latent], int64 [size], and real images [size,nets,28,28] in 0..1.
 
-    Args:
-        by_class: whether a real "image" is one of each character, for as many nets side by side.
-
-    Returns:
-        of a step, an iterator without end: normal noise [size,nets,latent], labels int64 [size], and real
-        images [size,nets,28,28] in 0..1.
+    With `by_class` a real "image" is one of each character, for as many nets side by side.
 
     Raises:
         UserError: a character has fewer than two training images.
     """
     classes = [(data.train_labels == k).nonzero()[:, 0] for k in range(len(data.characters))]
-    fewest = min(map(len, classes))
-    if fewest < 2:
+    if (fewest := min(map(len, classes))) < 2:
         raise UserError(f"--data: a character has {fewest} images to train on; take larger data")
 
     def start(first: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
@@ -105,111 +103,67 @@ def gan_batches(
     return start
 
 
-# --------------------------------------------------------------------------------------- finding
-
-
-@dataclass(frozen=True)
-class PublicSet:
+class PublicSet(NamedTuple):
     """A set that many people have."""
 
-    name: str
-    folder: str  # below the folder of all data: torchvision's layout
-    parts: tuple[str, str]  # what the names of the training and of the test files begin with
-    counts: tuple[int, int]  # images in each part
+    name: str  # its first word is its folder in the folder of all data
+    counts: tuple[int, int]  # images to train and to test on
     characters: str
     first: int = 0  # the label of `characters[0]` in the files
-    transposed: bool = False  # whether rows and columns are exchanged in the files
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """What the names of the training and of the test files begin with."""
+        name = self.name.lower().replace(" ", "-")
+        return ("train", "t10k") if self is MNIST else (f"{name}-train", f"{name}-test")
 
     def files(self) -> list[str]:
-        """Names of the four files, unpacked: images and labels of training, then of test."""
-        kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
-        return [f"{part}-{kind}" for part in self.parts for kind in kinds]
+        """Plain names of the four IDX files: images and labels of training, then of test."""
+        return [f"{part}-{kind}-ubyte" for part in self.parts for kind in ("images-idx3", "labels-idx1")]
 
 
-def _emnist(split: str, counts: tuple[int, int], characters: str, first: int = 0) -> PublicSet:
-    parts = (f"emnist-{split}-train", f"emnist-{split}-test")
-    return PublicSet(f"EMNIST {split}", "EMNIST/raw", parts, counts, characters, first, transposed=True)
-
-
-MNIST = PublicSet("MNIST", "MNIST/raw", ("train", "t10k"), (60_000, 10_000), string.digits)
+MNIST = PublicSet("MNIST", (60_000, 10_000), string.digits)
 # EMNIST's own order; of 15 letters small and capital look alike and stand together as capitals
-BALANCED = _emnist("balanced", (112_800, 18_800), string.digits + string.ascii_uppercase + "abdefghnqrt")
-PUBLIC_SETS = (
-    MNIST,
-    BALANCED,
-    _emnist("letters", (124_800, 20_800), string.ascii_lowercase, first=1),
-    _emnist("digits", (240_000, 40_000), string.digits),
-)
+OF_BALANCED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+BALANCED = PublicSet("EMNIST balanced", (112_800, 18_800), OF_BALANCED)
+LETTERS = PublicSet("EMNIST letters", (124_800, 20_800), string.ascii_lowercase, first=1)
+PUBLIC_SETS = (MNIST, BALANCED, LETTERS, PublicSet("EMNIST digits", (240_000, 40_000), string.digits))
 
 
 def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Digits:
     """The digits that `--data` names.
 
-    `auto` is the user's MNIST, `MNIST/raw` in `folder`, else a download to there, else `builtin`, and then
-    the note says why.
-
-    Args:
-        data: `auto`; `builtin`, scikit-learn's digits of 8x8 pixels, scaled up; `emnist`, its balanced split,
-            `EMNIST/raw` in `folder` or a download to there; or a folder that holds the four IDX files of
-            MNIST or of EMNIST's split balanced, letters or digits, packed by gzip or not, in itself, in
-            `raw` or in torchvision's `MNIST/raw` or `EMNIST/raw`.
-        download: whether a set that is not there may be fetched.
-        folder: where `auto` and `emnist` look, and store what they have fetched.
+    `auto` is the user's MNIST in `folder`, else a download to its `MNIST/raw`, where `download` allows one,
+    else `builtin`, and the note says why; `builtin` is scikit-learn's digits of 8x8 pixels, scaled up;
+    `emnist` is EMNIST's balanced split in `folder`, or a download to its `EMNIST/raw`. All else is one of
+    `FORMS`, or one file of them; files may be in `raw`, `MNIST/raw` or `EMNIST/raw`, packed by gzip or not.
 
     Raises:
-        UserError: no such folder; one of the four files is missing, cannot be read, is damaged or does not
+        UserError: nothing of that kind is there; a file is missing, cannot be read, is damaged or does not
             fit to the others, also where `auto` finds it; EMNIST cannot be fetched.
     """
     if data == "builtin":
         return _stand_in()
-    if data in ("auto", "emnist"):
-        public = MNIST if data == "auto" else BALANCED
-        path = folder / public.folder
-        if _has_any(path, public):
-            return _load(path, public)
-        try:
-            if not download:
-                raise UserError(
-                    f"A trial downloads none; a whole run does, or put its four files {public.files()[0]}.gz "
-                    "and so on there"
-                )
-            return _download(path, public)
-        except UserError as error:
-            why = f"There is no {public.name} in {path}. {error}"
-            if data == "emnist":  # who asked for letters must not get digits
-                raise UserError(why) from None
-            return _stand_in(f"{why}.")
-    path = Path(data).expanduser()
-    for public in PUBLIC_SETS:
-        for place in (path, path / "raw", path / public.folder):
-            if _has_any(place, public):
-                return _load(place, public)
-    wrong = "is a file" if path.exists() else "does not exist"
-    if path.is_dir():
-        wrong = (
-            f"holds no {MNIST.files()[0]} and no {BALANCED.files()[0]}, nor do its raw, MNIST/raw, EMNIST/raw"
-        )
-    raise UserError(
-        f"--data {path} {wrong}; name a folder with MNIST's or EMNIST's files, or `auto`, `emnist`, `builtin`"
-    )
-
-
-def _has_any(folder: Path, public: PublicSet) -> bool:
-    """Whether any of the four files is there: with one the others are missed, not passed over."""
-    return any(_file(folder, name) is not None for name in public.files())
-
-
-def _file(folder: Path, name: str) -> Path | None:
-    """The unpacked file, else the packed one, if there is any."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise _unusable(f"cannot read {path}: {error.strerror}") from None
-        return path
-    return None
+    if data not in ("auto", "emnist"):
+        path = user_path("data", data)
+        if digits := _read(path, PUBLIC_SETS):
+            return digits
+        wrong = "is none of these" if path.exists() else "does not exist"
+        raise UserError(f"--data {path} {wrong}: {FORMS}; name one, or `auto`, `emnist`, `builtin`")
+    public = MNIST if data == "auto" else BALANCED
+    path = folder / data.replace("auto", "mnist").upper() / "raw"
+    if digits := _read(path.parent, (public,)):
+        return digits
+    try:
+        if not download:
+            first = f"{public.files()[0]}.gz"
+            raise UserError(f"A trial downloads none; a whole run does, or put {first} and its like there")
+        return _download(path, public)
+    except UserError as error:
+        why = f"There is no {public.name} in {path}. {error}"
+        if data == "emnist":  # who asked for letters must not get digits
+            raise UserError(why) from None
+        return _stand_in(f"{why}.")
 
 
 def _stand_in(why: str = "") -> Digits:
@@ -219,101 +173,147 @@ def _stand_in(why: str = "") -> Digits:
     # with room around it a stroke fades out at the edge, too
     large = F.interpolate(F.pad(small, (2, 2, 2, 2)), scale_factor=2.5, mode="bicubic")  # [N,1,30,30]
     sharp = (2 * large[:, 0, 1:-1, 1:-1] - 0.5).clamp(0, 1)  # MNIST's strokes have narrow grey edges
-    # float64 and no tie: every machine gets the same images
-    images = (sharp * 255 + 0.500001).floor().byte()  # [N,28,28]
+    images = (sharp * 255 + 0.500001).floor().byte()  # float64 and no tie: every machine gets the same
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=labels)
     classes = torch.from_numpy(labels).long()
-    note = (
-        f"Built-in: {len(labels):,} real digits of 8x8 pixels, scaled up, in place of MNIST.\n{why}".strip()
-    )
     parts = images[train], classes[train], images[test], classes[test]
-    return Digits("scikit-learn digits", *parts, string.digits, builtin=True, note=note)
+    note = f"Built-in: {len(labels):,} real digits of 8x8 pixels, scaled up, in place of MNIST.\n{why}"
+    return Digits("scikit-learn digits", *parts, string.digits, builtin=True, note=note.strip())
 
 
-# --------------------------------------------------------------------------------------- reading
+Source = Path | zipfile.Path
 
 
-def _load(folder: Path, public: PublicSet) -> Digits:
-    files = []
-    for name in public.files():
-        if not (file := _file(folder, name)):
-            raise _unusable(f"{folder / name} is missing, packed or not")
-        files.append(file)
-    return _digits(public, files, [_content(file) for file in files])
-
-
-def _content(path: Path) -> np.ndarray:
-    """The file's bytes, unpacked, as uint8 that may be written to, which torch wants."""
+def _read(path: Path, sets: tuple[PublicSet, ...]) -> Digits | None:
+    """The first of `sets` of which any file is in a folder or a .zip, or of which `path` is one: then others
+    of its files are missed, not passed over. None where there is none."""
+    forms = [(of, names) for of in sets for names in (of.files(), [f"{part}.csv" for part in of.parts])]
+    forms += [(MNIST, ["mnist.npz"])] if MNIST in sets else []
+    places = [path / below for below in ("", "raw", "MNIST/raw", "EMNIST/raw")]
     try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise _unusable(f"cannot read {path}: {error.strerror}") from None
-    packed = content[:2].tobytes() == b"\x1f\x8b"  # whatever the name says
-    return _unpacked(content.tobytes(), path) if packed else content
+        if path.is_file() and (path.suffix.lower() == ".npz" or not zipfile.is_zipfile(path)):
+            name, places = _plain(path.name), [path.parent]
+            forms = [(of, names) for of, names in forms if name in names]
+            if not forms and re.fullmatch(r"(?!emnist).*\.(csv|npz)", name):  # by a name of one's own
+                forms = [(MNIST, [name])]
+        found = [(place, _listing(place)) for place in places]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unusable(f"{path} cannot be read ({cause_of(error)})") from None
+    for public, names in forms:
+        for place, files in found:
+            if not files.keys().isdisjoint(names):
+                needed = names[:1] if names[0].endswith(".csv") else names  # a table may be alone
+                if missing := [name for name in needed if name not in files]:
+                    raise _unusable(f"{place / missing[0]} is missing, packed or not")
+                return _digits(public, {files[name]: None for name in names if name in files})
+    return None
 
 
-def _unpacked(content: bytes, path: Path) -> np.ndarray:
-    try:
-        return np.frombuffer(bytearray(gzip.decompress(content)), np.uint8)
-    except (EOFError, OSError, zlib.error) as error:
-        raise _unusable(f"{path} cannot be unpacked ({in_one_line(error)})") from None
+def _listing(place: Path) -> dict[str, Source]:
+    """The files of an archive or of a folder, also in its folders that are named so, by plain names."""
+    if place.is_file():
+        archive = zipfile.ZipFile(place)
+        members = [name for name in sorted(archive.namelist(), reverse=True) if name[-1] != "/"]
+        return {_plain(name.rpartition("/")[2]): zipfile.Path(archive, name) for name in members}
+    paths = [*place.iterdir(), *place.glob("*ubyte*/*")] if place.is_dir() else []
+    paths.sort(key=lambda path: (path.is_dir(), len(path.parts), path), reverse=True)
+    return {_plain(path.name): path for path in paths}  # the last of a name counts, a file before a folder
 
 
-def _digits(public: PublicSet, files: list[Path], contents: list[np.ndarray]) -> Digits:
-    """The set, checked, from its four files and what they hold, in the order of `public.files()`."""
-    train, test = (_part(public, files[at : at + 2], contents[at : at + 2]) for at in (0, 2))
-    parts = (*train, *test)
-    counts = torch.bincount(train[1], minlength=len(public.characters))
-    if not counts.all():
-        raise _unusable(f"{files[1]} has no {public.characters[int(counts.argmin())]}")
-    name, note = public.name, ""
-    if (len(train[0]), len(test[0])) != public.counts:
-        note = (
-            f"Not the original {name}: {len(train[0]):,} and {len(test[0]):,} images to train and test on, "
-            f"instead of {public.counts[0]:,} and {public.counts[1]:,}."
-        )
-    elif public is MNIST and _sha256(*parts) != ORIGINAL:  # others come in files of the same names
-        note = f"Not the original {name}: as many images, but others."
-    if note:
+def _plain(name: str) -> str:
+    """`train-images.idx3-ubyte.gz` is `train-images-idx3-ubyte`, `mnist_test.csv` is `t10k.csv`."""
+    name = name.lower().removesuffix(".gz").replace(".idx", "-idx")
+    table = re.fullmatch(r"(?:(?:fashion-)?mnist_)?(train|test)\.csv", name)
+    return {"train": "train.csv", "test": "t10k.csv"}[table[1]] if table else name
+
+
+def _arrays(path: Source, content: bytes) -> list[np.ndarray]:
+    """Of an IDX file (kind, sizes as 32-bit big-endian numbers, bytes) images or labels; of a table both, or
+    nothing where it has no labels; of Keras' file those of training and of test."""
+    name = _plain(path.name)
+    if name.endswith(".npz"):
+        with np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False) as file:
+            return [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+    if name.endswith(".csv"):
+        first = content.partition(b"\n")[0]
+        header = 0 if re.search(rb"[A-Za-z]", first) else None  # without one the label stands first
+        separator = ";" if b";" in first else ","
+        table = pd.read_csv(io.BytesIO(content), sep=separator, header=header, dtype=np.float32)
+        table.columns = [str(column).strip().lower() for column in table]
+        labels = [table.pop(column) for column in ("label", "class", "0") if column in table][:1]
+        pixels = table[[column for column in table if not column.startswith("unnamed")]]  # numbers of rows
+        return [part.to_numpy() for part in (pixels, *labels)] if labels else []
+    # IDX; torchvision's reader does not say what is wrong with which file
+    kind, dimensions = ("images", 3) if "images" in name else ("labels", 1)
+    header = 4 + 4 * dimensions
+    start, expected = content[:4], bytes([0, 0, 8, dimensions])
+    if start != expected:
+        how = f"it begins with {start.hex()} instead of {expected.hex()}" if content else "it is empty"
+        raise ValueError(f"it is no IDX file of {kind}: {how}")
+    sizes = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").tolist()
+    if len(content) != (whole := header + math.prod(sizes)):
+        how = "cut off" if len(content) < whole else "too long"
+        raise ValueError(f"it is {how}: {len(content):,} bytes instead of {whole:,}")
+    return [np.frombuffer(content[header:], np.uint8).reshape(sizes)]
+
+
+def _digits(public: PublicSet, contents: Mapping[Any, bytes | None]) -> Digits:
+    """The set in one of its forms, checked: what is in the files, or None where that is to be read."""
+    arrays = []
+    for path, content in contents.items():
+        try:
+            content = path.read_bytes() if content is None else content
+            if content.startswith(b"\x1f\x8b"):  # packed, whatever its name says
+                content = gzip.decompress(content)
+            for array in map(np.atleast_1d, _arrays(path, content)):
+                arrays.append((path, np.clip(np.nan_to_num(array), 0, 255).astype(np.uint8)))
+                if not np.array_equal(array, arrays[-1][1]):
+                    raise ValueError("it has other values than whole numbers from 0 to 255")
+        except (*FAILURES, TypeError, ValueError) as error:
+            if "out of memory" in str(error):  # in pandas' words, as if the file were at fault
+                raise MemoryError from None
+            raise _unusable(f"{path} cannot be used: {cause_of(error)}") from None
+    if not arrays:
+        raise _unusable(f"{next(iter(contents))} has no column `label`")
+    sources = " and ".join(dict.fromkeys(str(path) for path, _ in arrays))
+    note = f"Read from {sources}." if len(contents) < 4 else ""
+    if len(arrays) == 2:
+        (path, images), (_, labels) = arrays
+        end = len(labels) - max(1, len(labels) // 7)
+        arrays = [(path, part) for part in (images[:end], labels[:end], images[end:], labels[end:])]
+        note = f"Read from {path} alone: the last {len(labels) - end:,} of its images are the test part."
+    train, test = _part(public, *arrays[:2]), _part(public, *arrays[2:])
+    found = torch.bincount(train[1], minlength=len(public.characters))
+    if not found.all():
+        raise _unusable(f"{arrays[1][0]} has no {public.characters[int(found.argmin())]}")
+    name, counts, how = public.name, (len(train[0]), len(test[0])), ""
+    if counts != public.counts:
+        how = "{:,} and {:,} images to train and test on, instead of {:,} and {:,}"
+    elif public is MNIST and _sha256(*train, *test) != ORIGINAL:  # others come in files of the same names
+        how = "as many images, but others"
+    if how:
+        note = f"Not the original {name}: {how.format(*counts, *public.counts)}.\n{note}".strip()
         name = name.replace("MNIST", "MNIST-like")
-    return Digits(name, *parts, public.characters, False, note)
+    return Digits(name, *train, *test, public.characters, False, note)
 
 
-def _part(public: PublicSet, files: list[Path], contents: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+def _part(public: PublicSet, *pair: tuple[Source, np.ndarray]) -> tuple[Tensor, Tensor]:
     """Images, uint8 [N,28,28], and labels, int64 [N], from what their two files hold."""
-    images, labels = (_idx(*of) for of in zip(contents, files, ("images", "labels"), (3, 1), strict=True))
-    height, width = images.shape[1:]
-    if (height, width) != (SIDE, SIDE):
-        raise _unusable(f"{files[0]} has images of {height}x{width} instead of 28x28")
-    if len(images) != len(labels):
-        raise _unusable(f"{files[0]} has {len(images):,} images, {files[1]} {len(labels):,} labels")
+    (path, images), (label_path, labels) = pair
+    if not len(images) or not len(labels):
+        raise _unusable(f"{label_path} has no labels" if len(images) else f"{path} has no images")
+    images = images.reshape(-1, 28, 28) if images[0].size == 784 else images
+    if images.shape[1:] != (28, 28):
+        size = "x".join(map(str, images.shape[1:]))
+        raise _unusable(f"{path} has images of {size} instead of 28x28 pixels")
+    if labels.shape != images.shape[:1]:
+        raise _unusable(f"{path} has {len(images):,} images, {label_path} {len(labels):,} labels")
     low, high = public.first, public.first + len(public.characters) - 1
-    if labels.min() < low or labels.max() > high:
-        strange = labels.max() if labels.max() > high else labels.min()
-        raise _unusable(f"{files[1]} has the label {strange}, {public.name} has {low} to {high}")
-    if public.transposed:
+    if len(strange := labels[(labels < low) | (labels > high)]):
+        raise _unusable(f"{label_path} has the label {strange[0]}, {public.name} has {low} to {high}")
+    if public is not MNIST:  # EMNIST's rows and columns are exchanged
         images = np.ascontiguousarray(images.transpose(0, 2, 1))
     return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64) - low)
-
-
-def _idx(content: np.ndarray, path: Path, kind: str, dimensions: int) -> np.ndarray:
-    """The array uint8 in an IDX file: its kind, its sizes as 32-bit big-endian numbers, its bytes.
-
-    torchvision's reader asserts less, and does not say what is wrong with which file.
-    """
-    header = 4 + 4 * dimensions
-    start, expected = content[:4].tobytes(), bytes([0, 0, 8, dimensions])
-    if start != expected:
-        how = f"it begins with {start.hex()} instead of {expected.hex()}" if len(content) else "it is empty"
-        raise _unusable(f"{path} is no IDX file of {kind}: {how}")
-    sizes = np.frombuffer(content[4:header].tobytes().ljust(header - 4, b"\0"), ">u4").tolist()
-    whole = header + math.prod(sizes)
-    if len(content) != whole:
-        how = "is cut off" if len(content) < whole else "is too long"
-        raise _unusable(f"{path} {how}: {len(content):,} bytes instead of {whole:,}")
-    if not sizes[0]:
-        raise _unusable(f"{path} has no {kind}")
-    return content[header:].reshape(sizes)
 
 
 def _unusable(what: str) -> UserError:
@@ -321,13 +321,7 @@ def _unusable(what: str) -> UserError:
 
 
 def _sha256(*tensors: Tensor) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-# ----------------------------------------------------------------------------------- downloading
+    return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 def _download(folder: Path, public: PublicSet) -> Digits:
@@ -336,52 +330,34 @@ def _download(folder: Path, public: PublicSet) -> Digits:
     Raises:
         UserError: they cannot be had; the message names the address and where to put them by hand.
     """
-    from torchvision import datasets  # which knows addresses and checksums
-
-    if public is MNIST:
-        names = ", ".join(name for name, _ in datasets.MNIST.resources)
-        by_hand = f"fetch {names} from {datasets.MNIST.mirrors[0]} by hand and put them into {folder}"
-    else:
-        names = " and ".join(f"{part}-*" for part in public.parts)
-        by_hand = f"fetch {datasets.EMNIST.url} by hand, unzip it and put its {names} into {folder}"
+    names = ", ".join(f"{name}.gz" for name in public.files())
+    source = datasets.MNIST.mirrors[0] if public is MNIST else datasets.EMNIST.url
+    packed = {}
     try:
-        packed = _fetch_mnist() if public is MNIST else _fetch_emnist(folder.parent.parent)
+        if public is MNIST:
+            print("Fetching MNIST, 12 MB of real digits", file=sys.stderr)
+            mirrors = list(datasets.MNIST.mirrors)
+            for name, md5 in datasets.MNIST.resources:
+                fetch_from_mirrors(mirrors, name, buffer := io.BytesIO(), md5)
+                packed[name] = buffer.getvalue()
+        else:
+            print(f"Fetching EMNIST, 560 MB of real digits and letters, from {source}", file=sys.stderr)
+            (place := folder.parent.parent).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place) as archive:
+                fetch(source, archive, datasets.EMNIST.md5)
+                with zipfile.ZipFile(archive) as opened:
+                    packed = {f"{name}.gz": opened.read(f"gzip/{name}.gz") for name in public.files()}
     except FAILURES as error:
-        raise UserError(f"{public.name} could not be had ({in_one_line(error)}); {by_hand}") from None
-    files = [folder / name for name in public.files()]
-    contents = [_unpacked(packed[file.name], file) for file in files]
-    digits = _digits(public, files, contents)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "make room" if full else f"fetch {names} from {source} by hand and put them into {folder}"
+        raise UserError(f"{public.name} could not be had ({in_one_line(error)}); {remedy}") from None
+    contents = {folder / name: gzip.decompress(packed[f"{name}.gz"]) for name in public.files()}
+    digits = _digits(public, contents)
     try:
         with ExitStack() as stack:  # all four are written before the first one gets its name
-            temporary = [stack.enter_context(atomic_write(file)) for file in files]
-            for path, content in zip(temporary, contents, strict=True):
-                content.tofile(path)
+            for path, content in contents.items():
+                stack.enter_context(atomic_write(path)).write_bytes(content)
     except UserError as error:
-        lost = f"{public.name} could not be kept, the next run fetches it again ({in_one_line(error)})."
+        lost = f"{public.name} could not be kept, the next run fetches it again ({error})."
         digits.note = f"{digits.note}\n{lost}".strip()
     return digits
-
-
-def _fetch_mnist() -> dict[str, bytes]:
-    """The four packed files, by their unpacked names."""
-    from torchvision import datasets
-
-    print("Fetching MNIST, 12 MB of real digits", file=sys.stderr)
-    mirrors, packed = list(datasets.MNIST.mirrors), {}
-    for name, md5 in datasets.MNIST.resources:
-        file = io.BytesIO()
-        fetch_from_mirrors(mirrors, name, file, md5)
-        packed[name.removesuffix(".gz")] = file.getvalue()
-    return packed
-
-
-def _fetch_emnist(folder: Path) -> dict[str, bytes]:
-    """The same of EMNIST's balanced split, out of an archive that is in `folder` meanwhile."""
-    from torchvision import datasets
-
-    print(f"Fetching EMNIST, 560 MB of real digits and letters, from {datasets.EMNIST.url}", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as archive:
-        fetch(datasets.EMNIST.url, archive, datasets.EMNIST.md5)
-        with zipfile.ZipFile(archive) as opened:
-            return {name: opened.read(f"gzip/{name}.gz") for name in BALANCED.files()}

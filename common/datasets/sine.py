@@ -26,31 +26,23 @@ DESCRIPTION = SimpleNamespace(  # as a results file describes a data set
 def waves(
     part: str, count: int, steps: int, noise: float, seed: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draws waves of one part; the same seed gives the same waves, another part always others.
+    """Draws waves of one of `PARTS`; the same seed gives the same waves, another part always others.
 
     The reciprocal of the period is uniform over the part's share of the range, so are amplitude and phase.
 
-    Args:
-        part: one of `PARTS`.
-        noise: standard deviation of what is added to each value.
-
     Returns:
-        values: float64 [count,steps], the waves with their noise.
-        clean: float64 [count,steps], the same without.
+        values, the waves with noise of that standard deviation, and the same without: float64 [count,steps];
         frequencies: float64 [count], in cycles a step.
     """
     random = np.random.default_rng((PARTS.index(part), *seed))
-    position = random.random(count)  # within a piece
+    start, share = {"train": (0.0, 0.8), "validation": (0.4, 0.1), "test": (0.5, 0.1)}[part]
+    position = start + share * random.random(count)  # within a piece
     if part == "train":
-        position = 0.8 * position
         position += 0.2 * (position >= 0.4)
-    else:
-        position = 0.1 * position + (0.4 if part == "validation" else 0.5)
     low, high = 1 / max(PERIODS), 1 / min(PERIODS)
     frequencies = low + (high - low) * (random.integers(PIECES, size=count) + position) / PIECES
     amplitudes = random.uniform(*AMPLITUDES, count)
     phases = random.uniform(0, 2 * math.pi, count)
-
     angles = 2 * math.pi * frequencies[:, None] * np.arange(steps) + phases[:, None]
     clean = amplitudes[:, None] * np.sin(angles)
     values = clean + noise * random.standard_normal(clean.shape)

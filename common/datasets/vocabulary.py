@@ -34,18 +34,15 @@ def features(token: str) -> list[str]:
     lower = token.lower()
     marked = f"<{lower}>"
     pieces = [marked[i : i + n] for n in (2, 3, 4, 5) for i in range(len(marked) - n + 1)]
-    return ["word " + re.sub(r"\d", "0", lower), *pieces, "shape " + _shape(token)]
-
-
-def _shape(token: str) -> str:
-    """Numbers by their length, words by their capitals; other signs count as lower case."""
     if token.isdigit():
-        return f"{min(len(token), 12)} digits"
-    if token.isupper() and len(token) > 1:
-        return "CAPITALS"
-    if token[0].isupper():
-        return "Capital"
-    return "mixed" if any(map(str.isdigit, token)) else "lower"
+        shape = f"{min(len(token), 12)} digits"
+    elif token.isupper() and len(token) > 1:
+        shape = "CAPITALS"
+    elif token[0].isupper():
+        shape = "Capital"
+    else:  # other signs count as lower case
+        shape = "mixed" if any(map(str.isdigit, token)) else "lower"
+    return ["word " + re.sub(r"\d", "0", lower), *pieces, f"shape {shape}"]
 
 
 class Vocabulary:
@@ -53,16 +50,21 @@ class Vocabulary:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
-        self._numbers = {name: number for number, name in enumerate(self.names, start=1)}
-        # most tokens are among a few thousand; the limit keeps memory flat over endless input
-        self._cached = lru_cache(maxsize=20_000)(self._look_up)
+        of = {name: number for number, name in enumerate(self.names, start=1)}
+
+        @lru_cache(
+            maxsize=20_000
+        )  # most tokens are among a few thousand; memory stays flat over endless input
+        def numbers(token: str) -> np.ndarray:
+            return np.array([of[name] for name in features(token) if name in of], np.int64)
+
+        self._numbers = numbers
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], least: int = 3) -> "Vocabulary":
         """The vocabulary of texts to train on: features that occur at least `least` times in them."""
-        tokens = Counter(token for text in texts for token in tokenize(text))
         counts: Counter[str] = Counter()
-        for token, count in tokens.items():
+        for token, count in Counter(token for text in texts for token in tokenize(text)).items():
             for name in features(token):
                 counts[name] += count
         return cls(sorted(name for name, count in counts.items() if count >= least))
@@ -70,12 +72,9 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.names)
 
-    def _look_up(self, token: str) -> np.ndarray:
-        return np.array([self._numbers[name] for name in features(token) if name in self._numbers], np.int64)
-
     def encode(self, tokens: Sequence[str]) -> Encoded:
         """A text's tokens as numbers. A token of which no feature is in the vocabulary has none."""
-        numbers = [self._cached(token) for token in tokens]
+        numbers = [self._numbers(token) for token in tokens]
         counts = np.array([len(of_token) for of_token in numbers], np.int64)
         return np.concatenate([np.empty(0, np.int64), *numbers]), counts
 
@@ -83,22 +82,22 @@ class Vocabulary:
         """The tokens of several texts. A token that occurs again is not looked up, nor summed, again."""
         distinct: dict[str, int] = {}
         which = [distinct.setdefault(token, len(distinct)) for tokens in texts for token in tokens]
-        features, counts = self.encode(list(distinct))
-        return (
-            torch.from_numpy(features),
-            torch.from_numpy(np.cumsum(counts) - counts),
-            torch.tensor(which),
-            torch.tensor([len(tokens) for tokens in texts]),
-        )
+        return _batch(*self.encode(list(distinct)), which, map(len, texts))
+
+
+def _batch(numbers: np.ndarray, counts: np.ndarray, which: Iterable[int], lengths: Iterable[int]) -> Batch:
+    starts = torch.from_numpy(np.cumsum(counts) - counts)
+    return torch.from_numpy(numbers), starts, torch.tensor(list(which)), torch.tensor(list(lengths))
+
+
+def collate(texts: Sequence[Encoded]) -> Batch:
+    """Puts texts, each of at least one token, one after the other; each position has a token of its own."""
+    numbers, counts = map(np.concatenate, zip(*texts, strict=True))  # [F], [T]
+    return _batch(numbers, counts, range(len(counts)), [len(counts) for _, counts in texts])
 
 
 def drop(text: Encoded, rng: np.random.Generator, tokens: float, features: float) -> Encoded:
-    """Token dropout: leaves out tokens, and features of those that stay, at random, so that a net cannot rely
-    on a single one.
-
-    Args:
-        tokens, features: shares that are left out, 0..1; one token always stays.
-    """
+    """Leaves out shares, 0..1, of tokens and of the features of those that stay; one token always stays."""
     numbers, counts = text
     stays = rng.random(len(counts)) >= tokens  # [T]
     if not stays.any():
@@ -107,17 +106,6 @@ def drop(text: Encoded, rng: np.random.Generator, tokens: float, features: float
     visible = rng.random(len(numbers)) >= features  # [F]
     token = np.repeat(np.arange(len(counts)), counts)  # [F]
     return numbers[visible], np.bincount(token[visible], minlength=len(counts))
-
-
-def collate(texts: Sequence[Encoded]) -> Batch:
-    """Puts texts, each of at least one token, one after the other; each position has a token of its own."""
-    counts = np.concatenate([counts for _, counts in texts])  # [T]
-    return (
-        torch.from_numpy(np.concatenate([numbers for numbers, _ in texts])),
-        torch.from_numpy(np.cumsum(counts) - counts),
-        torch.arange(len(counts)),
-        torch.tensor([len(counts) for _, counts in texts]),
-    )
 
 
 def steps_per_epoch(parts: Sequence[np.ndarray], size: int) -> int:
@@ -137,29 +125,22 @@ def ensemble_batches(
     """For a first step, batches without end: a list with (batch, labels float [N]) for each model.
 
     Texts of a batch have similar lengths, since a batch takes as many steps in time as its longest text:
-    each epoch is shuffled, sorted within every 8 batches, and the batches are shuffled.
-
-    Args:
-        labels: bool, one for each text.
-        parts: for each model, the indices of the texts that it is trained on.
-        token_dropout, feature_dropout: shares of each text that are left out, others in each epoch.
+    each epoch is shuffled, sorted within every 8 batches, and the batches are shuffled. `parts` are for each
+    model the indices of its training texts. Shares of each text are left out, others in each epoch.
     """
     per_epoch = steps_per_epoch(parts, size)
 
-    def epoch_of(model: int, epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng((seed, model, epoch))
-        order = rng.permutation(parts[model])
-        chunks = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
-        sort = [sorted(chunk, key=lambda i: len(texts[i][1])) for chunk in chunks]
-        batches = [chunk[i : i + size] for chunk in sort for i in range(0, len(chunk), size)]
-        return [batches[i] for i in rng.permutation(len(batches))[:per_epoch]]
-
     def stream(model: int, first: int) -> Iterator[tuple[Batch, Tensor]]:
         for epoch in itertools.count(first // per_epoch):
-            begin = max(0, first - epoch * per_epoch)
-            for step, index in enumerate(epoch_of(model, epoch)[begin:], begin):
+            rng = np.random.default_rng((seed, model, epoch))
+            order = rng.permutation(parts[model])
+            chunks = [order[i : i + 8 * size] for i in range(0, len(order), 8 * size)]
+            sort = [sorted(chunk, key=lambda i: len(texts[i][1])) for chunk in chunks]
+            batches = [chunk[i : i + size] for chunk in sort for i in range(0, len(chunk), size)]
+            shuffled = [batches[i] for i in rng.permutation(len(batches))[:per_epoch]]
+            for step in range(max(0, first - epoch * per_epoch), per_epoch):
                 rng = np.random.default_rng((seed, model, epoch, step))
-                batch = [drop(texts[i], rng, token_dropout, feature_dropout) for i in index]
-                yield collate(batch), torch.from_numpy(labels[index].astype(np.float32))
+                batch = [drop(texts[i], rng, token_dropout, feature_dropout) for i in shuffled[step]]
+                yield collate(batch), torch.from_numpy(labels[shuffled[step]].astype(np.float32))
 
     return lambda first: map(list, zip(*(stream(model, first) for model in range(len(parts))), strict=True))

@@ -19,6 +19,7 @@ from common.cli import UserError
 from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
 from common.datasets.mnist import Digits
+from common.files import cause_of
 from common.models.mnist import Classifier
 from common.results import Scores
 from common.training import loop
@@ -28,12 +29,10 @@ SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits_evaluator.
 
 
 class Evaluator:
-    """A classifier, and the real characters that generated ones are compared with.
+    """A classifier, and the real characters, uint8 [N,28,28] and int64 [N], that generated ones stand beside.
 
-    Args:
-        predict: of uint8 [N,28,28] the features [N,F] and the logits [N,classes], by a net that was trained
-            on real characters only.
-        real, labels: uint8 [N,28,28] and int64 [N]; none that any of the nets was trained on.
+    `predict` gives features [N,F] and logits [N,classes], by a net that was trained on real characters only,
+    and on none of these.
     """
 
     def __init__(
@@ -53,8 +52,7 @@ class Evaluator:
             precision, recall: share (0..1) of generated characters that look real, and of real ones that
                 could have been generated (Kynkäänniemi et al. 2019, section 2, with k = 3).
             min_class_share: share (0..1) of the class that is generated least often.
-            class_accuracy: share (0..1) that the evaluator gives `labels`, int64 [M]; only where there are
-                any.
+            class_accuracy: share (0..1) that the evaluator gives `labels`, int64 [M], where there are any.
         """
         features, logits = self.predict(fake)
         predicted = logits.argmax(1)
@@ -69,9 +67,8 @@ class Evaluator:
         return score
 
     def distances(self, fake: Tensor, labels: Tensor) -> list[float]:
-        """For each class the Fréchet distance of what was generated for it, as in `score`. Biased upwards
-        where
-        there are few: compare only what has as many."""
+        """For each class the distance of what was generated for it; biased upwards where there are few, so
+        compare only what has as many."""
         features, _ = self.predict(fake)
         return [frechet(self.features[self.labels == k], features[labels == k]) for k in range(self.classes)]
 
@@ -79,15 +76,14 @@ class Evaluator:
 class _Features(nn.Identity):
     """In place of torchmetrics' feature net: what it gets are features."""
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
+    num_features = 0
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance between two sets of features, [N,F] and [M,F], taken as Gaussians."""
-    metric = FrechetInceptionDistance(feature=_Features(real.shape[1]))
-    metric.set_dtype(torch.float64)
+    net = _Features()
+    net.num_features = real.shape[1]
+    metric = FrechetInceptionDistance(feature=net).set_dtype(torch.float64)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return metric.compute().item()
@@ -115,11 +111,7 @@ def nearest(some: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 def nearest_neighbour_ratio(fake: Tensor, unseen: Tensor, train: Tensor) -> float:
     """Median distance of generated characters to their nearest training character, over that of real ones
-    that were not trained on: about 1 or above, they are as new as real ones; near 0, they are copies.
-
-    Args:
-        fake, unseen, train: uint8 [N,28,28] each.
-    """
+    that were not trained on, uint8 [N,28,28] each: about 1, they are as new as these; near 0, copies."""
     return (nearest(fake, train)[0].median() / nearest(unseen, train)[0].median()).item()
 
 
@@ -132,9 +124,8 @@ def baselines(evaluator: Evaluator, data: Digits) -> Scores:
     """What the numbers mean: as many real characters of the training part, blurred test ones, and noise."""
     count, rng = len(data.test), torch.Generator().manual_seed(0)
     noise = torch.randint(256, (count, 28, 28), generator=rng, dtype=torch.uint8)
-    real, labels = data.training_sample(count)
     return {
-        "real": evaluator.score(real, labels),
+        "real": evaluator.score(*data.training_sample(count)),
         "real, blurred": evaluator.score(blurred(data.test), data.test_labels),
         "noise": evaluator.score(noise, torch.arange(count) % evaluator.classes),
     }
@@ -150,19 +141,14 @@ def verdict(gan: dict[str, float], baselines: Scores, data: str) -> str:
     """One line that says how good a GAN is."""
     distance, real, noise = (score["distance"] for score in (gan, baselines["real"], baselines["noise"]))
     useless = "hardly better than noise, it has learned nothing; " if distance > noise / 2 else ""
-    return (
-        f"GAN: {useless}FID-{data.split()[0]} {distance:.2f} (real {real:.2f}, noise {noise:.0f}), "
-        f"recall {gan['recall']:.2f}"
-    )
-
-
-# ----------------------------------------------------------------------------------- training a classifier
+    beside = f"(real {real:.2f}, noise {noise:.0f}), recall {gan['recall']:.2f}"
+    return f"GAN: {useless}FID-{data.split()[0]} {distance:.2f} {beside}"
 
 
 def train_classifier(
     run: Run, phase: str, classifier: Classifier, data: Digits, epochs: int, seed: int
-) -> None:
-    """Trains `classifier` in place to name the characters of the training part."""
+) -> Classifier:
+    """Trains `classifier` in place to name the characters of the training part, and returns it."""
     count, size = len(data.train), 100
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -173,35 +159,26 @@ def train_classifier(
         images, labels = batch
         return {"cross_entropy": F.cross_entropy(net(images), labels)}
 
+    optimizer = torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.02)
+    schedule, steps = loop.cosine_schedule(warm_up=0.2, floor=0.0), epochs * max(1, count // size)
     loop.supervised(
-        run,
-        phase,
-        classifier,
-        torch.optim.AdamW(classifier.parameters(), 4e-3, weight_decay=0.02),
-        loss,
-        batches,
-        steps=epochs * max(1, count // size),
-        schedule=loop.cosine_schedule(warm_up=0.2, floor=0.0),
-        ema=0.98,
+        run, phase, classifier, optimizer, loss, batches, steps=steps, schedule=schedule, ema=0.98
     )
+    return classifier
 
 
 def train_small_classifier(run: Run, data: Digits, device: torch.device, seed: int) -> Classifier:
     """Trains the classifier for rejection sampling: it must not be the evaluator."""
     classifier = Classifier(8, 32, len(data.characters)).to(device)
-    train_classifier(run, "classifier", classifier, data, 1 if len(data.train) > 10_000 else 20, seed)
-    return classifier
+    epochs = 1 if len(data.train) > 10_000 else 20
+    return train_classifier(run, "classifier", classifier, data, epochs, seed)
 
 
 def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Evaluator, bool]:
     """The evaluator of these characters, by a classifier: one trained before, the shipped one, or a new one.
 
-    Args:
-        config: with `train_evaluator`, a new one is trained though there is one; with `resume`, a training
-            that was stopped goes on.
-
-    Returns:
-        the evaluator, which compares with the test part, and whether its training had been stopped.
+    With --train-evaluator a new one is trained though there is one; with --resume a training that was stopped
+    goes on. Returns the evaluator, which compares with the test part, and whether it had been stopped.
     """
     folder = config.runs / "gan_mnist-evaluator"
     trained, fingerprint = folder / "evaluator.safetensors", data.fingerprint()[:16]
@@ -219,24 +196,19 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Eva
     run = Run(folder, settings=about, device=device, resume=stopped, precision="float32")
     torch.manual_seed(1)  # the same evaluator whatever the seed of what it scores
     classifier = Classifier(16, 64, len(data.characters)).to(device)
-    train_classifier(run, "evaluator", classifier, split, epochs, seed=1)
-    classifier.normalise(split.train[:5_000])
+    train_classifier(run, "evaluator", classifier, split, epochs, seed=1).normalise(split.train[:5_000])
     evaluator = Evaluator(classifier.predict, data.test, data.test_labels)
-    about |= {"data": data.name, "accuracy": evaluator.accuracy}
-    about |= {"command": cli.command(), "commit": cli.commit()}
-    save_classifier(trained, classifier, about)
+    about |= {"data": data.name, "accuracy": evaluator.accuracy, "size": classifier.size}
+    weights.save(
+        trained, {"classifier": classifier}, about | {"command": cli.command(), "commit": cli.commit()}
+    )
     run.path.unlink()  # a checkpoint is there only while its training was stopped
     print(f"Evaluator: accuracy {evaluator.accuracy:.2%} on {len(data.test):,} test characters")
     return evaluator, stopped
 
 
-def save_classifier(path: Path, classifier: Classifier, about: dict[str, Any]) -> None:
-    """Writes a classifier; `about` says what it was trained on."""
-    weights.save(path, {"classifier": classifier}, about | {"size": classifier.size})
-
-
 def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """Reads what `save_classifier` wrote.
+    """An evaluator's classifier, and what is known about it.
 
     Raises:
         UserError: no such file, or not such a classifier.
@@ -246,5 +218,6 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
         classifier = Classifier(*map(int, about["size"]))
         classifier.load_state_dict(states["classifier"])
         return classifier.eval(), about
-    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        raise UserError(f"{path} holds no evaluator; remove it, and a new one is trained") from None
+    except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        cause = f"{cause_of(error):.150}".partition("; ")[0]
+        raise UserError(f"{path} holds no evaluator ({cause}); remove it, and a new one is trained") from None

@@ -13,32 +13,20 @@ Predictions = tuple[Tensor, Tensor]  # one step ahead each time; forecast on its
 
 def linear_methods(values: Tensor, prefix: int) -> dict[str, Predictions]:
     """Persistence, linear extrapolation, and AR(2) fitted to each prefix, for `values` [N,prefix+horizon]."""
-    start, horizon = values[:, :prefix], values.shape[1] - prefix
-    repeat = torch.ones(len(values), 1, dtype=values.dtype)
+    ones = torch.ones_like(values[:, :1])  # [N,1], as are all coefficients
     coefficients = {
-        "persistence": repeat * torch.tensor([1.0, 0.0]),
-        "linear extrapolation": repeat * torch.tensor([2.0, -1.0]),
-        "AR(2)": fit_ar2(start),
+        "persistence": (ones, 0 * ones),
+        "linear extrapolation": (2 * ones, -ones),
+        "AR(2)": fit_ar2(values[:, :prefix]).split(1, dim=1),
     }
-    return {
-        name: (one_step(ab, values[:, prefix - 2 : -1]), forecast(ab, start, horizon))
-        for name, ab in coefficients.items()
-    }
-
-
-def score(predictions: Predictions, values: Tensor, clean: Tensor) -> dict[str, float]:
-    """One step ahead against the values, which have noise; the forecast against the clean waves.
-
-    Args:
-        predictions: one step ahead and forecast, both [N,horizon].
-        values, clean: what followed the prefix, with and without noise, both [N,horizon].
-    """
-    one_step_ahead, forecasts = predictions
-    return {
-        "one-step MSE": mse(one_step_ahead, values),
-        "forecast RMSE": mse(forecasts, clean) ** 0.5,
-        "amplitude drift, %": drift(forecasts, clean),
-    }
+    predictions = {}
+    for name, (a, b) in coefficients.items():
+        one_step = a * values[:, prefix - 1 : -1] + b * values[:, prefix - 2 : -2]
+        series = [values[:, prefix - 2 : prefix - 1], values[:, prefix - 1 : prefix]]  # each [N,1]
+        for _ in range(prefix, values.shape[1]):
+            series.append(a * series[-1] + b * series[-2])
+        predictions[name] = one_step, torch.cat(series[2:], dim=1)
+    return predictions
 
 
 def fit_ar2(prefix: Tensor) -> Tensor:
@@ -51,34 +39,23 @@ def fit_ar2(prefix: Tensor) -> Tensor:
     return torch.linalg.lstsq(before, prefix[:, 2:, None], driver="gelsd").solution[..., 0]  # [N,2]
 
 
-def one_step(coefficients: Tensor, values: Tensor) -> Tensor:
-    """From `values` [N,T] to what should follow each but the first: [N,T-1]."""
-    a, b = coefficients[:, :1], coefficients[:, 1:]
-    return a * values[:, 1:] + b * values[:, :-1]
+def score(predictions: Predictions, values: Tensor, clean: Tensor) -> dict[str, float]:
+    """Scores one step ahead against `values`, which have noise, and the forecast against the clean waves.
 
-
-def forecast(coefficients: Tensor, prefix: Tensor, steps: int) -> Tensor:
-    """Goes on from `prefix` [N,P] on its own output: [N,steps]."""
-    a, b = coefficients.unbind(1)
-    before, last = prefix[:, -2], prefix[:, -1]
-    values = []
-    for _ in range(steps):
-        before, last = last, a * last + b * before
-        values.append(last)
-    return torch.stack(values, dim=1)
+    The two, `values` and `clean` are [N,horizon]. The drift is how far amplitudes are off at the end, in
+    percent. An amplitude is the standard deviation of the last 200 steps, so a forecast that died out is
+    100 % off; the mean is of absolute values: too large and too small do not cancel.
+    """
+    one_step, forecast = predictions
+    ratio = forecast[:, -200:].std(dim=1) / clean[:, -200:].std(dim=1)
+    return {
+        "one-step MSE": mse(one_step, values),
+        "forecast RMSE": mse(forecast, clean) ** 0.5,
+        "amplitude drift, %": 100 * (ratio - 1).abs().mean().item(),
+    }
 
 
 def mse(predicted: Tensor, values: Tensor) -> float:
     """Mean squared error over all series and steps. Against noisy values it cannot be below the noise floor,
     the variance of their noise: nobody can know the noise of the next value."""
     return (predicted - values).square().mean().item()
-
-
-def drift(predicted: Tensor, clean: Tensor, last: int = 200) -> float:
-    """How far amplitudes are off at the end of forecasts [N,steps], in percent of the true ones.
-
-    Amplitude is the standard deviation over the `last` steps, so a forecast that died out is 100 % off.
-    The mean over the series of the absolute values: too large and too small do not cancel.
-    """
-    ratio = predicted[:, -last:].std(dim=1) / clean[:, -last:].std(dim=1)
-    return 100 * (ratio - 1).abs().mean().item()

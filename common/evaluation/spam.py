@@ -20,9 +20,6 @@ from common.datasets.vocabulary import Vocabulary
 from common.models.spam import Ensemble, logits
 from common.results import Scores
 
-Splits = Sequence[tuple[np.ndarray, np.ndarray]]
-"""For each model of an ensemble, the indices of its training and of its validation messages."""
-
 
 def score_answers(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     """accuracy, and of spam: f1, precision, recall; these are 0 where they would divide by 0.
@@ -30,17 +27,12 @@ def score_answers(truth: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     Where one class has most of the data, accuracy alone says little: answering that class to everything
     has a high one, and an F1 of 0.
     """
-    from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+    from sklearn.metrics import precision_recall_fscore_support
 
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, answers, labels=[False, True], zero_division=0
-    )
-    return {
-        "accuracy": float(accuracy_score(truth, answers)),
-        "f1": float(f1[1]),
-        "precision": float(precision[1]),
-        "recall": float(recall[1]),
-    }
+    spam = precision_recall_fscore_support(truth, answers, labels=[True], zero_division=0)
+    precision, recall, f1 = (float(score[0]) for score in spam[:3])
+    accuracy = float(np.mean(truth == answers))
+    return {"accuracy": accuracy, "f1": f1, "precision": precision, "recall": recall}
 
 
 def confusion(truth: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -64,11 +56,9 @@ def calibrate(truth: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
     """Scale and shift that make a probability of a logit: 1 / (1 + exp(-(scale * logit + shift))).
 
     Platt 1999, "Probabilistic Outputs for Support Vector Machines": logistic regression with the logit as
-    its only feature. Where the calibrated probability is 0.5 is the threshold; two numbers from all messages
-    move less by chance than the threshold that happens to make the fewest mistakes.
-
-    Args:
-        truth, logits: [N], of a validation part with both classes; never of the test part.
+    its only feature, [N], of validation messages of both classes and never of test messages. Where the
+    calibrated probability is 0.5 is the threshold; two numbers from all messages move less by chance than
+    the threshold that happens to make the fewest mistakes.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -82,11 +72,7 @@ def baselines(
     """What classifiers without a neural net answer to `test_texts`, bool [M], by name.
 
     All with scikit-learn's own settings, so nothing is chosen and they need no validation part: give them
-    training and validation texts.
-
-    Args:
-        texts, labels: the N texts to train on, and bool [N].
-        seed: of the solver of the support vector machines.
+    training and validation texts. `seed` is that of the support vector machines' solver.
 
     Raises:
         UserError: there are too few texts: one class only, or no words.
@@ -97,28 +83,20 @@ def baselines(
     from sklearn.pipeline import make_pipeline
     from sklearn.svm import LinearSVC
 
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5))  # 2 to 5, within words
     classifiers = {
         "majority class": DummyClassifier(strategy="most_frequent"),
         "naive Bayes": make_pipeline(CountVectorizer(), MultinomialNB()),
         "SVM on words": make_pipeline(TfidfVectorizer(), LinearSVC(random_state=seed)),
-        "SVM on characters": make_pipeline(
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5)),  # 2 to 5, within words
-            LinearSVC(random_state=seed),
-        ),
+        "SVM on characters": make_pipeline(characters, LinearSVC(random_state=seed)),
     }
-    answers = {}
-    for name, classifier in classifiers.items():
-        try:
-            answers[name] = classifier.fit(texts, labels).predict(test_texts)
-        except ValueError as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(
-                f"the baseline {name} cannot learn from these {len(labels)} messages ({reason}); give more"
-            ) from None
-    return answers
-
-
-# ------------------------------------------------------------------------------------------- validation
+    try:
+        return {name: each.fit(texts, labels).predict(test_texts) for name, each in classifiers.items()}
+    except ValueError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"no baseline can learn from these {len(labels)} messages ({reason}); give more"
+        ) from None
 
 
 @dataclass
@@ -130,12 +108,17 @@ class Validation:
     """The tokens of each message that may be trained on, N of them."""
     labels: np.ndarray
     """bool [N]."""
-    splits: Splits
+    splits: Sequence[tuple[np.ndarray, np.ndarray]]
+    """For each model of an ensemble, the indices of its training and of its validation messages."""
 
-    def out_of_fold(self, ensemble: nn.Module, splits: Splits | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Each model's logits of its own validation messages, one after the other, [M]; their labels, [M]."""
+    def out_of_fold(
+        self, ensemble: nn.Module, parts: Sequence[np.ndarray] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Each model's logits of its own part, by default its validation messages, one after the other, [M];
+        their labels, [M].
+        """
         assert isinstance(ensemble, Ensemble)
-        parts = [validation for _, validation in splits or self.splits]
+        parts = parts or [validation for _, validation in self.splits]
         answers = [
             logits(model, self.vocabulary.batch, [self.texts[i] for i in part])
             for model, part in zip(ensemble.models, parts, strict=True)
@@ -148,17 +131,14 @@ class Validation:
         """
         from sklearn.metrics import log_loss
 
-        train = [(part, part[:: max(1, len(part) // len(validation))]) for part, validation in self.splits]
+        train = [part[:: max(1, len(part) // len(validation))] for part, validation in self.splits]
         result: dict[str, float] = {}
-        for name, splits in (("train", train), ("validation", self.splits)):
-            answers, truth = self.out_of_fold(ensemble, splits)
+        for name, parts in (("train", train), ("validation", [])):
+            answers, truth = self.out_of_fold(ensemble, parts)
             scores = score_answers(truth, answers >= 0)
             result |= {f"{name}_{metric}": scores[metric] for metric in ("accuracy", "f1")}
             result[f"{name}_loss"] = float(log_loss(truth, 1 / (1 + np.exp(-answers)), labels=[False, True]))
         return result
-
-
-# ---------------------------------------------------------------------------------------------- testing
 
 
 @dataclass
@@ -175,11 +155,8 @@ class Fold:
 def test_fold(
     kind: str, train: Messages, test: Messages, probability: np.ndarray, single: list[np.ndarray], seed: int
 ) -> Fold:
-    """The ensemble and its models one by one, beside baselines that learn from all of `train`.
-
-    Args:
-        probability: the ensemble's, of `test`.
-        single: those of each of its models.
+    """The ensemble and its models one by one, by their probabilities for `test`, beside baselines that learn
+    from all of `train`.
     """
     answers = {kind: [probability >= 0.5]}
     if len(single) > 1:
@@ -190,24 +167,17 @@ def test_fold(
 
 def scores(folds: Sequence[Fold]) -> Scores:
     """By method, accuracy, F1, precision and recall: mean and deviation over the folds."""
-    return {
-        name: mean_and_deviation(
-            [
-                dict(
-                    pd.DataFrame([score_answers(fold.messages.labels, a) for a in fold.answers[name]]).mean()
-                )
-                for fold in folds
-            ]
-        )
-        for name in folds[0].answers
-    }
+
+    def of_fold(fold: Fold, method: str) -> dict[str, float]:
+        rows = [score_answers(fold.messages.labels, answer) for answer in fold.answers[method]]
+        return pd.DataFrame(rows).mean().to_dict()
+
+    return {name: mean_and_deviation([of_fold(fold, name) for fold in folds]) for name in folds[0].answers}
 
 
 def mean_and_deviation(rows: Sequence[dict[str, float]] | dict[str, list[float]]) -> dict[str, float]:
-    """Of each metric its mean over folds or seeds and, as `NAME_sd`, its sample standard deviation.
-
-    Args:
-        rows: a row for each fold or seed, or a list by metric. The deviation of a single one is 0.
+    """Of each metric its mean over folds or seeds, a row for each or a list by metric, and as `NAME_sd` its
+    sample standard deviation, 0 where there is only one.
     """
     table = pd.DataFrame(rows)
     return table.mean().to_dict() | table.std().fillna(0.0).add_suffix("_sd").to_dict()
@@ -220,16 +190,27 @@ def table(scores: Scores) -> str:
     return results.table(chosen, digits=4)
 
 
-def mistakes(folds: Sequence[Fold]) -> list[dict[str, Any]]:
-    """The messages that the ensemble is wrong about, by their line in the file and never by their text."""
-    return [
-        {
-            "line": int(line),
-            "is": "spam" if spam else "ham",
-            "probability": round(float(p), 4),
-            "fold": number,
-        }
-        for number, fold in enumerate(folds, 1)
-        for line, spam, p in zip(fold.messages.lines, fold.messages.labels, fold.probability, strict=True)
-        if spam != (p >= 0.5)
-    ]
+def summary(kind: str, scores: Scores) -> str:
+    """The ensemble beside what it has to beat, in one line."""
+    best, majority, svm = (scores[name] for name in (kind, "majority class", "SVM on characters"))
+    return (
+        f"{kind}: accuracy {best['accuracy']:.2%}, F1 {best['f1']:.3f} (majority {majority['accuracy']:.2%}; "
+        f"SVM on characters {svm['accuracy']:.2%}, {svm['f1']:.3f})"
+    )
+
+
+def numbers(kind: str, folds: Sequence[Fold], scores: Scores, record: dict[str, Any]) -> dict[str, Any]:
+    """For the results file; `wrong` are the ensemble's mistakes, by their line and never by their text."""
+    names = {False: "ham", True: "spam"}
+    return {
+        "metrics": {name: row for name, row in scores.items() if name.startswith(kind)},
+        "baselines": {name: row for name, row in scores.items() if not name.startswith(kind)},
+        "seconds": sum(phase["seconds"] for phase in record.values()),
+        "trained": record,
+        "wrong": [
+            {"line": int(line), "is": names[spam], "probability": round(float(p), 4), "fold": number}
+            for number, fold in enumerate(folds, 1)
+            for line, spam, p in zip(fold.messages.lines, fold.messages.labels, fold.probability, strict=True)
+            if spam != (p >= 0.5)
+        ],
+    }

@@ -17,12 +17,7 @@ from common.results import Scores
 
 Method = Callable[[Tensor], Tensor]
 """From lr to upscaled images, both uint8."""
-CLASSICAL = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "Lanczos": Image.Resampling.LANCZOS,
-}
+CLASSICAL = ("nearest", "bilinear", "bicubic", "Lanczos")
 NETS = {"linear filter": "linear", "fidelity": "fidelity", "GAN": "gan"}
 """By the name of the method: the name of its net in a weights file."""
 
@@ -32,14 +27,6 @@ def psnr(fake: Tensor, hr: Tensor) -> Tensor:
     return -10 * torch.log10((fake - hr).square().mean((1, 2, 3)).clamp_min(1e-10))
 
 
-def power_spectrum(images: Tensor) -> Tensor:
-    """Mean power spectrum of the grey images under a Hann window; [N,3,h,h], returns [h,h]."""
-    grey = images.mean(1)
-    window = torch.hann_window(grey.shape[-1])
-    centred = grey - grey.mean((1, 2), keepdim=True)
-    return torch.fft.fft2(centred * window[:, None] * window).abs().square().mean(0)
-
-
 def detail_by_position(images: Tensor) -> Tensor:
     """Energy of the finest details by their position in the 7x7 block; [N,3,h,w] in 0..1, returns [7,7]."""
     detail = images - F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
@@ -47,32 +34,33 @@ def detail_by_position(images: Tensor) -> Tensor:
     return energy.unflatten(0, (-1, 7)).unflatten(2, (-1, 7)).mean((0, 2))
 
 
+def power_by_frequency(images: Tensor) -> Tensor:
+    """Power of the grey images under a Hann window, in rings of 1/64 cycle a pixel; of [N,3,h,h]."""
+    grey = images.mean(1)
+    window = torch.hann_window(grey.shape[-1])
+    centred = grey - grey.mean((1, 2), keepdim=True)
+    power = torch.fft.fft2(centred * window[:, None] * window).abs().square().mean(0)  # [h,h]
+    frequency = torch.fft.fftfreq(grey.shape[-1])
+    ring = (torch.hypot(frequency[:, None], frequency) * 64).long().flatten()
+    return torch.zeros(int(ring.max()) + 1).scatter_add(0, ring, power.flatten())
+
+
 def score(fake8: Tensor, hr8: Tensor) -> dict[str, float]:
-    """How good upscaled images are, by five numbers.
+    """How good upscaled images, uint8 [N,3,224,224], are, by five numbers.
 
     psnr: dB, higher is nearer to the original. ssim: structural similarity (Wang et al. 2004), up to 1.
     detail_db: power in the frequencies that 64x64 cannot hold, in dB against the original's; 0 is as sharp as
     the original. checkerboard: finest details by row and column modulo 7, strongest over weakest; photos have
     about 1.1, a pattern of dots 10. lr_psnr: PSNR of the output, downscaled again, against the input.
-
-    Args:
-        fake8, hr8: uint8 [N,3,224,224].
     """
     fake, hr = to_float(fake8), to_float(hr8)
-    frequency = torch.fft.fftfreq(fake.shape[-1])
-    # rings of 1/64 cycle a pixel; 64 of 224 pixels hold up to 64/448, so rings from 10 on are lost in them
-    ring = (torch.hypot(frequency[:, None], frequency) * 64).long().flatten()
-    rings = [
-        torch.zeros(int(ring.max()) + 1).scatter_add(0, ring, power_spectrum(images).flatten())
-        for images in (fake, hr)
-    ]
+    # 64 of 224 pixels hold up to 64/448 cycles a pixel, so rings from 10 on are lost in them
+    power = 10 * torch.log10(power_by_frequency(fake) / power_by_frequency(hr))
     detail = detail_by_position(fake)
-    similarity = structural_similarity_index_measure(fake, hr, data_range=1.0)
-    assert isinstance(similarity, Tensor)
     return {
         "psnr": psnr(fake, hr).mean().item(),
-        "ssim": similarity.item(),
-        "detail_db": (10 * torch.log10(rings[0] / rings[1]))[10:32].mean().item(),
+        "ssim": structural_similarity_index_measure(fake, hr, data_range=1.0).item(),
+        "detail_db": power[10:32].mean().item(),
         "checkerboard": (detail.max() / detail.min()).item(),
         "lr_psnr": psnr(to_float(downscale(fake8)), to_float(downscale(hr8))).mean().item(),
     }
@@ -88,7 +76,7 @@ def upscale(model: nn.Module, lr: Tensor, batch: int = 16) -> Tensor:
 def upscale_classical(method: str, lr: Tensor) -> Tensor:
     """By Pillow; `lr` uint8 [N,3,h,w], returns uint8 [N,3,3.5h,3.5w]."""
     size = (lr.shape[3] * 7 // 2, lr.shape[2] * 7 // 2)
-    fakes = [TF.to_pil_image(image).resize(size, CLASSICAL[method]) for image in lr]
+    fakes = [TF.to_pil_image(image).resize(size, Image.Resampling[method.upper()]) for image in lr]
     return torch.stack([TF.pil_to_tensor(fake) for fake in fakes])
 
 
@@ -98,23 +86,15 @@ def methods(nets: dict[str, nn.Module]) -> dict[str, Method]:
     return classical | {name: partial(upscale, nets[net]) for name, net in NETS.items()}
 
 
-def milliseconds(method: Method, lr: Tensor, repeats: int = 10) -> float:
-    """Median time for one image, uint8 [1,3,h,w]."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        method(lr)
-        times.append(time.perf_counter() - start)
-    return 1000 * sorted(times[2:])[repeats // 2]
-
-
 def compare(methods: dict[str, Method], lr: Tensor, hr: Tensor) -> tuple[dict[str, Tensor], Scores]:
-    """Upscales `lr`, uint8 [N,3,64,64], by every method; the scores have `ms` too, the time for one image."""
+    """Upscales `lr`, uint8 [N,3,64,64], by every method; `ms` of the scores is the median for one image."""
     fakes = {name: method(lr) for name, method in methods.items()}
     scores = {name: score(fake, hr) for name, fake in fakes.items()}
-    return fakes, {name: scores[name] | {"ms": milliseconds(methods[name], lr[:1])} for name in methods}
-
-
-def validate(model: nn.Module, hr: Tensor) -> dict[str, float]:
-    """The scores of a model on images that it was not trained on, uint8 [N,3,224,224]."""
-    return score(upscale(model, downscale(hr)), hr)
+    for name, method in methods.items():
+        times = []
+        for _ in range(12):
+            start = time.perf_counter()
+            method(lr[:1])
+            times.append(time.perf_counter() - start)
+        scores[name]["ms"] = 1000 * sorted(times[2:])[5]  # the first ones are slower
+    return fakes, scores

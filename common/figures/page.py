@@ -3,24 +3,27 @@
 Every PNG carries its title, its caption and the command that made it; the gallery reads them from there.
 """
 
-import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from common import results
 from common.cli import command
 from common.files import atomic_write
 
@@ -31,10 +34,14 @@ SIDE = 448  # of an image in a page of three columns: 2 x 224 and 7 x 64
 TEXT, TITLE = 19, 27  # pixels: still legible when a README shows the page at 60 % of its size
 LINE = 26
 
+FONT = "DejaVu Sans"  # comes with matplotlib
+
 # Okabe and Ito's colours, which the colour-blind can distinguish
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
 SHADE = "#f6f3ea"  # of a part of a chart
-STYLE: dict[Any, Any] = {
+STYLE: dict[str, Any] = {  # over matplotlib's own defaults, whatever settings were inherited
+    "font.family": FONT,
+    "text.parse_math": False,  # a $ is a dollar
     "font.size": 72 / DPI * TEXT,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
@@ -49,47 +56,56 @@ STYLE: dict[Any, Any] = {
 }
 
 
+def printable(text: str) -> str:
+    """`text` with escapes for all that the font cannot show, except line breaks."""
+    return results.printable(text, _characters())
+
+
+@cache
+def _characters() -> frozenset[int]:
+    """Those that the font has, regular and bold."""
+    fonts = [get_font(findfont(FontProperties(family=FONT, weight=weight))) for weight in ("normal", "bold")]
+    return frozenset.intersection(*(frozenset(font.get_charmap()) for font in fonts))
+
+
 class Page:
     """A figure laid out in pixels, from the top left corner of what is below title and caption."""
 
     def __init__(self, width: int, height: int, title: str, caption: str) -> None:
         self.figure = Figure(dpi=DPI)
         self.canvas = FigureCanvasAgg(self.figure)
-        heading = self._wrapped(title, width - 2 * MARGIN, size=72 / DPI * TITLE, weight="bold")
-        lines = self._wrapped(caption, width - 2 * MARGIN)
-        below = 10 + 36 * len(heading)
-        self.head = below + LINE * len(lines) + 10
-        self.width, self.height = width, self.head + height + MARGIN
+        bold: dict[str, Any] = {"size": 72 / DPI * TITLE, "weight": "bold"}
+        heading = self._wrapped(printable(title), width, **bold)
+        lines = self._wrapped(printable(caption), width)
+        below = 8 + 36 * len(heading)
+        self.width, self.head = width, below + LINE * len(lines) + 12
+        self.height = self.head + height + MARGIN
         self.figure.set_size_inches(self.width / DPI, self.height / DPI)
         for i, line in enumerate(heading):
-            self.text(MARGIN, 8 + 36 * i - self.head, line, size=72 / DPI * TITLE, weight="bold")
+            self.text(MARGIN, 8 + 36 * i - self.head, line, **bold)
         for i, line in enumerate(lines):
             self.text(MARGIN, below + LINE * i - self.head, line, color="#444444")
 
-    def size(self, text: str, **style: Any) -> tuple[float, float]:
-        """Width and height of a line of text, in pixels."""
-        font = FontProperties(**{"size": STYLE["font.size"], **style})
-        return self.canvas.get_renderer().get_text_width_height_descent(text, font, False)[:2]
+    def width_of(self, text: str, **font: Any) -> float:
+        """Pixels that a line of text takes."""
+        measure = self.canvas.get_renderer().get_text_width_height_descent
+        return measure(printable(text), FontProperties(**font), False)[0]
 
-    def _wrapped(self, text: str, width: int, **style: Any) -> list[str]:
-        """`text` in lines of at most `width` pixels."""
+    def _wrapped(self, text: str, width: int, **font: Any) -> list[str]:
+        """`text` in lines that fit a page; words as long as paths can be are cut."""
         lines: list[str] = []
         for paragraph in text.splitlines():
-            line = ""
-            for word in paragraph.split():
-                longer = f"{line} {word}".lstrip()
-                if line and self.size(longer, **style)[0] > width:
-                    lines.append(line)
-                    longer = word
-                line = longer
-            lines.append(line)
+            lines.append("")
+            for part in re.findall(r"\S{1,25}\s?", paragraph):
+                if self.width_of(lines[-1] + part.rstrip(), **font) > width - 2 * MARGIN:
+                    lines.append("")
+                lines[-1] += part
         return lines
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         """Writes a line whose top left corner is at x, y."""
-        # parse_math: a $ in a caption is a dollar
         at = x / self.width, 1 - (self.head + y) / self.height
-        self.figure.text(*at, text, va="top", ha="left", parse_math=False, **style)
+        self.figure.text(*at, text, va="top", ha="left", **style)
 
     def image(self, x: int, y: int, image: Tensor, scale: int | None = None) -> None:
         """Puts uint8 [3,h,w] at x, y, each pixel a square of `scale` pixels; by default of about `SIDE`."""
@@ -106,28 +122,23 @@ class Page:
         By default all below title and caption, from edge to edge. A page can have several; each has
         matplotlib's own `subplots`, `subfigures`, `suptitle` and `legend(loc="outside upper left")`.
         """
-        height = self.height - self.head - y if height is None else height
-        width = self.width - x if width is None else width
         above = self.head + y
+        height = self.height - above if height is None else height
+        width = self.width - x if width is None else width
+        sizes = (above, height, self.height - above - height), (x, width, self.width - x - width)
+        rows, columns = np.maximum(sizes, 1e-3)  # a grid needs some size everywhere
         self.figure.set_layout_engine("constrained", w_pad=MARGIN / DPI, h_pad=MARGIN / DPI)
-        rows = above, height, max(self.height - above - height, 1e-3)  # a grid needs some size everywhere
-        columns = max(x, 1e-3), width, max(self.width - x - width, 1e-3)
         cells = self.figure.add_gridspec(3, 3, height_ratios=rows, width_ratios=columns)
         return self.figure.add_subfigure(cells[1, 1])
 
     def settle(self) -> None:
         """Gives all charts their final places, for what is then put beside their points in pixels."""
+        for text in self.figure.findobj(Text):
+            text.set_text(printable(text.get_text()))
         for axes in self.figure.axes:
             axes.autoscale_view()  # matplotlib would do so later, and move the points
         if engine := self.figure.get_layout_engine():
             engine.execute(self.figure)
-
-    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes at a place of their own, in pixels; what stands around them is outside of it."""
-        bottom = self.height - self.head - y - height
-        return self.figure.add_axes(
-            (x / self.width, bottom / self.height, width / self.width, height / self.height)
-        )
 
 
 @contextmanager
@@ -137,13 +148,14 @@ def new_page(path: Path, width: int, height: int, title: str, caption: str) -> I
     Raises:
         UserError: the file cannot be written.
     """
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         page = Page(width, height, title, caption)
         yield page
+        page.settle()
         page.canvas.draw()
         texts = PngImagePlugin.PngInfo()
         for key, text in {"Title": title, "Description": caption, "Source": command()}.items():
-            texts.add_itxt(key, text)
+            texts.add_itxt(key, results.printable(text))
         # without the alpha channel, which matplotlib's own writer would add
         image = Image.fromarray(np.asarray(page.canvas.buffer_rgba())[..., :3])
         with atomic_write(path) as temporary:
@@ -155,15 +167,15 @@ def grid(path: Path, images: Tensor, columns: int, *, title: str, caption: str) 
     count, _, height, width = images.shape
     scale = max(1, (WIDTH - 2 * MARGIN + GAP) // columns // (width + GAP))
     across, down = scale * width + GAP, scale * height + GAP
-    rows = math.ceil(count / columns)
     page_width = max(WIDTH // 2, 2 * MARGIN + columns * across - GAP)
-    with new_page(path, page_width, rows * down - GAP, title, caption) as page:
+    with new_page(path, page_width, -(-count // columns) * down - GAP, title, caption) as page:
         for i, image in enumerate(images):
             page.image(MARGIN + i % columns * across, i // columns * down, image, scale)
 
 
-def few_ticks(axis: Axis) -> None:
-    """1, 3, 10, 30, ... on a logarithmic axis, in plain numbers; more would run into one another."""
+def few_ticks(axis: XAxis | YAxis) -> None:
+    """Makes an axis logarithmic, with plain numbers at 1, 3, 10, 30; more would run into one another."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_major_locator(LogLocator(subs=(1, 3)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
@@ -171,13 +183,12 @@ def few_ticks(axis: Axis) -> None:
 
 def legend(axes: Axes, also: Axes | None = None) -> None:
     """The names of the lines of one or two axes, to the right of the panel, where no line is."""
-    parts = [part.get_legend_handles_labels() for part in (also, axes) if part]
-    handles, labels = ([item for part in column for item in part] for column in zip(*parts, strict=True))
-    axes.legend(handles, labels, loc="center left", bbox_to_anchor=(1.07, 0.5), borderaxespad=0)
+    handles = [handle for part in (also, axes) if part for handle in part.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.07, 0.5), borderaxespad=0)
 
 
-AROUND = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
-PLACES = [(distance, np.array(side)) for distance in (10, 18, 36, 54, 72, 90) for side in AROUND]
+AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])
+PLACES = [(distance, side) for distance in (10, 18, 36, 54, 72, 90) for side in AROUND]
 
 
 def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
@@ -187,28 +198,16 @@ def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[
     """
     page.settle()
     inside = axes.get_window_extent()
-    at = [axes.transData.transform(point) for point in points]  # pixels
+    at = axes.transData.transform(points)  # [N,2], pixels
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in at]
     for name, centre, point in zip(names, at, points, strict=True):
-        size = np.array([page.size(name)[0], TEXT + 3])
-        boxes = [
-            Bbox.from_bounds(*(centre + (side - 1) / 2 * size + side * distance), *size)
-            for distance, side in PLACES
-        ]
-        fits = (
-            i
-            for i, box in enumerate(boxes)
-            if Bbox.union([inside, box]).bounds == inside.bounds and not box.count_overlaps(taken)
-        )
-        chosen = next(fits, 0)
-        taken.append(boxes[chosen])
-        line = {"arrowstyle": "-", "color": GREY, "shrinkA": 0, "shrinkB": 3}
-        label = axes.annotate(
-            name,
-            point,
-            boxes[chosen].p0,
-            textcoords="figure pixels",
-            va="bottom",
-            arrowprops=line if chosen >= 2 * len(AROUND) else None,
-        )
+        size = np.array([page.width_of(name), TEXT + 3])
+        for distance, side in (*PLACES, PLACES[0]):  # the first is the last resort
+            corner = centre + (side - 1) / 2 * size + side * distance
+            box = Bbox.from_bounds(*corner, *size)
+            if inside.contains(*box.p0) and inside.contains(*box.p1) and not box.count_overlaps(taken):
+                break
+        taken.append(box)
+        line = {"arrowstyle": "-", "color": GREY, "shrinkA": 0, "shrinkB": 3} if distance > 18 else None
+        label = axes.annotate(name, point, corner, textcoords="figure pixels", va="bottom", arrowprops=line)
         label.set_in_layout(False)

@@ -9,20 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from common.figures.page import (
-    BLUE,
-    GREEN,
-    GREY,
-    LINE,
-    ORANGE,
-    PINK,
-    SHADE,
-    WIDTH,
-    Page,
-    few_ticks,
-    legend,
-    new_page,
-)
+from common.figures import page as look
+from common.figures.page import BLUE, GREEN, GREY, ORANGE, PINK, few_ticks, legend
 from common.results import Scores, format_number
 
 PANEL = 312  # pixels from one panel to the next
@@ -65,19 +53,24 @@ def training_curves(
         "Gradient norms",
         *metrics.values(),
     ]
-    with new_page(path, WIDTH, PANEL * len(headings) + 30, title, caption) as page:
+    with look.new_page(path, look.WIDTH, PANEL * len(headings) + 30, title, caption) as page:
         panels = page.charts().subplots(len(headings))
         for axes, heading in zip(panels, headings, strict=True):
             axes.set_title(heading)
             _phases(axes, ends, adversarial)
         explained = " (shaded: the adversarial phase; each phase has the same width)" if both else ""
         axes.set_xlabel(f"step{explained}")
-        _losses(panels[0], rows)
-        _accuracies(panels[1], rows)
-        _gradients(panels[2], rows)
+        _balance(panels, rows)
         for axes, metric in zip(panels[3:], metrics, strict=True):
+            if metric == "distance":
+                few_ticks(axes.yaxis)
+            _draw(axes, rows, "o", **{metric: ("this run", BLUE)})
             levels = {name: scores[metric] for name, scores in references.items() if metric in scores}
-            _scores(page, axes, rows, metric, levels)
+            for level in levels.values():
+                axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2)
+            axes.margins(y=0.12)
+            page.settle()
+            _name_levels(axes, metric, levels)
 
 
 def _phases(axes: Axes, ends: pd.Series, adversarial: set[str]) -> None:
@@ -94,7 +87,7 @@ def _phases(axes: Axes, ends: pd.Series, adversarial: set[str]) -> None:
         if start:
             axes.axvline(start, color="black", linewidth=1, linestyle=":")
         if phase in adversarial and len(ends) > 1:
-            axes.axvspan(start, end, color=SHADE, zorder=0)
+            axes.axvspan(start, end, color=look.SHADE, zorder=0)
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, marker: str = "", **columns: tuple[str, str]) -> None:
@@ -105,56 +98,36 @@ def _draw(axes: Axes, rows: pd.DataFrame, marker: str = "", **columns: tuple[str
             axes.plot(points["at"], points[name], color=colour, label=label, marker=marker)
 
 
-def _losses(axes: Axes, rows: pd.DataFrame) -> None:
-    _draw(axes, rows, loss=FIDELITY, loss_generator=GENERATOR)
+def _balance(panels: np.ndarray, rows: pd.DataFrame) -> None:
+    """How strong the players are: losses, accuracies, gradients."""
+    losses, accuracies, gradients = panels[:3]
+    _draw(losses, rows, loss=FIDELITY, loss_generator=GENERATOR)
     if not (rows.filter(["loss", "loss_generator"]) <= 0).any(axis=None):
-        axes.set_yscale("log")
-        few_ticks(axes.yaxis)
-    right = axes.twinx()
+        few_ticks(losses.yaxis)
+    right = losses.twinx()
     right.grid(False)
     right.spines["right"].set_visible(True)
     _draw(right, rows, loss_discriminator=DISCRIMINATOR)
-    legend(right, axes)
+    legend(right, losses)
+
+    accuracies.set_ylim(0, 1.02)
+    accuracies.yaxis.set_major_formatter(PercentFormatter(1))
+    accuracies.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="over 97 %: it has won")
+    accuracies.axhline(0.5, color=BLUE, linestyle="--", label="50 %: it guesses")
+    _draw(accuracies, rows, accuracy_real=("real images", GREEN), accuracy_fake=("generated images", PINK))
+    legend(accuracies)
+
+    few_ticks(gradients.yaxis)
+    _draw(gradients, rows, grad=FIDELITY, grad_generator=GENERATOR, grad_discriminator=DISCRIMINATOR)
+    legend(gradients)
 
 
-def _accuracies(axes: Axes, rows: pd.DataFrame) -> None:
-    axes.set_ylim(0, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="over 97 %: it has won")
-    axes.axhline(0.5, color=BLUE, linestyle="--", label="50 %: it guesses")
-    _draw(axes, rows, accuracy_real=("real images", GREEN), accuracy_fake=("generated images", PINK))
-    legend(axes)
-
-
-def _gradients(axes: Axes, rows: pd.DataFrame) -> None:
-    axes.set_yscale("log")
-    few_ticks(axes.yaxis)
-    _draw(axes, rows, grad=FIDELITY, grad_generator=GENERATOR, grad_discriminator=DISCRIMINATOR)
-    legend(axes)
-
-
-def _scores(page: Page, axes: Axes, rows: pd.DataFrame, metric: str, levels: dict[str, float]) -> None:
-    """The run's scores, and dashed levels, named at the right edge; names of close ones are pushed apart."""
-    if metric == "distance":
-        axes.set_yscale("log")
-        few_ticks(axes.yaxis)
-    _draw(axes, rows, "o", **{metric: ("this run", BLUE)})
-    for level in levels.values():
-        axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2)
-    axes.margins(y=0.12)
-    page.settle()
-    gap = LINE / axes.get_window_extent().height
-    free = -math.inf
+def _name_levels(axes: Axes, metric: str, levels: dict[str, float]) -> None:
+    """Names dashed levels at the right edge; names of close ones are pushed apart."""
+    gap, free = look.LINE / axes.get_window_extent().height, -math.inf
+    style: Any = {"xycoords": "axes fraction", "va": "center", "annotation_clip": False}
     for name, level in sorted(levels.items(), key=lambda item: item[1]):
         height = axes.transAxes.inverted().transform(axes.transData.transform((0, level)))[1]
         free = max(height, free + gap)
-        axes.annotate(
-            f"{name} {format_number(metric, level)}",
-            (1, height),
-            (1.03, free),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": GREY},
-            annotation_clip=False,
-        )
+        line, text = {"arrowstyle": "-", "color": GREY}, f"{name} {format_number(metric, level)}"
+        axes.annotate(text, (1, height), (1.03, free), arrowprops=line, **style)

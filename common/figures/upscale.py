@@ -16,6 +16,9 @@ from common.figures import training
 from common.figures.page import BLUE, GAP, LINE, MARGIN, SIDE, WIDTH, few_ticks, label_points, new_page
 from common.results import Scores, format_number
 
+CELL = SIDE + 3 * LINE + 2 * GAP  # an image with three lines of text under it
+CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "detail_db": "detail in dB (0 is as sharp as real)"}
+
 
 def save_all(
     figs: Path,
@@ -30,10 +33,8 @@ def save_all(
 ) -> None:
     """Draws the test images before and after training and by every method, and the stand-in for photos.
 
-    Args:
-        lr, hr: uint8 [N,3,64,64] and [N,3,224,224].
-        fakes, scores: by method, as `compare` of `common/evaluation/upscale.py` returns them.
-        trained_on, device: the data that the weights are from, and where the times were taken.
+    Of `lr` and `hr`, uint8 [N,3,64,64] and [N,3,224,224], and what `evaluation.compare` made of them; with
+    weights trained on the data `trained_on`, timed on `device`.
 
     Raises:
         UserError: a figure cannot be written; so do all functions here.
@@ -45,22 +46,18 @@ def save_all(
         ("initial", "linear filter", "Before training: the generator begins as the fitted linear filter"),
         ("final", "GAN", "After training: low resolution, the GAN's, original"),
     ):
-        headings = ("64×64 input", f"{method} 224×224", "original 224×224")
-        columns = dict(zip(headings, (lr[shown], fakes[method][shown], hr[shown]), strict=True))
+        columns = {"64×64 input": lr, f"{method} 224×224": fakes[method], "original 224×224": hr}
+        columns = {heading: images[shown] for heading, images in columns.items()}
         triples(figs / f"GAN_upscaling_{name}.png", columns, title=title, caption=caption)
 
     detail = torch.stack([detail_by_position(to_float(hr[i : i + 1])).sum() for i in shown])
     i = shown[detail.argmax()]
     crops = {"input": lr[i, :, 16:48, 16:48]}
     crops |= {name: images[i, :, 56:168, 56:168] for name, images in (fakes | {"original": hr}).items()}
-    methods(
-        figs / "GAN_upscaling_methods.png",
-        crops,
-        scores,
-        title=f"Every method: means over {len(hr)} images, and the middle of one",
-        caption=f"{caption} Shown: the one with the most detail.\nTimes: nets on {device_name(device)}; "
-        "nearest to Lanczos by Pillow, on one thread.",
-    )
+    title = f"Every method: means over {len(hr)} images, and the middle of one"
+    caption += f" Shown: the one with the most detail.\nTimes: nets on {device_name(device)}; "
+    caption += "nearest to Lanczos by Pillow, on one thread."
+    methods(figs / "GAN_upscaling_methods.png", crops, scores, title=title, caption=caption)
 
     path = figs / "GAN_upscaling_standin.png"
     path.unlink(missing_ok=True)  # of an earlier run
@@ -71,9 +68,10 @@ def save_all(
 
 
 def save_training(
-    figs: Path, data: Photos, history: list[dict[str, Any]], methods: dict[str, Method], hr: Tensor
+    figs: Path, data: Photos, history: list[dict[str, Any]], methods: dict[str, Method]
 ) -> None:
-    """Draws the curves of a run, beside two methods on the validation images `hr`, uint8 [N,3,224,224]."""
+    """Draws the curves of a run, beside two methods on the same validation images."""
+    hr = data.validation.standard_images()  # uint8 [N,3,224,224]
     training.training_curves(
         figs / "GAN_upscaling_training.png",
         history,
@@ -84,12 +82,7 @@ def save_training(
 
 
 def triples(path: Path, columns: dict[str, Tensor], *, title: str, caption: str) -> None:
-    """Rows of three images at one size, the pixels of the smaller ones visible.
-
-    Args:
-        path: of the PNG, as in all functions here.
-        columns: by heading, uint8 [N,3,64,64] or [N,3,224,224]; six rows make a good page.
-    """
+    """Rows of three images at one size, uint8 [N,3,64,64] or [N,3,224,224] by heading of the column."""
     rows = len(next(iter(columns.values())))
     with new_page(path, WIDTH, LINE + rows * (SIDE + GAP) - GAP, title, caption) as page:
         for column, (heading, images) in enumerate(columns.items()):
@@ -100,40 +93,28 @@ def triples(path: Path, columns: dict[str, Tensor], *, title: str, caption: str)
 
 
 def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str) -> None:
-    """One crop by every method with its numbers under it, then quality against time.
-
-    Args:
-        images: by method, uint8 [3,h,w]; input and original are among them and need no scores.
-        scores: by method, those of `common/evaluation/upscale.py`, and `ms`, milliseconds for one image.
-    """
-    columns, chart = 3, 470
-    cell = SIDE + 3 * LINE + 2 * GAP
-    rows = math.ceil(len(images) / columns)
-    with new_page(path, WIDTH, rows * cell + chart + GAP, title, caption) as page:
+    """Crops, uint8 [3,h,w], by method with its scores (input and original have none); quality by time."""
+    below, height = math.ceil(len(images) / 3) * CELL + GAP, 470
+    with new_page(path, WIDTH, below + height, title, caption) as page:
         for i, (name, image) in enumerate(images.items()):
-            x, y = MARGIN + i % columns * (SIDE + GAP), i // columns * cell
+            x, y = MARGIN + i % 3 * (SIDE + GAP), i // 3 * CELL
             page.image(x, y, image)
             page.text(x, y + SIDE + 3, name, weight="bold")
             if name in scores:
                 of = {metric: format_number(metric, value) for metric, value in scores[name].items()}
-                first = f"PSNR {of['psnr']} dB   SSIM {of['ssim']}   detail {of['detail_db']} dB"
-                second = f"checkerboard {of['checkerboard']}   LR PSNR {of['lr_psnr']} dB"
-                page.text(x, y + SIDE + 3 + LINE, first)
-                page.text(x, y + SIDE + 3 + 2 * LINE, second)
+                line = f"PSNR {of['psnr']} dB   SSIM {of['ssim']}   detail {of['detail_db']} dB"
+                page.text(x, y + SIDE + 3 + LINE, line)
+                line = f"checkerboard {of['checkerboard']}   LR PSNR {of['lr_psnr']} dB"
+                page.text(x, y + SIDE + 3 + 2 * LINE, line)
 
-        charts = page.charts(rows * cell + GAP, chart)
-        labels = {
-            "psnr": "PSNR in dB (higher is nearer)",
-            "detail_db": "detail in dB (0 is as sharp as real)",
-        }
-        panels = dict(zip(labels, charts.subplots(1, 2), strict=True))
-        points = {metric: [(of["ms"], of[metric]) for of in scores.values()] for metric in panels}
-        for metric, axes in panels.items():
-            axes.set_title(labels[metric], loc="left", fontsize="medium")
+        panels = page.charts(below, height).subplots(1, 2)
+        points = [[(of["ms"], of[metric]) for of in scores.values()] for metric in CHARTS]
+        for axes, at, label in zip(panels, points, CHARTS.values(), strict=True):
+            axes.set_title(label)
             axes.set_xlabel("milliseconds for one image")
             axes.set_xscale("log")
             few_ticks(axes.xaxis)
             axes.margins(0.15, 0.12)
-            axes.plot(*zip(*points[metric], strict=True), "o", color=BLUE, markersize=7)
-        for metric, axes in panels.items():
-            label_points(page, axes, list(scores), points[metric])
+            axes.plot(*zip(*at, strict=True), "o", color=BLUE, markersize=7)
+        for axes, at in zip(panels, points, strict=True):
+            label_points(page, axes, list(scores), at)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageFilter
@@ -25,6 +25,7 @@ WIDTH = 1_600  # longer lines wrap
 MARGIN = 40
 BLEED = 2  # rows above and below a line, for edges that are covered in part
 STRIP = BLEED + HEIGHT + DESCENT + BLEED  # rows of a line
+FAR = 1_000_000
 
 EXTENT = {  # top and bottom of lower-case letters, as shares of HEIGHT; all else reaches from 1 to 0
     **dict.fromkeys("acemnorsuvwxz", (0.62, 0.0)),
@@ -66,17 +67,13 @@ def check_text(text: str, characters: str) -> None:
     """
     lines = _lines(text)
     if len(text) > MAX_CHARACTERS or len(lines) > MAX_LINES:
-        raise UserError(
-            f"--write: {len(text):,} characters in {len(lines):,} lines; write {MAX_CHARACTERS:,} "
-            f"in {MAX_LINES} at most"
-        )
+        most = f"{MAX_CHARACTERS:,} in {MAX_LINES}"
+        raise UserError(f"--write: {len(text):,} characters in {len(lines):,} lines; write {most} at most")
     unknown = [repr(of) for of in dict.fromkeys("".join(lines)) if of not in characters + " "]
     if unknown:
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        raise UserError(
-            f"--write: cannot write {', '.join(unknown[:10])}{more}; these weights know {characters}, spaces "
-            r"and line breaks (\n)"
-        )
+        some = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        know = rf"these weights know {characters}, spaces and line breaks (\n)"
+        raise UserError(f"--write: cannot write {some}; {know}")
     if not lines:
         raise UserError(f"--write: there is nothing to write; give some of {characters}")
 
@@ -107,19 +104,17 @@ def compose(text: str, sample_word: Callable[[str], Tensor], *, ink: str, paper:
             np.maximum(area, glyph.coverage, out=area)
     # the lower margin begins at the last baseline, or below what descends from it
     baseline = MARGIN + height - BLEED - DESCENT
-    end = np.max(np.flatnonzero(page.any(1)), initial=baseline)
-    coverage = Image.fromarray(page[: end + MARGIN])
-    if ground[3]:
-        image = Image.new("RGB", coverage.size, ground[:3])
-        image.paste(pen[:3], mask=coverage)
-    else:
+    coverage = Image.fromarray(page[: np.max(np.flatnonzero(page.any(1)), initial=baseline) + MARGIN])
+    if not ground[3]:
         image = Image.new("RGBA", coverage.size, pen)
         image.putalpha(coverage)
+        return image
+    image = Image.new("RGB", coverage.size, ground[:3])
+    image.paste(pen[:3], mask=coverage)
     return image
 
 
-@dataclass(frozen=True)
-class Glyph:
+class Glyph(NamedTuple):
     """A character in a strip as high as a line."""
 
     coverage: np.ndarray  # uint8 [STRIP,width], 255 where ink covers all of a pixel
@@ -127,13 +122,12 @@ class Glyph:
     right: np.ndarray  # int [STRIP], column where it has ended; far away on the other side
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line as far as it is written."""
 
-    glyphs: tuple[tuple[Glyph, int], ...]  # each with the column of its left edge
-    edge: np.ndarray  # int [STRIP], where ink ends in each row
-    right: int  # where ink ends in any
+    glyphs: tuple[tuple[Glyph, int], ...] = ()  # each with the column of its left edge
+    edge: np.ndarray = np.zeros(STRIP, int)  # where ink ends in each row
+    right: int = 0  # where it ends in any
 
     def then(self, glyph: Glyph, gap: int) -> "Row":
         """With one more character: ink beside ink leaves just `gap`, in the row where they are closest."""
@@ -145,11 +139,6 @@ class Row:
         return Row((*self.glyphs, (glyph, x)), edge, int(edge.max()))
 
 
-FAR = 1_000_000
-SQUARE = np.ones((3, 3))  # a pixel and its eight neighbours
-EMPTY = Row((), np.zeros(STRIP, int), 0)
-
-
 def _lines(text: str) -> list[str]:
     """Without empty lines before and after."""
     text = text.replace("\\n", "\n").replace("\r\n", "\n").replace("\t", " ")
@@ -159,10 +148,9 @@ def _lines(text: str) -> list[str]:
 
 def _set(line: str, sample_word: Callable[[str], Tensor]) -> list[Row]:
     """Samples a line's words and sets them, in as many rows as it takes."""
-    rows, row, gap = [], EMPTY, 0
+    rows, row, gap = [], Row(), 0
     for number, word in enumerate(line.split(" ")):
-        if number:
-            gap += SPACE
+        gap += SPACE if number else 0
         if not word:
             continue
         glyphs = [_glyph(*of) for of in zip(sample_word(word).numpy(), word, strict=True)]
@@ -174,17 +162,14 @@ def _set(line: str, sample_word: Callable[[str], Tensor]) -> list[Row]:
             longer = row.then(glyph, gap)
             if row.glyphs and (whole or longer.right > WIDTH):  # within a word that no row could hold
                 rows.append(row)
-                longer, whole = EMPTY.then(glyph, 0), False
+                longer, whole = Row().then(glyph, 0), False
             row, gap = longer, GAP
     return [*rows, row]
 
 
 def _glyph(image: np.ndarray, character: str) -> Glyph:
-    """Brings a character, uint8 [28,28], to its height, and its feet to where they belong.
-
-    It is first made so large that its edge can be cut sharply; what a pixel of the page then holds of it is
-    how far ink covers that pixel.
-    """
+    """Brings a character, uint8 [28,28], to its height, and its feet to where they belong: first so large
+    that its edge can be cut sharply; a pixel of the page then holds how far ink covers it."""
     if image.max() < FAINT:
         return Glyph(np.zeros((STRIP, BLANK), np.uint8), np.zeros(STRIP, int), np.full(STRIP, BLANK))
     around = np.pad(_without_specks(image), 4)
@@ -199,28 +184,20 @@ def _glyph(image: np.ndarray, character: str) -> Glyph:
     scale = (reach - foot) / max(bottom - top, FLATTEST * FINE)
     width, height = (max(1, round(scale * side)) for side in (right - left, bottom - top))
     edge = 1 / scale  # one pixel of the page, for what is covered in part
-    small = Image.fromarray(fine).resize(
-        (width + 2, height + 2),
-        Image.Resampling.BOX,
-        (left - edge, top - edge, left + (width + 1) * edge, top + (height + 1) * edge),
-    )
+    box = (left - edge, top - edge, left + (width + 1) * edge, top + (height + 1) * edge)
+    small = Image.fromarray(fine).resize((width + 2, height + 2), Image.Resampling.BOX, box)
     coverage = np.zeros((STRIP, width + 2), np.uint8)
     bottom = BLEED + HEIGHT - foot + 1
     coverage[bottom - height - 2 : bottom] = np.rint(255 * np.asarray(small))
     inked = coverage > 127
-    some = inked.any(1)
-    return Glyph(
-        coverage,
-        np.where(some, inked.argmax(1), FAR),
-        np.where(some, inked.shape[1] - inked[:, ::-1].argmax(1), -FAR),
-    )
+    some, first, last = inked.any(1), inked.argmax(1), inked.shape[1] - inked[:, ::-1].argmax(1)
+    return Glyph(coverage, np.where(some, first, FAR), np.where(some, last, -FAR))
 
 
 def _without_specks(image: np.ndarray) -> np.ndarray:
     """Removes what stands alone and is too small for the dot of an i: it would count as ink beside ink."""
-    inked = image >= EDGE[0] * image.max()
-    piece, _ = ndimage.label(inked, SQUARE)
-    share = np.bincount(piece.ravel()) / inked.sum()
-    speck = inked & (share[piece] < SPECK)
-    near = ndimage.binary_dilation(speck, SQUARE)  # its faint edge as well
-    return np.where(near & ~ndimage.binary_dilation(inked & ~speck, SQUARE), 0, image)
+    inked, square = image >= EDGE[0] * image.max(), np.ones((3, 3))  # a pixel and its eight neighbours
+    piece, _ = ndimage.label(inked, square)
+    speck = inked & ((np.bincount(piece.ravel()) / inked.sum())[piece] < SPECK)
+    near = ndimage.binary_dilation(speck, square)  # its faint edge as well
+    return np.where(near & ~ndimage.binary_dilation(inked & ~speck, square), 0, image)

@@ -2,6 +2,7 @@
 `--sample` and `--write`."""
 
 import copy
+import io
 import math
 import time
 from collections.abc import Iterable
@@ -19,36 +20,31 @@ from common.cli import Flags, UserError
 from common.datasets.images import to_float, to_uint8
 from common.datasets.mnist import Digits
 from common.evaluation.mnist import Evaluator, nearest_neighbour_ratio
-from common.files import atomic_write
+from common.files import atomic_write, cause_of
 from common.inference import handwriting
 from common.models.mnist import Classifier, Generator
 from common.results import Scores
 from common.training.run import Run
 
+# What `--method` takes, and its name on screen and in figures
 METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
-"""What `--method` takes, and its name on screen and in figures."""
 SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits.safetensors"
 BATCH = 500
-THRESHOLD = 0.99
-"""How probable Method 2's classifier must find a character, for the sample to be accepted."""
-MAX_REJECTED = 20_000
-"""Samples that Method 2 draws in vain before it gives up."""
-SAME_STYLE = 0.6
-"""How near Method 2's noise lies to that of a word's style; at 1 only one image would come of it."""
+THRESHOLD = 0.99  # how probable Method 2's classifier must find a character, for the sample to be accepted
+MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
+SAME_STYLE = 0.6  # how near its noise lies to that of a word's style; at 1 only one image would come of it
 
 
 @dataclass
 class Sampler:
     """A trained generator, and all it takes to sample characters with it."""
 
+    # conditional: one net, conditioned on the character; 1: a net for each character; 2: one unconditional
+    # net, and rejection sampling with a classifier
     method: str
-    """`conditional`: one net, conditioned on the character; `1`: a net for each character; `2`: one
-    unconditional net, and rejection sampling with a classifier."""
     generator: Generator
-    characters: str
-    """Label k is character k."""
-    classifier: Classifier | None = None
-    """Of Method 2; without it no character can be asked for."""
+    characters: str  # label k is character k
+    classifier: Classifier | None = None  # of Method 2; without it no character can be asked for
     about: dict[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> int:
@@ -60,37 +56,30 @@ class Sampler:
     def sample(
         self, labels: Tensor, rng: torch.Generator, style: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Samples the characters of `labels`, int64 [N].
-
-        Args:
-            rng: of the noise; on the CPU.
-            style: noise that all of them share, [latent]; None for each its own.
-
-        Returns:
-            images, uint8 [N,28,28], 255 for ink; and by character how many samples one cost.
+        """Samples the characters of `labels`, int64 [N]; with `style`, [latent], of the same noise, else each
+        of its own by `rng`, on the CPU. Returns uint8 [N,28,28], 255 for ink; and by character how many
+        samples one cost.
 
         Raises:
             UserError: `MAX_REJECTED` samples in vain, and Method 2 still lacks a character.
         """
         if self.method == "2":
             return self._rejection_sampling(labels, rng, style)
-        method = self._side_by_side if self.method == "1" else self._conditional
-        fake = torch.cat([method(part, rng, style) for part in labels.split(BATCH)])
+        fake = torch.cat([self._sample_batch(part, rng, style) for part in labels.split(BATCH)])
         return fake, {self.characters[k]: 1.0 for k in labels.unique().tolist()}
 
     @torch.inference_mode()
     def sample_unconditional(self, count: int, rng: torch.Generator) -> Tensor:
         """Samples of a net without labels, none rejected: uint8 [count,28,28]."""
-        sizes = [min(BATCH, count - start) for start in range(0, count, BATCH)]
-        return torch.cat([self._generate(self._noise(rng, size, 1))[:, 0] for size in sizes])
+        parts = torch.arange(count).split(BATCH)
+        return torch.cat([self._generate(self._noise(rng, len(part), 1))[:, 0] for part in parts])
 
     @torch.inference_mode()
     def interpolate(self, noise: Tensor, label: int) -> Tensor:
         """Character `label` of each noise on a path, [N,latent], none rejected: uint8 [N,28,28]."""
-        if self.method == "1":
-            return self._generate(noise[:, None].expand(-1, self.generator.nets, -1))[:, label]
-        labels = () if self.method == "2" else (torch.full((len(noise),), label),)
-        return self._generate(noise[:, None], *labels)[:, 0]
+        labels = (torch.full((len(noise),), label),) if self.method == "conditional" else ()
+        fake = self._generate(noise[:, None].expand(-1, self.generator.nets, -1), *labels)
+        return fake[:, label if self.method == "1" else 0]
 
     def _noise(self, rng: torch.Generator, *size: int) -> Tensor:
         """[*size,latent]"""
@@ -101,18 +90,15 @@ class Sampler:
         device = next(self.generator.parameters()).device
         return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
 
-    def _conditional(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
-        noise = self._noise(rng, len(labels)) if style is None else style.expand(len(labels), -1)
-        return self._generate(noise[:, None], labels)[:, 0]
-
-    def _side_by_side(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
-        """All nets run at once, so labels [N] are dealt out to rows in which no character comes twice."""
-        same = labels[:, None] == labels  # [N,N]
-        row = same.tril(-1).sum(1)  # how often the character was asked for before
+    def _sample_batch(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
+        """One sample for each label [N], by a conditional net or by nets side by side."""
+        if self.method == "conditional":
+            noise = self._noise(rng, len(labels)) if style is None else style.expand(len(labels), -1)
+            return self._generate(noise[:, None], labels)[:, 0]
+        # all nets run at once: labels are dealt out to rows in which no character comes twice
+        row = (labels[:, None] == labels).tril(-1).sum(1)
         noise = self._noise(rng, int(row.max()) + 1, self.generator.nets)
-        if style is not None:
-            noise[:] = style
-        return self._generate(noise)[row, labels]
+        return self._generate(noise if style is None else style.expand_as(noise))[row, labels]
 
     def _rejection_sampling(
         self, labels: Tensor, rng: torch.Generator, style: Tensor | None
@@ -126,10 +112,8 @@ class Sampler:
         while any(wanted.values()):
             if vain >= MAX_REJECTED:
                 missing = ", ".join(self.characters[k] for k, places in wanted.items() if places)
-                raise UserError(
-                    f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain, and found no more of "
-                    f"{missing}; train it longer, or take another --method"
-                )
+                drew = f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain"
+                raise UserError(f"{drew}: no more of {missing}; train it longer, or take another --method")
             noise = self._noise(rng, BATCH)
             if style is not None:
                 noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
@@ -145,24 +129,19 @@ class Sampler:
         return images, {self.characters[k]: drawn / accepted[k].item() for k in wanted}
 
 
-# ---------------------------------------------------------------------------------------------- weights
-
-
 def run_dir(config: Flags, method: str) -> Path:
     """The folder of a method's run."""
     return config.run_dir("gan_mnist" if method == "conditional" else f"gan_mnist-{method}")
 
 
-def open_run(config: Any, preset: dict[str, Any], data: Digits, device: torch.device) -> Run:
-    """The run of --method; it goes on only with the same flags, preset and data."""
-    flags = {name: getattr(config, name) for name in ("method", "seed", "minutes", "steps", "precision")}
-    return Run(
-        run_dir(config, config.method),
-        settings={"data": data.name, "digits": data.fingerprint()[:16]} | preset | flags,
-        device=device,
-        resume=config.resume,
-        precision=config.run_precision(),
-    )
+def open_run(
+    config: Any, preset: dict[str, Any], budget: dict[str, Any], data: Digits, device: torch.device
+) -> Run:
+    """The run of --method; it goes on only with the same flags, preset and data, and as large a budget."""
+    settings = {name: getattr(config, name) for name in ("method", "seed", "precision")} | preset
+    settings |= {"data": data.name, "digits": data.fingerprint()[:16]}
+    more: dict[str, Any] = {"budget": budget, "resume": config.resume, "precision": config.run_precision()}
+    return Run(run_dir(config, config.method), settings=settings, device=device, **more)
 
 
 def origin(data: Digits, run: Run) -> dict[str, Any]:
@@ -201,11 +180,12 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
         if "classifier" in known:
             classifier = Classifier(*map(int, known["classifier"]))
             classifier.load_state_dict(states["classifier"])
-            classifier.to(device).eval()
-        return Sampler(method, generator.to(device).eval(), str(known["characters"]), classifier, known)
+        characters = str(known["characters"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"--weights: {path} holds no weights of --method {method} ({why})") from None
+        why = f"holds no weights of --method {method} ({cause_of(error):.150})"
+        raise UserError(f"--weights: {path} {why}") from None
+    classifier = classifier and classifier.to(device).eval()
+    return Sampler(method, generator.to(device).eval(), characters, classifier, known)
 
 
 def load_chosen(config: Any, method: str, device: torch.device, data: Digits | None = None) -> Sampler:
@@ -214,12 +194,12 @@ def load_chosen(config: Any, method: str, device: torch.device, data: Digits | N
     Raises:
         UserError: as `load`, or they are of other characters than those of `data`.
     """
-    path = weights.choose(config.weights, run_dir(config, method) / "weights.safetensors", SHIPPED)
+    chosen = str(cli.user_path("weights", config.weights))
+    path = weights.choose(chosen, run_dir(config, method) / "weights.safetensors", SHIPPED)
     sampler = load(path, method, device)
     if data and sampler.characters != data.characters:
-        raise UserError(
-            f"--data: {data.name} has {data.characters}, but the weights in {path} have {sampler.characters}"
-        )
+        theirs = f"the weights in {path} have {sampler.characters}"
+        raise UserError(f"--data: {data.name} has {data.characters}, but {theirs}")
     print(f"Weights: {path}, trained on {sampler.about['data']}")
     return sampler
 
@@ -227,12 +207,9 @@ def load_chosen(config: Any, method: str, device: torch.device, data: Digits | N
 def evaluate(
     sampler: Sampler, evaluator: Evaluator, data: Digits, seed: int
 ) -> tuple[Tensor, Tensor, Scores, dict[str, Any]]:
-    """Scores as many characters as the test part has, in turn, and says what they cost.
-
-    Returns:
-        the characters, uint8 [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without
-        rejection; and for the results file what else was measured.
-    """
+    """Scores as many characters as the test part has, in turn, and says what they cost. Returns these, uint8
+    [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without rejection; and for the results
+    file what else was measured."""
     rng, labels = torch.Generator().manual_seed(seed), torch.arange(len(data.test)) % len(data.characters)
     start = time.monotonic()
     fake, cost = sampler.sample(labels, rng)
@@ -250,64 +227,44 @@ def evaluate(
     return fake, labels, scores, facts | {"samples_per_second": rate, "samples_per_character": cost}
 
 
-# ---------------------------------------------------------------------------------- --sample and --write
-
-
 def run_inference(config: Any, device: torch.device) -> int:
-    """Samples digits (--sample), or writes a text (--write), into --output; returns the exit code.
+    """Samples digits (--sample), or writes a text (--write), each word in a style of its own, into --output.
 
     Raises:
         UserError: the weights, the text or a colour cannot be used, or the file cannot be written.
     """
     sampler = load_chosen(config, config.method, device)
-    rng = torch.Generator().manual_seed(config.seed)
-    if config.write is None:
-        labels = torch.arange(config.sample) % len(sampler.characters)
-        images, cost = sampler.sample(labels, rng)
-        with atomic_write(config.output) as temporary:
-            save_images(temporary, images, labels, columns=len(sampler.characters))
-    else:
-        page, cost = write(config.write, sampler, rng, ink=config.ink, paper=config.paper)
-        with atomic_write(config.output) as temporary:
-            page.save(temporary)
-    if config.method == "2":
-        where = " in the word where it cost most" if config.write is not None else ""
-        each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
-        print(f"Samples that one character cost{where}: {each}")
-    print(f"Written: {config.output}")
-    return 0
+    rng, content = torch.Generator().manual_seed(config.seed), io.BytesIO()
+    cost: dict[str, float] = {}  # by character, where it cost most
 
-
-def write(
-    text: str, sampler: Sampler, rng: torch.Generator, *, ink: str, paper: str
-) -> tuple[Image.Image, dict[str, float]]:
-    """A page of handwriting, each word in a style of its own; and by character how many samples one cost, in
-    the word where it cost most.
-
-    Raises:
-        UserError: the text or a colour cannot be used.
-    """
-    handwriting.check_text(text, sampler.characters)
-    cost: dict[str, float] = {}
-
-    def sample_word(word: str) -> Tensor:
-        labels = torch.tensor([sampler.characters.index(character) for character in word])
-        style = torch.randn(sampler.generator.latent, generator=rng)
+    def sample(labels: Tensor, style: Tensor | None = None) -> Tensor:
         images, used = sampler.sample(labels, rng, style)
         cost.update({of: max(used[of], cost.get(of, 0.0)) for of in used})
         return images
 
-    return handwriting.compose(text, sample_word, ink=ink, paper=paper), cost
+    def sample_word(word: str) -> Tensor:
+        style = torch.randn(sampler.generator.latent, generator=rng)
+        return sample(torch.tensor([sampler.characters.index(character) for character in word]), style)
 
-
-def save_images(path: Path, images: Tensor, labels: Tensor, columns: int) -> None:
-    """Writes characters, uint8 [N,28,28], as .npz with `images` and `labels`, or as one .png, white on
-    black."""
-    if path.suffix.lower() == ".npz":
-        with path.open("wb") as file:  # to a name in capitals numpy would add its own .npz
-            np.savez_compressed(file, images=images.numpy(), labels=labels.numpy())
+    if config.write is not None:
+        handwriting.check_text(config.write, sampler.characters)
+        page = handwriting.compose(config.write, sample_word, ink=config.ink, paper=config.paper)
+        page.save(content, "PNG")
     else:
-        Image.fromarray(tiled(images, columns)).save(path)
+        labels = torch.arange(config.sample) % len(sampler.characters)
+        images = sample(labels)
+        if config.output.suffix.lower() == ".npz":
+            np.savez_compressed(content, images=images.numpy(), labels=labels.numpy())
+        else:
+            Image.fromarray(tiled(images, len(sampler.characters))).save(content, "PNG")
+    with atomic_write(config.output) as temporary:  # at once: encoders tell a full disk in words of their own
+        temporary.write_bytes(content.getbuffer())
+    print(f"Written: {config.output}")
+    if config.method == "2":
+        where = " in the word where it cost most" if config.write is not None else ""
+        each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
+        print(f"Samples that one character cost{where}: {each}")
+    return 0
 
 
 def tiled(images: Tensor, columns: int) -> np.ndarray:

@@ -16,20 +16,17 @@ import torch
 from torch import nn
 
 from common import weights
-from common.cli import UserError
+from common.cli import UserError, user_path
+from common.datasets.text import decode_line, to_utf8
 from common.datasets.vocabulary import TOKEN, Vocabulary, tokenize
+from common.files import cause_of
 from common.models.spam import Ensemble, logits
 
-LONGEST = 1_000
-"""Tokens of a message that are read; the longest SMS of the collection has 224."""
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-"""Control characters but the tab."""
-LAST_BITS = 2e-5
-"""More than the order of sums can move a logit."""
-LONGEST_LINE = 1_000_000
-"""Bytes of a line that are read."""
-EXPLAINED = 200
-"""Tokens of a message that `explain` tries."""
+LONGEST = 1_000  # tokens of a message that are read; the longest SMS of the collection has 224
+LONGEST_LINE = 1_000_000  # bytes of a line that are read
+EXPLAINED = 200  # tokens of a message that `explain` tries
+LAST_BITS = 2e-5  # more than the order of sums can move a logit
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # but the tab; they could steer a terminal
 
 
 @dataclass
@@ -62,9 +59,8 @@ class SpamFilter:
     def single_models(self, messages: Sequence[str]) -> list[np.ndarray]:
         """The probabilities of each model by itself."""
         texts = [tokenize(text) for text in messages]
-        return [
-            self.calibrated(logits(model, self.vocabulary.batch, texts)) for model in self.ensemble.models
-        ]
+        batch = self.vocabulary.batch
+        return [self.calibrated(logits(model, batch, texts)) for model in self.ensemble.models]
 
     @cached_property
     def exact(self) -> Ensemble:
@@ -77,24 +73,16 @@ class SpamFilter:
 
     def save(self, path: Path) -> None:
         """Writes the filter with its vocabulary; numbers in half precision, which halves the file."""
-        about = {
-            "features": self.vocabulary.names,
-            "scale": self.scale,
-            "shift": self.shift,
-            "n_models": len(self.ensemble.models),
-        }
-        weights.save(path, {"ensemble": copy.deepcopy(self.ensemble).half()}, self.about | about)
+        about = {"features": self.vocabulary.names, "scale": self.scale, "shift": self.shift}
+        about = self.about | about | {"n_models": len(self.ensemble.models)}
+        weights.save(path, {"ensemble": copy.deepcopy(self.ensemble).half()}, about)
 
 
 def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
-    """Reads what `SpamFilter.save` wrote.
-
-    Args:
-        kind: of model, as in `about`.
-        build: builds a model of `features, embed_size, hidden_size, num_layers`.
+    """Reads what `SpamFilter.save` wrote; `build` makes a model of the number of features and the sizes.
 
     Raises:
-        UserError: no such file, or not such a filter.
+        UserError: no such file, or not such a filter of this `kind` of model.
     """
     modules, about = weights.load(path)
     try:
@@ -116,39 +104,33 @@ def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
 def predict(spam_filter: SpamFilter, source: str, explained: bool) -> int:
     """Answers each line of a file, or of standard input for `-`: probability, tab, spam or ham, tab, message.
 
-    Lines are answered as they come. Memory does not grow with the input. An empty line has no answer,
-    `-` and `empty`. Bytes that are no UTF-8, and control characters, are shown and read as U+FFFD.
-
-    Args:
-        explained: adds to each answer the words that moved it most; on a terminal in colours.
-
-    Returns:
-        the exit code.
+    Lines are read as in training and answered as they come. Memory does not grow with the input. An empty
+    line has no answer, `-` and `empty`. Control characters are shown as U+FFFD. `explained` adds to each
+    answer the words that moved it most; on a terminal that shows colours, in colours.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or holds no text; the answers cannot be written.
     """
-    out = sys.stdout.buffer
-    coloured = explained and sys.stdout.isatty()
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    coloured = explained and sys.stdout.isatty() and not plain
     number = empty = 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batches side by side are faster than a small batch on all cores
-    try:
-        for lines in _lines(source):
-            messages = [_clean(line) for line in lines]
-            probabilities = spam_filter.probabilities(messages, threads)
-            for message, probability in zip(messages, probabilities, strict=True):
-                number, empty = number + 1, empty + bool(np.isnan(probability))
-                if len(message) > LONGEST and (length := len(tokenize(message))) > LONGEST:
-                    _say(f"line {number}: of {length:,} words and signs the first {LONGEST:,} were read")
-                moved = explain(spam_filter, message) if explained and not np.isnan(probability) else []
-                out.write(_answer(message, probability, moved, coloured).encode())
-            out.flush()
-    except BrokenPipeError:  # the reader has seen enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    finally:
-        torch.set_num_threads(threads)
+    for messages in _lines(source):
+        answers = []
+        for message, probability in zip(messages, spam_filter.probabilities(messages, threads), strict=True):
+            number, empty = number + 1, empty + bool(np.isnan(probability))
+            if len(message) > LONGEST and (length := len(tokenize(message))) > LONGEST:
+                _say(f"line {number}: of {length:,} words and signs the first {LONGEST:,} were read")
+            moved = explain(spam_filter, message) if explained and not np.isnan(probability) else []
+            answers.append(_answer(CONTROL.sub("\ufffd", message), probability, moved, coloured))
+        try:
+            sys.stdout.buffer.write("".join(answers).encode())
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise  # the reader has seen enough; `launch` ends quietly
+        except OSError as error:
+            raise UserError(f"--predict: cannot write the answers: {cause_of(error)}") from None
     if number == 0:
         _say(f"{source} has no lines")
     elif empty:
@@ -197,33 +179,37 @@ def _in_colours(message: str, moved: Moved) -> str:
     return text + message[position:]
 
 
-def _clean(line: bytes) -> str:
-    """As text; what is no UTF-8, and control characters, which could steer a terminal, become U+FFFD."""
-    return CONTROL.sub("\ufffd", line.decode("utf-8", errors="replace"))
-
-
-def _lines(source: str) -> Iterator[list[bytes]]:
+def _lines(source: str) -> Iterator[list[str]]:
     """Whole lines without their ends, as many at once as have come; of a huge one the beginning."""
     number = 0
 
-    def ended(line: bytes) -> bytes:
+    def ended(line: bytes) -> str:
         nonlocal number
         number += 1
         if len(line) > LONGEST_LINE:
             _say(f"line {number} is longer than {LONGEST_LINE:,} bytes: its beginning was read")
-        return line[:LONGEST_LINE].removesuffix(b"\r")
+        return decode_line(line[:LONGEST_LINE].removesuffix(b"\r"), len(line) <= LONGEST_LINE)
 
+    rest = b""
+    for block in to_utf8(_blocks(source), f"--predict: {source}"):
+        *lines, rest = (rest + block).split(b"\n")
+        rest = rest[: LONGEST_LINE + 1]  # so that memory does not grow with a line
+        if lines:
+            yield [ended(line) for line in lines]
+    if rest:
+        yield [ended(rest)]
+
+
+def _blocks(source: str) -> Iterator[bytes]:
+    """The bytes that have come, as soon as they come."""
+    if source == "-" and sys.stdin is None:
+        raise UserError("--predict -: standard input is closed; name a file, or pipe lines into it")
     try:
-        handle, rest = sys.stdin.fileno() if source == "-" else os.open(source, os.O_RDONLY), b""
+        handle = sys.stdin.fileno() if source == "-" else os.open(user_path("predict", source), os.O_RDONLY)
         while block := os.read(handle, 1 << 20):
-            *lines, rest = (rest + block).split(b"\n")
-            rest = rest[: LONGEST_LINE + 1]  # so that memory does not grow with a line
-            if lines:
-                yield [ended(line) for line in lines]
-        if rest:
-            yield [ended(rest)]
+            yield block
     except OSError as error:
-        raise UserError(f"--predict: cannot read {source}: {error.strerror}; name a text file") from None
+        raise UserError(f"--predict: cannot read {source}: {cause_of(error)}; name a text file") from None
 
 
 def _say(text: str) -> None:

@@ -1,14 +1,12 @@
 """What trained upscalers are used for: image files are read, upscaled by 3.5 in tiles, and saved.
 
-Two low-resolution pixels become seven, so a side of n pixels becomes (7 n + 1) // 2. The net is
-
-    model(lr: float [N,3,h,w] in 0..1) -> float [N,3,(7h+1)//2,(7w+1)//2]
-
-and `model.reach` says how many low-resolution pixels away an output pixel can still see.
+The net takes floats in 0..1, [N,3,h,w], and returns [N,3,(7h+1)//2,(7w+1)//2]; `reach` says how many
+low-resolution pixels away an output pixel can still see.
 """
 
 import copy
 import io
+import itertools
 import os
 import sys
 import time
@@ -20,25 +18,22 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageFilter, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from common import weights
-from common.cli import UserError, command, commit, device_name
+from common.cli import UserError, command, commit
+from common.datasets.image_files import FORMATS, REASONS, ImageFiles
 from common.datasets.images import to_8_bits, upright
-from common.datasets.photos import Photos
 from common.evaluation.upscale import upscale
-from common.files import DiskFull, atomic_write, check_writable
+from common.files import DiskFull, atomic_write, cause_of, check_writable
 from common.models.upscale import LinearFilter, Upscaler, upscaled_size
-from common.results import Scores
 
-READS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # what the bytes say, whatever the suffix
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".pbm"}
 WRITES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-LONGEST_SIDE = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}  # libjpeg stops a little below its format
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg stops a little below its format
 SAVE_OPTIONS = {
     "PNG": {"compress_level": 1},  # on photos 5 times as fast as level 6, and 10 % larger
     "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4
@@ -48,33 +43,11 @@ TILE = 256  # low-resolution pixels a side: on a CPU, larger ones save overlap a
 LARGEST = 120_000_000  # pixels of an input; the result then takes 6 GB of memory
 
 
-def save(
-    path: Path,
-    nets: dict[str, nn.Module],
-    data: Photos,
-    phases: dict[str, Any],
-    scores: Scores,
-    count: int,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Writes the nets `linear`, `fidelity` and `gan`, and what is known of them, which is returned too.
-
-    Args:
-        phases: the record of the run.
-        scores, count: by method, on so many images.
-    """
+def save(path: Path, nets: dict[str, nn.Module], facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes the nets `linear`, `fidelity` and `gan`, and what is known of them, which is returned too."""
     gan = cast(Upscaler, nets["gan"])
-    about = {
-        "channels": gan.head.out_channels,
-        "blocks": len(gan.body),
-        "data": data.name,
-        "images": len(data.train),
-        "phases": phases,
-        "command": command(),
-        "commit": commit(),
-        "device": device_name(device),
-        "scores": {"images": count, "fidelity": scores["fidelity"], "GAN": scores["GAN"]},
-    }
+    size = {"channels": gan.head.out_channels, "blocks": len(gan.body)}
+    about = size | facts | {"command": command(), "commit": commit()}
     weights.save(path, nets, about)
     return about
 
@@ -114,11 +87,11 @@ def upscale_files(model: nn.Module, source: Path, target: Path, *, overwrite: bo
     A folder goes to the folder `target`: PNGs with the same relative paths and stems.
 
     What stays: transparency, colour profile, EXIF (turned upright, sizes brought up to date), greyscale.
-    Palettes become RGB or RGBA. What is lost is said: 16-bit greyscale becomes 8-bit, CMYK becomes RGB
-    without its profile, an animation its first image, a TIFF's EXIF is left out.
+    Palettes become RGB or RGBA. What changes is said: 16 bits become 8, CMYK becomes RGB, by its profile if
+    it has one, a PNG's gamma is applied, an animation is its first image, a TIFF's EXIF is left out.
 
     Returns:
-        0, or 1 where an image of a folder could not be done; it is named on stderr, and the rest are done.
+        0, or 1 where a part of a folder could not be done; it is named on stderr, and the rest is done.
 
     Raises:
         UserError: `source` is a file that cannot be done, or a folder without images; `target` cannot be
@@ -132,23 +105,37 @@ def upscale_files(model: nn.Module, source: Path, target: Path, *, overwrite: bo
         with Progress(check(source, target, overwrite)) as progress:
             width, height = _upscale_file(model, source, target, progress)
     except OSError as error:  # a path too long, a folder that may not be entered
-        raise UserError(f"{_name(Path(error.filename or source))}: {error.strerror or error}") from None
+        raise UserError(f"{_name(Path(error.filename or source))}: {cause_of(error)}") from None
     print(f"{_name(target)}: {width}x{height}")
     return 0
 
 
 def _upscale_folder(model: nn.Module, source: Path, target: Path, overwrite: bool) -> int:
-    """`upscale_files` for a folder: first all checks that need no computing, then image by image."""
     if target.exists() and not target.is_dir():
         raise UserError(f"{_name(target)} is a file; name a folder for the images of {_name(source)}")
     if target.exists() and target.samefile(source):
         raise UserError(f"{_name(target)} holds the images themselves; name another folder")
-    files, others, errors = _find_images(source, target)
-    if not files and not errors:
-        raise UserError(f"{_name(source)}: no images ({', '.join(sorted(SUFFIXES))}) in this folder")
-    jobs = _plan(source, target, files, errors, overwrite)
-    for line in errors:
-        print(line, file=sys.stderr)
+    found = ImageFiles(source, without=target)
+    files = [source / os.fsdecode(path) for path in found.paths]
+    left_out = f"; {line}" if (line := found.left_out_line()) else ""
+    if not files:
+        raise UserError(f"{_name(source)}: no images in this folder{left_out}")
+
+    # First all checks that need no computing
+    inputs = {file.resolve() for file in files}
+    sources: dict[Path, Path] = {}
+    jobs = []
+    for file in files:
+        output = (target / file.relative_to(source)).with_suffix(".png")
+        first = sources.setdefault(output, file)
+        try:
+            if first != file:
+                raise UserError(f"{_name(file)}: {_name(first)} becomes {output.name} too; rename one")
+            if output.resolve() in inputs:
+                raise UserError(f"{_name(file)}: would replace {_name(output)}, an image to be upscaled")
+            jobs.append((file, output, check(file, output, overwrite)))
+        except (UserError, OSError) as error:
+            print(error, file=sys.stderr)
     if jobs:
         check_writable(target)
 
@@ -163,66 +150,21 @@ def _upscale_folder(model: nn.Module, source: Path, target: Path, overwrite: boo
                 raise UserError(f"{error}; {done} of {len(files)} images are done") from None
             except UserError as error:
                 tqdm.write(str(error), file=sys.stderr)
-                errors.append(str(error))
                 progress.add(end - progress.done)
-    print(
-        f"{_name(target)}: {done} of {len(files)} images upscaled"
-        + (f", {len(errors)} could not be (named above)" if errors else "")
-        + (f", {others} other files left alone" if others else "")
-    )
-    return 1 if errors else 0
-
-
-def _find_images(folder: Path, target: Path) -> tuple[list[Path], int, list[str]]:
-    """Files below `folder` with an image's suffix, sorted; the number of others; a line for each folder that
-    cannot be read. Hidden files and folders are left out, and so are the results where `target` is inside."""
-    images: list[Path] = []
-    others, errors = 0, []
-    for root, folders, names in os.walk(
-        folder, onerror=lambda error: errors.append(f"{_name(Path(error.filename))}: {error.strerror}")
-    ):
-        here = Path(root)
-        folders[:] = [n for n in folders if n[0] != "." and (here / n).resolve() != target.resolve()]
-        paths = [here / name for name in names if name[0] != "."]
-        matching = [path for path in paths if path.suffix.lower() in SUFFIXES]
-        images += matching
-        others += len(paths) - len(matching)
-    return sorted(images), others, errors
-
-
-def _plan(
-    source: Path, target: Path, files: list[Path], errors: list[str], overwrite: bool
-) -> list[tuple[Path, Path, int]]:
-    """Each file with its output and its size in pixels; those that cannot be done go to `errors`."""
-    inputs = {file.resolve() for file in files}
-    sources: dict[Path, Path] = {}
-    jobs = []
-    for file in files:
-        output = (target / file.relative_to(source)).with_suffix(".png")
-        first = sources.setdefault(output, file)
-        try:
-            if first != file:
-                raise UserError(f"{_name(file)}: {_name(first)} becomes {output.name} too; rename one")
-            if output.resolve() in inputs:
-                raise UserError(f"{_name(file)}: would replace {_name(output)}, an image to be upscaled")
-            jobs.append((file, output, check(file, output, overwrite)))
-        except UserError as error:
-            errors.append(str(error))
-    return jobs
+    failed = len(files) - done
+    could_not = f", {failed} could not be (named above)" if failed else ""
+    print(f"{_name(target)}: {done} of {len(files)} images upscaled{could_not}{left_out}")
+    return 1 if failed or found.unreadable else 0
 
 
 def check(source: Path, target: Path, overwrite: bool) -> int:
-    """What can be known before computing; returns the number of pixels of `source`.
-
-    Raises:
-        UserError: as `_opened`; or `target` is there, is `source`, or is of a format that cannot hold it.
-    """
+    """What can be known before computing; returns the number of pixels of `source`. A UserError as `_opened`,
+    or where `target` is there, is `source`, or is of a format that cannot hold the result."""
     with _opened(source) as (image, _):
         width, height = image.size
     kind = WRITES.get(target.suffix.lower())
     if kind is None:
-        endings = ", ".join(WRITES)
-        raise UserError(f"{_name(target)}: end it in {endings}, or name a folder that is there already")
+        raise UserError(f"{_name(target)}: end it in {', '.join(WRITES)}, or name a folder that is there")
     if target.exists():
         if target.samefile(source):
             raise UserError(f"{_name(target)} is the image to be upscaled; name another output")
@@ -230,20 +172,15 @@ def check(source: Path, target: Path, overwrite: bool) -> int:
             raise UserError(f"{_name(target)} is a folder; move it, or name another output")
         if not overwrite:
             raise UserError(f"{_name(target)} exists; --overwrite replaces it")
-    if upscaled_size(max(width, height)) > LONGEST_SIDE[kind]:
-        result = f"the result is {upscaled_size(width)}x{upscaled_size(height)}"
-        remedy = "make it smaller" if kind == "PNG" else "write a .png"
-        limit = f"{kind} holds at most {LONGEST_SIDE[kind]:,} pixels a side"
-        raise UserError(f"{_name(source)}: {result}, and {limit}; {remedy}")
+    size, longest = (upscaled_size(width), upscaled_size(height)), LONGEST_SIDE.get(kind)
+    if longest and max(size) > longest:
+        limit = f"the result is {size[0]}x{size[1]}, and {kind} holds at most {longest:,} pixels a side"
+        raise UserError(f"{_name(source)}: {limit}; write a .png")
     return width * height
 
 
 def _upscale_file(model: nn.Module, source: Path, target: Path, progress: "Progress") -> tuple[int, int]:
-    """Upscales one checked file; returns width and height of the result.
-
-    Raises:
-        UserError: damaged, or in a form that the target's format cannot hold; or it cannot be written.
-    """
+    """Upscales one checked file; returns width and height of the result."""
     kind = WRITES[target.suffix.lower()]
     colours, alpha, extras = _read(source, kind)
     if alpha and kind == "JPEG":
@@ -253,9 +190,11 @@ def _upscale_file(model: nn.Module, source: Path, target: Path, progress: "Progr
             hr = _upscale_image(model, colours, alpha, progress)
             with _Stream(temporary.open("wb", buffering=0)) as stream:
                 hr.save(stream, kind, **SAVE_OPTIONS[kind], **extras)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:  # torch has no MemoryError of its own
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         width, height = map(upscaled_size, colours.size)
-        raise UserError(f"{_name(source)}: too little memory for {width}x{height} pixels") from None
+        raise UserError(f"{_name(source)}: there is not enough memory for {width}x{height} pixels") from None
     return hr.size
 
 
@@ -269,30 +208,28 @@ class _Stream(io.BufferedWriter):
 class Progress(tqdm):
     """Counts lr pixels: a bar where there is a terminal, and before a long run a line with its time."""
 
+    done, timed, seconds, announced = 0, 0, 0.0, False  # pixels; those whose time is known, and that time
+
     def __init__(self, pixels: int) -> None:
         super().__init__(total=pixels, unit="px", unit_scale=True, leave=False, disable=None)
-        self.done, self.timed, self.seconds = 0, 0, 0.0  # pixels; those whose time is known, and that time
-        self.announced = False
 
     def add(self, pixels: int, seconds: float = 0.0) -> None:
         """Counts pixels, and the time that the net took for them, 0 where they are skipped."""
-        # the first tile is slow, which counts little in a long time
-        if seconds and (self.done or seconds > 2):
+        if seconds and (self.done or seconds > 2):  # the first is slow, which counts little in a long time
             self.timed, self.seconds = self.timed + pixels, self.seconds + seconds
         self.done += pixels
         self.update(pixels)
         if self.seconds > 0.5 and not self.announced:
             self.announced = True
-            remaining = self.seconds * (self.total - self.done) / self.timed
-            if remaining > 5:
-                time_left = tqdm.format_interval(remaining)
-                tqdm.write(f"upscaling will take about {time_left} (min:s), then saving")
+            left = self.seconds * (self.total - self.done) / self.timed
+            if left > 5:
+                tqdm.write(f"upscaling will take about {tqdm.format_interval(left)} (min:s), then saving")
 
 
 def tiles(
     model: nn.Module, lr: Tensor, progress: Progress, tile: int = TILE
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Upscales `lr`, uint8 [3,h,w], so that memory for the net does not grow with the image.
+    """Upscales `lr`, uint8 [3,h,w], in tiles of an even side: memory for the net is the same for any image.
 
     The net pads its input, which is right at the image's border and wrong at a tile's. So each tile is
     computed with a margin as wide as the net can see, which is then cut off.
@@ -300,33 +237,27 @@ def tiles(
     Yields:
         (top, left, uint8 [3,h,w]), all in high-resolution pixels, until the image is covered.
     """
-    if tile % 2:
-        raise ValueError("two pixels become seven: a tile's side must be even")
     _, height, width = lr.shape
     reach = cast(int, model.reach)
     margin = reach + reach % 2  # even as well, to keep the pairs together
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            above, before = min(top, margin), min(left, margin)
-            part = lr[:, top - above : top + tile + margin, left - before : left + tile + margin]
-            start = time.perf_counter()
-            block = upscale(model, part[None])[0]
-            seconds = time.perf_counter() - start
-            above, before, side = 7 * above // 2, 7 * before // 2, 7 * tile // 2
-            yield 7 * top // 2, 7 * left // 2, block[:, above : above + side, before : before + side]
-            progress.add(min(tile, height - top) * min(tile, width - left), seconds)
+    for top, left in itertools.product(range(0, height, tile), range(0, width, tile)):
+        above, before = min(top, margin), min(left, margin)
+        part = lr[:, top - above : top + tile + margin, left - before : left + tile + margin]
+        start = time.perf_counter()
+        block = upscale(model, part[None])[0]
+        seconds = time.perf_counter() - start
+        above, before, side = 7 * above // 2, 7 * before // 2, 7 * tile // 2
+        yield 7 * top // 2, 7 * left // 2, block[:, above : above + side, before : before + side]
+        progress.add(min(tile, height - top) * min(tile, width - left), seconds)
 
 
 def _upscale_image(
     model: nn.Module, colours: Image.Image, alpha: Image.Image | None, progress: Progress
 ) -> Image.Image:
-    """Upscales colours by the net and alpha by bicubic interpolation; mode L, LA, RGB or RGBA.
-
-    Tiles are pasted into Pillow's own memory, so the large result exists only once.
-    """
+    """Upscales colours by the net and alpha by bicubic interpolation; mode L, LA, RGB or RGBA."""
     hr = Image.new(colours.mode, (upscaled_size(colours.width), upscaled_size(colours.height)))
     for top, left, block in tiles(model, TF.pil_to_tensor(colours.convert("RGB")), progress):
-        hr.paste(TF.to_pil_image(block).convert(hr.mode), (left, top))
+        hr.paste(TF.to_pil_image(block).convert(hr.mode), (left, top))  # so the result exists only once
     if alpha:
         # Padded to even sides as the net does it, for the same alignment. Unlike Lanczos, bicubic leaves no
         # ghost of an edge in the clear part
@@ -337,7 +268,7 @@ def _upscale_image(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Image.Image, list[warnings.WarningMessage]]]:
+def _opened(path: Path) -> Iterator[tuple[ImageFile.ImageFile, list[warnings.WarningMessage]]]:
     """An image whose head is read, and the warnings that come while it is open.
 
     Raises:
@@ -352,7 +283,7 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, list[warnings.WarningMess
             warnings.simplefilter("always")
             # Pillow warns from 89 megapixels on; ours is the limit that holds
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=READS) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > LARGEST:
                     raise Image.DecompressionBombError
                 if image.width * image.height == 0:
@@ -364,44 +295,50 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, list[warnings.WarningMess
     except Image.DecompressionBombError:
         cause = f"over {LARGEST // 10**6} megapixels, the most that is read; make it smaller"
     except UnidentifiedImageError:
-        cause = f"not an image that can be read ({', '.join(READS)})"
+        cause = REASONS.get(
+            path.suffix.lower() or "-", f"not an image that can be read ({', '.join(FORMATS)})"
+        )
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
-        cause = getattr(error, "strerror", None) or f"damaged or cut short ({_one_line(error)})"
-    raise UserError(f"{_name(path)}: {cause}")
+        known = isinstance(error, MemoryError) or getattr(error, "strerror", None)
+        cause = cause_of(error) if known else f"damaged or cut short ({cause_of(error)})"
+    raise UserError(f"{_name(path)}: {cause.replace('{s}', '')}")
 
 
 def _read(path: Path, kind: str) -> tuple[Image.Image, Image.Image | None, dict[str, bytes]]:
-    """Decodes an image and takes it apart, so that it can be upscaled and saved in format `kind`.
-
-    Says in a line each what the result will lack, and what Pillow warns of.
+    """Decodes an image, to be upscaled and saved in format `kind`, and says what the result will lack.
 
     Returns:
         the colours, upright, mode L or RGB; alpha, mode L, 255 where opaque, or None without transparency;
         `icc_profile` and `exif` for Pillow's `save`, where there are such.
-
-    Raises:
-        UserError: as `_opened`; truncated or otherwise damaged; pixels without a known range.
     """
     with _opened(path) as (image, notes):
+        for coding, _, _, how in image.tile[:1]:  # how the file holds its pixels; a PPM's has their maximum
+            if ";16" in str(how) or (coding.startswith("ppm") and cast(Any, how)[1] > 255):
+                _note("16 bits a channel become 8")
         image.load()
         turned, exif = _follow_exif(image, kind)
         colours, alpha = _split_alpha(turned)
         if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo, its preview
             _note("only the first of its images is upscaled")
         # A profile describes one kind of pixels; WebP has no greyscale
-        profile = image.info.get("icc_profile")
+        profile = image.info.get("icc_profile") if image.mode != "CMYK" else None
         if profile and profile[16:20] != (b"GRAY" if colours.mode == "L" and kind != "WEBP" else b"RGB "):
             _note("its colour profile is for other pixels than the result has, and is left out")
             profile = None
+        gamma = 2.2 * image.info.get("gamma", 0)  # a PNG's, times a screen's; sRGB and profiles go before it
+        if gamma and abs(gamma - 1) > 0.05 and not {"icc_profile", "srgb"} & image.info.keys():
+            _note(f"its gamma of {gamma / 2.2:.3g} is applied")
+            levels = 255 * np.linspace(0, 1, 256) ** (1 / gamma)
+            colours = colours.point(levels.round().astype(int).tolist() * len(colours.getbands()))
     for note in notes:
-        tqdm.write(f"{_name(path)}: {_one_line(note.message)}", file=sys.stderr)
+        tqdm.write(f"{_name(path)}: {' '.join(str(note.message).split())}", file=sys.stderr)
     extras = {"icc_profile": profile, "exif": exif}
     return colours, alpha, {name: content for name, content in extras.items() if content}
 
 
 def _follow_exif(image: Image.Image, kind: str) -> tuple[Image.Image, bytes]:
     """Turns the image as its EXIF says; also gives that EXIF for the result, without orientation."""
-    turned = image
+    turned, content = image, b""
     try:
         exif = image.getexif()
         if image.info.get("exif") and not exif:  # nothing in it could be read
@@ -417,12 +354,13 @@ def _follow_exif(image: Image.Image, kind: str) -> tuple[Image.Image, bytes]:
             if tag in details:
                 details[tag] = upscaled_size(side)
         content = exif.tobytes() if exif else b""
+    except MemoryError:
+        raise
     except Exception as error:  # as in `_opened`
-        _note(f"its EXIF is damaged and left out ({_one_line(error)})")
-        return turned, b""
+        _note(f"its EXIF is damaged and left out ({cause_of(error)})")
     if kind == "JPEG" and len(content) > 65_533:
         _note("its EXIF is larger than JPEG allows, and left out")
-        return turned, b""
+        content = b""
     return turned, content
 
 
@@ -434,10 +372,14 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65_535:
             raise UserError("32-bit pixels have no known range; save it with 8 bits")
-        _note("16 bits a pixel become 8")
         image = to_8_bits(image)
     if image.mode == "CMYK":
-        _note("CMYK becomes RGB, with colours about right")
+        try:
+            profile, srgb = io.BytesIO(image.info["icc_profile"]), ImageCms.createProfile("sRGB")
+            image = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB") or image
+            _note("CMYK becomes RGB through its colour profile")
+        except (KeyError, ImageCms.PyCMSError):
+            _note("CMYK becomes RGB without a colour profile that can be used, with colours about right")
     plain = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if not image.has_transparency_data:
         return image.convert(plain), None
@@ -459,8 +401,3 @@ def _note(text: str) -> None:
 def _name(path: Path) -> str:
     """A path in one printable line, whatever bytes it is made of."""
     return str(path) if str(path).isprintable() else repr(str(path))
-
-
-def _one_line(error: object) -> str:
-    """What an exception or warning says, in one line, or its kind where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,8 +1,7 @@
 """Nets for characters of 28x28 pixels: generator, discriminator, and a classifier.
 
-Generator and discriminator can be several nets side by side (`nets`), which share no weight and see none of
-the others' numbers: each layer is one grouped convolution, so ten small nets cost about as much as one large
-one.
+Generator and discriminator can be several `nets` side by side, which share nothing: each layer is one grouped
+convolution, so ten small nets cost about as much as one large one.
 """
 
 import torch
@@ -17,14 +16,13 @@ class ConditionalNorm(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
-        self.scale = nn.Embedding(classes, channels)
-        self.shift = nn.Embedding(classes, channels)
+        self.scale, self.shift = nn.Embedding(classes, channels), nn.Embedding(classes, channels)
         nn.init.ones_(self.scale.weight)
         nn.init.zeros_(self.shift.weight)
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """`x` [N,C,h,w] and labels [N]; returns [N,C,h,w]."""
-        scale, shift = self.scale(label)[..., None, None], self.shift(label)[..., None, None]  # [N,C,1,1]
+        scale, shift = (of(label)[..., None, None] for of in (self.scale, self.shift))  # [N,C,1,1] each
         return torch.addcmul(shift, self.norm(x), scale)
 
 
@@ -32,18 +30,14 @@ class Generator(nn.Module):
     """From noise to images: one linear layer to 7x7, then two transposed convolutions, each doubling it
     (after Radford et al. 2016, DCGAN, at MNIST's own size).
 
-    Args:
-        latent: numbers of noise for each image.
-        channels: at 14x14; twice as many at 7x7.
-        classes: that the net is conditioned on; 0 for an unconditional net.
-        nets: side by side.
+    Each image is made of `latent` numbers of noise. There are `channels` at 14x14, twice as many at 7x7; an
+    unconditional net has 0 `classes`.
     """
 
     def __init__(self, latent: int, channels: int, classes: int = 0, nets: int = 1) -> None:
         super().__init__()
         self.size = [latent, channels, classes, nets]  # what builds it again
-        self.latent, self.nets = latent, nets
-        c = channels
+        self.latent, self.nets, c = latent, nets, channels
         self.first = nn.Parameter(0.05 * torch.randn(nets, latent, 49 * 2 * c))
         # what belongs to the class from the start; by scales and shifts alone it is learned far slower
         self.template = nn.Embedding(classes, 49 * 2 * c) if classes else None
@@ -53,14 +47,12 @@ class Generator(nn.Module):
             ConditionalNorm(nets * width, classes) if classes else nn.BatchNorm2d(nets * width, momentum=0.02)
             for width in (2 * c, c)
         )
-        for layer in (self.up, self.last):
-            nn.init.normal_(layer.weight, std=0.05)
-        if self.template:
-            nn.init.normal_(self.template.weight, std=0.2)
+        for layer, std in ((self.up, 0.05), (self.last, 0.05), (self.template, 0.2)):
+            if layer:
+                nn.init.normal_(layer.weight, std=std)
 
     def forward(self, noise: Tensor, *label: Tensor) -> Tensor:
-        """Normal noise [N,nets,latent], and labels [N] for a net with classes; returns [N,nets,28,28] in
-        0..1, 1 for ink."""
+        """Normal noise [N,nets,latent], with classes labels [N]; returns [N,nets,28,28], 0..1, 1 for ink."""
         x = torch.bmm(noise.transpose(0, 1), self.first)  # [nets,N,49*2c]
         if self.template:
             x = x + self.template(*label)
@@ -72,29 +64,20 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Three convolutions, with the minibatch standard deviation before the last.
+    """Three convolutions; arguments as the generator's.
 
-    That statistic says how much the images of a group of `GROUP` differ: a generator that makes the same
-    image again and again is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3).
-
-    Args:
-        channels: at 14x14; twice as many at 7x7.
-        classes, nets: see `Generator`.
-        minibatch_std: whether it has that statistic.
+    Before the last, the minibatch standard deviation says how much the images of a group of `GROUP` differ:
+    who repeats himself is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3).
     """
 
     GROUP = 4
 
     def __init__(self, channels: int, classes: int = 0, nets: int = 1, minibatch_std: bool = True) -> None:
         super().__init__()
-        self.nets, self.minibatch_std = nets, minibatch_std
-        c = channels
-        self.layers = nn.Sequential(
-            nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets),  # [N,nets*c,14,14]
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(nets * c, nets * 2 * c, 4, stride=2, padding=1, groups=nets),  # [N,nets*2c,7,7]
-            nn.LeakyReLU(0.2),
-        )
+        self.nets, self.minibatch_std, c = nets, minibatch_std, channels
+        first = nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*c,14,14]
+        second = nn.Conv2d(nets * c, nets * 2 * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*2c,7,7]
+        self.layers = nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2))
         self.last = nn.Conv2d(nets * (2 * c + 1), nets * 2 * c, 3, padding=1, groups=nets)
         self.real = nn.Conv2d(nets * 2 * c, nets, 7, groups=nets)  # [N,nets,1,1]
         self.match = nn.Linear(2 * c * 49, classes, bias=False) if classes else None  # [N,classes]
@@ -102,12 +85,9 @@ class Discriminator(nn.Module):
             nn.init.normal_(self.match.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images [N,nets,28,28] in 0..1, N a multiple of `GROUP`.
-
-        Returns:
-            how real each is, [N,nets]; and, with classes, what to add to that if it is to be of this class,
-            [N,classes] (projection: Miyato, Koyama 2018, "cGANs with Projection Discriminator", section 3).
-        """
+        """Images [N,nets,28,28] in 0..1, N a multiple of `GROUP`; returns how real each is, [N,nets], and,
+        with classes, what to add to that if it is to be of this class, [N,classes] (projection: Miyato,
+        Koyama 2018, "cGANs with Projection Discriminator", section 3)."""
         x = self.layers((2 * images - 1).contiguous(memory_format=torch.channels_last))  # [N,nets*2c,7,7]
         x = x.reshape(len(x), self.nets, -1, 7, 7)  # [N,nets,2c,7,7]
         x = torch.cat([x, self._deviation(x)], dim=2).flatten(1, 2)  # [N,nets*(2c+1),7,7]
@@ -127,18 +107,14 @@ class Discriminator(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Names the character: four convolutions. The evaluator and Method 2's classifier are of this kind.
+    """Names the character; the evaluator and Method 2's classifier are of this kind.
 
-    Args:
-        channels: of the first two convolutions; twice as many in the others.
-        features: numbers before the last layer.
-        classes: characters.
+    Two convolutions have `channels`, two have twice as many; `features` numbers come before the last layer.
     """
 
     def __init__(self, channels: int, features: int, classes: int) -> None:
         super().__init__()
-        self.size = [channels, features, classes]  # what builds it again
-        c = channels
+        self.size, c = [channels, features, classes], channels  # the first is what builds it again
 
         def block(before: int, after: int) -> list[nn.Module]:
             return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
@@ -165,21 +141,17 @@ class Classifier(nn.Module):
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Of uint8 [N,28,28], 255 for ink: features [N,features], at least 0, and logits [N,classes], on the
         CPU."""
-        device = next(self.parameters()).device
         self.eval()
-        features = torch.cat(
-            [self.body(2 * (part[:, None].to(device).float() / 255) - 1) for part in images.split(500)]
-        )  # [N,features]
+        device = next(self.parameters()).device
+        parts = [self.body(2 * (x[:, None].to(device).float() / 255) - 1) for x in images.split(500)]
+        features = torch.cat(parts)
         return features.cpu(), self.head(features).cpu()
 
     @torch.no_grad()
     def normalise(self, images: Tensor) -> None:
-        """Scales the features of `images`, uint8 [N,28,28], to a mean variance of 1; no answer changes.
-
-        So distances by classifiers of different training have about the same size.
-        """
+        """Scales the features of `images`, uint8 [N,28,28], to a mean variance of 1, so that distances by
+        classifiers of different training have about the same size; no answer changes."""
         size = self.predict(images)[0].var(0).mean().sqrt().item()
-        into, out = self.body[-2], self.head[-1]
-        assert isinstance(into, nn.Linear) and isinstance(out, nn.Linear)
-        for weight, factor in ((into.weight, 1 / size), (into.bias, 1 / size), (out.weight, size)):
-            weight.mul_(factor)  # between the two layers is a ReLU, which lets factors pass
+        for weight in self.body[-2].parameters():
+            weight.mul_(1 / size)
+        next(self.head[-1].parameters()).mul_(size)  # the ReLU between the two layers lets factors pass

@@ -10,13 +10,9 @@ class Forecaster(nn.Module):
     """One layer of vanilla RNN, h[t] = tanh(W h[t-1] + w x[t]), and a linear read-out of the next value.
 
     It has no biases, so the forecast of a series turned upside down is the forecast turned upside down.
-    It begins with rotations: random planes of the state turn by angles around those of the waves to come and
-    shrink a little at each step (after Arjovsky et al. 2016, "Unitary Evolution Recurrent Neural Networks",
-    whose matrices turn without shrinking).
-
-    Args:
-        size: of the state, an even number.
-        fastest: the largest angle, radians a step; a little above the highest frequency to come.
+    It begins with rotations: random planes of the state, which has an even `size`, turn by up to `fastest`
+    radians a step, a little above the highest frequency to come, and shrink a little (after Arjovsky et al.
+    2016, "Unitary Evolution Recurrent Neural Networks", whose matrices turn without shrinking).
     """
 
     def __init__(self, size: int, fastest: float) -> None:
@@ -47,12 +43,10 @@ class Forecaster(nn.Module):
     def forecast(self, prefix: Tensor, steps: int) -> Tensor:
         """Reads `prefix` [N,P], then goes on on its own output: [N,steps]."""
         output, state = self.rnn(prefix[..., None])  # [N,P,size], [1,N,size]
-        value = self.read_out(output[:, -1:])  # [N,1,1]
-        values = [value]
+        values = [self.read_out(output[:, -1:])]  # each [N,1,1]
         for _ in range(steps - 1):
-            output, state = self.rnn(value, state)
-            value = self.read_out(output)
-            values.append(value)
+            output, state = self.rnn(values[-1], state)
+            values.append(self.read_out(output))
         return torch.cat(values, dim=1)[..., 0]
 
 

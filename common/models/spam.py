@@ -13,17 +13,13 @@ from torch import Tensor, nn
 
 
 class TokenEmbedding(nn.Module):
-    """The sum of the vectors of a token's features: the word, its pieces, its shape.
+    """The sum of the vectors of a token's features, numbered from 1: the word, its pieces, its shape.
 
     As in fastText (Bojanowski et al. 2017, section 3.2), but divided by the root of how many there are, so
     that long words, which have many pieces, are not louder than short ones.
     """
 
     def __init__(self, features: int, size: int) -> None:
-        """
-        Args:
-            features: how many there are, numbered 1 to `features`.
-        """
         super().__init__()
         self.vectors = nn.EmbeddingBag(features + 1, size, mode="sum")
         nn.init.normal_(self.vectors.weight, std=0.1)
@@ -37,17 +33,10 @@ class TokenEmbedding(nn.Module):
 
 def read(forward_rnn: nn.RNNBase, backward_rnn: nn.RNNBase, tokens: Tensor, lengths: Tensor) -> Tensor:
     """Runs over the tokens of each text from its beginning and from its end, and takes the largest of the
-    states of each direction, number by number.
+    states of each direction, number by number: from [T,E], all texts one after the other, to [N,2H].
 
     A text's result depends on its own tokens only: padding comes after all of them in both directions, and
     the largest is over real tokens.
-
-    Args:
-        tokens: of all texts, one after the other, [T,E].
-        lengths: tokens of each text, [N].
-
-    Returns:
-        [N,2H].
     """
     firsts = lengths.cumsum(0) - lengths  # [N]
     steps = torch.arange(int(lengths.max()), device=lengths.device)[:, None]  # [L,1]
@@ -59,7 +48,11 @@ def read(forward_rnn: nn.RNNBase, backward_rnn: nn.RNNBase, tokens: Tensor, leng
 
 
 class SpamClassifier(nn.Module):
-    """Embedding, recurrent layers in both directions, the largest of their states, and a head."""
+    """Embedding, recurrent layers in both directions, the largest of their states, and a head.
+
+    `cell` is `nn.RNN` (Elman 1990) or `nn.LSTM` (Hochreiter, Schmidhuber 1997); `head` builds, of (size,
+    dropout), what makes a logit [N,1] of states [N,size].
+    """
 
     def __init__(
         self,
@@ -72,13 +65,6 @@ class SpamClassifier(nn.Module):
         cell: type[nn.RNN] | type[nn.LSTM],
         head: Callable[[int, float], nn.Module],
     ) -> None:
-        """
-        Args:
-            features: size of the vocabulary.
-            dropout: share of tokens' and states' numbers that training leaves out, also between layers.
-            cell: `nn.RNN` (Elman 1990) or `nn.LSTM` (Hochreiter, Schmidhuber 1997).
-            head: builds, of (size, dropout), what makes a logit [N,1] of states [N,size].
-        """
         super().__init__()
         between = dropout if num_layers > 1 else 0.0
         self.embedding = TokenEmbedding(features, embed_size)  # [T,E]
@@ -91,8 +77,7 @@ class SpamClassifier(nn.Module):
     def zero_unseen(self, seen: Tensor) -> None:
         """Before training: sets the vectors of all features but `seen`, those of the training texts, to 0.
 
-        A feature that does not occur in training would keep its random vector, and add noise wherever it
-        occurs later.
+        A feature that does not occur in training would keep its random vector, and add noise later.
         """
         unseen = torch.ones(len(self.embedding.vectors.weight), dtype=torch.bool)
         unseen[seen] = False
@@ -106,15 +91,14 @@ class SpamClassifier(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Several models; their mean logit errs less often than that of one (Hansen, Salamon 1990)."""
+    """Several models; their mean logit, [N], errs less often than that of one (Hansen, Salamon 1990)."""
 
     def __init__(self, models: Iterable[nn.Module]) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
 
-    def forward(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> Tensor:
-        """The mean logit for each text of a batch, [N]."""
-        return torch.stack([model(features, starts, which, lengths) for model in self.models]).mean(0)
+    def forward(self, *batch: Tensor) -> Tensor:
+        return torch.stack([model(*batch) for model in self.models]).mean(0)
 
 
 def logits(
@@ -126,19 +110,16 @@ def logits(
 ) -> np.ndarray:
     """The logits of spam, float [N], of texts in any order; NaN for a text without tokens.
 
-    A batch has texts of similar lengths: `size`, or fewer where they are so long that memory would grow.
-
-    Args:
-        to_batch: makes a batch of the tokens of several texts: `Vocabulary.batch`.
+    `to_batch`, `Vocabulary.batch`, is given the tokens of texts of similar lengths: `size` of them, or fewer
+    where they are so long that memory would grow.
     """
     device = next(model.parameters()).device
     result = np.full(len(texts), np.nan)
     batches: list[list[int]] = [[]]
-    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+    for i in sorted(filter(texts.__getitem__, range(len(texts))), key=lambda i: len(texts[i])):
         if len(batches[-1]) == size or (len(batches[-1]) + 1) * len(texts[i]) > 100 * size:
             batches.append([])
-        if texts[i]:
-            batches[-1].append(i)
+        batches[-1].append(i)
 
     @torch.inference_mode()
     def fill(index: list[int]) -> None:
@@ -154,26 +135,19 @@ def logits(
 class PaddedClassifier(nn.Module):
     """The earlier set-up, as a warning: padding is read as if it were text.
 
-    Messages are padded on the right to the longest one, and the state is read at the last position, some two
-    hundred steps after the message has ended. The LSTM is fed the numbers of words as they are, as if word
-    4,000 were twice word 2,000.
+    Messages, int64 [N,L] of words 1 to `words`, are padded on the right with 0 to the longest one, and the
+    state is read at the last position, some two hundred steps after the message has ended. The LSTM is fed
+    the numbers of words as they are, as if word 4,000 were twice word 2,000.
     """
 
     def __init__(self, kind: str, words: int, size: int = 32) -> None:
-        """
-        Args:
-            kind: `RNN` or `LSTM`.
-            words: size of the vocabulary, numbered from 1; 0 is padding.
-        """
         super().__init__()
         self.embedding = nn.Embedding(words + 1, size) if kind == "RNN" else None
-        self.rnn: nn.RNNBase = (
-            nn.RNN(size, size, batch_first=True) if kind == "RNN" else nn.LSTM(1, size, batch_first=True)
-        )
+        cell, inputs = (nn.RNN, size) if kind == "RNN" else (nn.LSTM, 1)
+        self.rnn = cell(inputs, size, batch_first=True)
         self.head = nn.Linear(size, 1)
 
     def forward(self, words: Tensor) -> Tensor:
-        """The logits of spam, [N], of numbers of words, int64 [N,L], L that of the longest message."""
         tokens = self.embedding(words) if self.embedding else words.unsqueeze(2).float()  # [N,L,size or 1]
         states, _ = self.rnn(tokens)  # [N,L,size]
-        return self.head(states[:, -1]).squeeze(1)
+        return self.head(states[:, -1]).squeeze(1)  # logits of spam, [N]

@@ -2,8 +2,7 @@
 
 3.5 is 7/2: each block of 2x2 low-resolution pixels becomes one of 7x7. `PixelUnshuffle(2)` folds every 2x2
 block into channels, `PixelShuffle(7)` unfolds channels into 7x7 blocks, so input and output are aligned
-exactly, with nothing to crop (Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution Using an
-Efficient Sub-Pixel Convolutional Neural Network", section 3.2).
+exactly, with nothing to crop (Shi et al. 2016, "Real-Time Single Image Super-Resolution", section 3.2).
 """
 
 from collections.abc import Iterable
@@ -21,6 +20,11 @@ def upscaled_size(side: int) -> int:
     return (UP * side + 1) // DOWN
 
 
+def bicubic(lr: Tensor) -> Tensor:
+    """`lr` [N,3,h,w] to [N,3,3.5h,3.5w], in torch."""
+    return F.interpolate(lr, scale_factor=UP / DOWN, mode="bicubic", align_corners=False)
+
+
 class LinearFilter(nn.Module):
     """The best linear upscaler: every 7x7 block is a weighted sum of the 3x3 blocks of 2x2 around it."""
 
@@ -35,26 +39,19 @@ class LinearFilter(nn.Module):
 
     @torch.no_grad()
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Solves the weights by least squares (normal equations), in place of training them.
-
-        Args:
-            pairs: (lr, hr) [N,3,h,w] and [N,3,3.5h,3.5w], in 0..1.
-        """
-        size = 9 * self.conv.in_channels + 1
-        squares = torch.zeros(size, size, dtype=torch.float64)
-        products = torch.zeros(size, self.conv.out_channels, dtype=torch.float64)
+        """Solves the weights by least squares (normal equations) on pairs of lr and hr, as in `forward`."""
+        squares, products = torch.tensor(0.0), torch.tensor(0.0)
         for lr, hr in pairs:
             blocks = F.pad(F.pixel_unshuffle(lr, DOWN), (1, 1, 1, 1), mode="replicate")
             inputs = F.unfold(blocks, 3).transpose(1, 2).flatten(0, 1).double()  # [N*h/2*w/2,108]
             inputs = F.pad(inputs, (0, 1), value=1.0)  # the last weight is the bias
             targets = F.pixel_unshuffle(hr, UP).flatten(2).transpose(1, 2).flatten(0, 1).double()
-            squares += (inputs.T @ inputs).cpu()
-            products += (inputs.T @ targets).cpu()
-        ridge = 1e-6 * squares.diagonal().mean() * torch.eye(size)  # flat images alone would be singular
-        weights = torch.linalg.solve(squares + ridge, products).float()  # [109,147]
-        self.conv.weight.copy_(weights[:-1].T.reshape_as(self.conv.weight))
-        assert self.conv.bias is not None
-        self.conv.bias.copy_(weights[-1])
+            squares = squares + (inputs.T @ inputs).cpu()  # [109,109]
+            products = products + (inputs.T @ targets).cpu()  # [109,147]
+        ridge = 1e-6 * squares.diagonal().mean() * torch.eye(len(squares))  # flat images would be singular
+        weights = torch.linalg.solve(squares + ridge, products).float()
+        weights, bias = weights[:-1].T.reshape_as(self.conv.weight), weights[-1]
+        self.conv.load_state_dict({"weight": weights, "bias": bias})
 
 
 class Block(nn.Module):
@@ -78,10 +75,6 @@ class Upscaler(nn.Module):
 
     It begins as the linear filter exactly, since its last layer begins at zero. It is fully convolutional:
     any size goes in, odd sides are padded by one pixel and the surplus is cropped away.
-
-    Args:
-        channels: of the body.
-        blocks: residual blocks in the body, each of two convolutions.
     """
 
     def __init__(self, channels: int, blocks: int) -> None:
@@ -101,33 +94,22 @@ class Upscaler(nn.Module):
         height, width = lr.shape[-2:]
         lr = F.pad(lr, (0, width % DOWN, 0, height % DOWN), mode="replicate")  # [N,3,h,w], even
         # Without the factor 4 contrasts are so small that the net stays almost linear for minutes
-        blocks = F.pixel_unshuffle((lr - 0.5) * 4, DOWN)  # [N,12,h/2,w/2]
-        features = self.body(self.head(blocks))  # [N,channels,h/2,w/2]
+        features = self.body(self.head(F.pixel_unshuffle((lr - 0.5) * 4, DOWN)))  # [N,channels,h/2,w/2]
         detail = F.pixel_shuffle(0.3 * self.tail(features), UP)  # [N,3,3.5h,3.5w]
         with torch.autocast(lr.device.type, enabled=False):  # 8 bits of mantissa would be seen in images
             fake = self.skip(lr) + detail.float()  # [N,3,3.5h,3.5w]
         return fake[..., : upscaled_size(height), : upscaled_size(width)]
 
 
-def bicubic(lr: Tensor) -> Tensor:
-    """`lr` [N,3,h,w] to [N,3,3.5h,3.5w], in torch."""
-    return F.interpolate(lr, scale_factor=UP / DOWN, mode="bicubic", align_corners=False)
-
-
 class PatchDiscriminator(nn.Module):
     """One score for each patch of an image, on condition of the lr image that it should belong to.
 
-    It sees what the image adds to bicubic upscaling, and that upscaling. Patches: Isola et al. 2017,
-    "Image-to-Image Translation with Conditional Adversarial Networks", section 3.2.2. Spectral norm: Miyato
-    et al. 2018, "Spectral Normalization for Generative Adversarial Networks".
-
-    Args:
-        channels: after the first layer, doubled by the second.
+    It sees what the image adds to bicubic upscaling, and that upscaling. Patches: Isola et al. 2017, pix2pix,
+    section 3.2.2. Spectral norm: Miyato et al. 2018, "Spectral Normalization for GANs".
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, c: int) -> None:
         super().__init__()
-        c = channels
         self.layers = nn.Sequential(  # of 112x112:
             spectral_norm(nn.Conv2d(6, c, 4, stride=2, padding=1)),  # [N,c,56,56]
             nn.LeakyReLU(0.2),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import torch
 
 from common import results
@@ -32,31 +33,27 @@ def balance(
 
     The discriminator is made weaker and stronger in two ways: by its width, and by how often the two take a
     step: the one that takes fewer takes as many as elsewhere. One more GAN is without the minibatch standard
-    deviation. `preset` is that of the GAN in the middle. Returns the exit code.
+    deviation. `preset` is that of the GAN in the middle.
     """
     player_steps = QUICK_STEPS if config.quick else STEPS
     labels = torch.arange(len(data.test)) % len(data.characters)
     rows: list[dict[str, Any]] = []
-    scores: Scores = {}
-    right: Scores = {}
-    seconds = 0.0
+    scores, right, seconds = Scores(), Scores(), 0.0
     for name, ways, strength, change in _variants(preset.d_channels, config.quick):
         variant = replace(preset, **change)
         steps = player_steps * max(variant.d_every, variant.g_every)
         runs = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
         own = replace(config, steps=steps, runs=runs)
-        started = checkpoint(inference.run_dir(own, own.method)).exists()
-        sampler, progress = train(
-            replace(own, resume=config.resume and started), variant, data, evaluator, device
-        )
+        own.resume &= checkpoint(inference.run_dir(own, own.method)).exists()
+        sampler, progress = train(own, variant, data, evaluator, device)
         progress.run.finish()
         seconds += progress.seconds()
 
         fake, _ = sampler.sample(labels, torch.Generator().manual_seed(config.seed))
         score = evaluator.score(fake, labels)
         scores[name] = {metric: value for metric, value in score.items() if metric != "precision"}
-        last = [row for row in progress.run.history if "accuracy_real" in row][-20:]
-        right[name] = {of: sum(row[f"accuracy_{of}"] for row in last) / len(last) for of in ("real", "fake")}
+        last = pd.DataFrame(progress.run.history)[["accuracy_real", "accuracy_fake"]].dropna()[-20:].mean()
+        right[name] = {"real": last["accuracy_real"], "fake": last["accuracy_fake"]}
         about = {"name": name, "ways": ways, "strength": strength, "images": fake[: 2 * len(data.characters)]}
         rows.append(about | scores[name] | right[name])
         print(f"{name}: distance {score['distance']:.2f}, recall {score['recall']:.2f}")
@@ -64,11 +61,9 @@ def balance(
     baselines = evaluation.baselines(evaluator, data)
     more = {"seconds": seconds, "device": device, "discriminator_right": right}
     _save("gan_mnist_balance", config, data, scores, baselines, more)
-    caption = (
-        f"Conditional GANs, {player_steps:,} steps of each player or what is said; nothing else differs."
-    )
+    what = f"Conditional GANs, {player_steps:,} steps of each player or what is said; nothing else differs."
     path = config.figs_dir() / "GAN_mnist_balance.png"
-    figures.balance(path, rows, baselines["real"], _caption(config, data, caption))
+    figures.balance(path, rows, baselines["real"], _caption(config, data, what))
     best, *_, worst = sorted((score["distance"], name) for name, score in scores.items())
     print(f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}. Figure: {path}")
     return 0
@@ -76,35 +71,28 @@ def balance(
 
 def _variants(channels: int, quick: bool) -> list[tuple[str, set[str], float, dict[str, Any]]]:
     """A name, what is changed, the discriminator's strength by it, and the change of the preset."""
-    variants: list[tuple[str, set[str], float, dict[str, Any]]] = []
-    for strength in (0.25, 0.5, 1, 2, 4):
-        width = round(channels * strength)
-        ways = {"width", "steps"} if strength == 1 else {"width"}
-        variants.append((f"discriminator of {width} channels", ways, strength, {"d_channels": width}))
-    if quick:
-        variants = variants[1:3]
-    else:
-        variants += [
-            ("generator: 4 steps to 1", {"steps"}, 0.25, {"d_every": 4}),
-            ("generator: 2 steps to 1", {"steps"}, 0.5, {"d_every": 2}),
-            ("discriminator: 2 steps to 1", {"steps"}, 2.0, {"g_every": 2}),
-            ("discriminator: 4 steps to 1", {"steps"}, 4.0, {"g_every": 4}),
-        ]
-    name = "without the minibatch standard deviation"
-    return [*variants, (name, {"minibatch_std"}, 1.0, {"minibatch_std": False})]
+    widths = {strength: round(channels * strength) for strength in (0.25, 0.5, 1, 2, 4)}
+    variants: list[tuple[str, set[str], float, dict[str, Any]]] = [
+        (f"discriminator of {width} channels", {"width"}, strength, {"d_channels": width})
+        for strength, width in widths.items()
+    ]
+    variants[2][1].add("steps")
+    variants += [
+        ("generator: 4 steps to 1", {"steps"}, 0.25, {"d_every": 4}),
+        ("generator: 2 steps to 1", {"steps"}, 0.5, {"d_every": 2}),
+        ("discriminator: 2 steps to 1", {"steps"}, 2.0, {"g_every": 2}),
+        ("discriminator: 4 steps to 1", {"steps"}, 4.0, {"g_every": 4}),
+    ]
+    without = "without the minibatch standard deviation", {"minibatch_std"}, 1.0, {"minibatch_std": False}
+    return [*(variants[1:3] if quick else variants), without]
 
 
 def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.device) -> int:
-    """Writes with each of the three methods, scores what was written, and saves the three in one file.
-
-    Returns the exit code.
-    """
+    """Writes with each of the three methods, scores what was written, and saves the three in one file."""
     samplers = {name: inference.load_chosen(config, method, device, data) for method, name in METHODS.items()}
     count = len(data.characters)
     labels, all_labels = torch.arange(WRITTEN) % count, torch.arange(len(data.test)) % count
-    scores: Scores = {}
-    images, distances = {}, {}
-    start = time.monotonic()
+    scores, images, distances, start = Scores(), {}, {}, time.monotonic()
     for name, sampler in samplers.items():
         rng, writing_start = torch.Generator().manual_seed(config.seed), time.monotonic()
         written, _ = sampler.sample(labels, rng)
@@ -122,16 +110,14 @@ def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.devic
         }
         distances[name] = evaluator.distances(fake, all_labels)
         images[name] = written[: 2 * count]
+    path = config.runs / "gan_mnist-all" / "digits.safetensors"
+    inference.save(path, samplers.values(), half=True)
     distances["real"] = evaluator.distances(*data.training_sample(len(data.test)))
-    baselines = evaluation.baselines(evaluator, data)
     more = {"seconds": time.monotonic() - start, "device": device, "distance_by_class": distances}
-    _save("gan_mnist_methods", config, data, scores, baselines, more)
+    _save("gan_mnist_methods", config, data, scores, evaluation.baselines(evaluator, data), more)
     figure = config.figs_dir() / "GAN_mnist_methods.png"
     caption = f"The first of {WRITTEN:,} written characters; distances of {len(data.test):,}."
     figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
-
-    path = config.runs / "gan_mnist-all" / "digits.safetensors"
-    inference.save(path, samplers.values(), half=True)
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
     print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figure}")

@@ -41,14 +41,14 @@ NAMES = {"embed_size": "embedding size", "hidden_size": "hidden size", "num_laye
 SEEDS = 3
 
 
-def two_layers(size: int, dropout: float) -> nn.Module:
-    """The head of lstm.py."""
-    return nn.Sequential(nn.Linear(size, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, 1))
-
-
+HEADS = {
+    "RNN": lambda size, dropout: nn.Linear(size, 1),
+    "LSTM": lambda size, dropout: nn.Sequential(
+        nn.Linear(size, 64), nn.ReLU(), nn.Dropout(dropout), nn.Linear(64, 1)
+    ),
+}
 MODELS = {  # those of the two scripts, which a study does not import
-    "RNN": partial(SpamClassifier, cell=nn.RNN, head=lambda size, dropout: nn.Linear(size, 1)),
-    "LSTM": partial(SpamClassifier, cell=nn.LSTM, head=two_layers),
+    kind: partial(SpamClassifier, cell=getattr(nn, kind), head=head) for kind, head in HEADS.items()
 }
 
 
@@ -61,12 +61,8 @@ def collapse(
     """Trains the earlier set-up and one model of the repaired kind on the classic split, and draws both.
 
     The classic split keeps duplicates, so it flatters; it is used here because the earlier version used it.
-
-    Returns:
-        the exit code.
     """
     start = time.monotonic()
-    name, figs = f"{script}_collapse", config.figs_dir()
     indices = train_test_split(
         np.arange(len(data)), test_size=0.2, stratify=data.labels, random_state=CLASSIC_SEED
     )
@@ -80,36 +76,35 @@ def collapse(
     repaired = fit(replace(config, n_models=1), build, train, run, "repaired")
     answers["repaired"] = repaired.probabilities(test.texts) >= 0.5
     run.finish()
-    scores = {method: evaluation.score_answers(test.labels, answer) for method, answer in answers.items()}
-    baselines = {"majority class": evaluation.score_answers(test.labels, np.zeros(len(test), bool))}
-    print(results.table(scores | baselines, digits=4))
+    everything = answers | {"majority class": np.zeros(len(test), bool)}
+    scores = {name: evaluation.score_answers(test.labels, answer) for name, answer in everything.items()}
+    print(results.table(scores, digits=4))
+    earlier, best, majority = (score["accuracy"] for score in scores.values())
+    baselines = {"majority class": scores.pop("majority class")}
 
     # Figure
-    earlier, repaired_accuracy = (scores[method]["accuracy"] for method in answers)
-    majority = baselines["majority class"]["accuracy"]
-    evaluated = pd.DataFrame(run.history).dropna(subset="validation_accuracy")
-    curves = evaluated.groupby("phase", sort=False)[["step", "validation_accuracy"]]
+    figs, name = config.figs_dir(), f"{script}_collapse"
+    evaluated = pd.DataFrame(run.history).dropna(subset="validation_accuracy").groupby("phase", sort=False)
     figures.collapse(
         figs / f"{name}.png",
-        lengths=lengths,
-        curves={method: table.to_numpy().T for method, table in curves},
-        majority=majority,
-        matrices={method: evaluation.confusion(test.labels, answer) for method, answer in answers.items()},
-        scores=scores,
+        lengths,
+        {method: table.to_numpy().T for method, table in evaluated[["step", "validation_accuracy"]]},
+        test.labels,
+        answers,
         title=f"Why {majority:.2%} was no result: the {kind} read padding, and answered ham to everything",
         caption=f"{data.name}, {len(data):,} messages with duplicates, the split of the earlier version; "
         f"{len(test):,} test messages, {int((~test.labels).sum()):,} of them ham.",
     )
-    shared: dict[str, Any] = {
+    about: dict[str, Any] = {
         "data": data,
         "count": len(test),
         "device": device,
         "seconds": time.monotonic() - start,
     }
-    results.save(figs, name, config, metrics=scores, baselines=baselines, trained=run.record, **shared)
+    results.save(figs, name, config, metrics=scores, baselines=baselines, trained=run.record, **about)
     print(
         f"The earlier set-up is right about {earlier:.2%}, the majority class about {majority:.2%}, the "
-        f"repaired {kind} about {repaired_accuracy:.2%}. Figure: {figs}/{name}.png"
+        f"repaired {kind} about {best:.2%}. Figure: {figs}/{name}.png"
     )
     if earlier != majority:
         print("It has not collapsed this time: it says more than ham to everything.")
@@ -122,7 +117,16 @@ def _earlier_set_up(
     """Trains the earlier net as the earlier version did; returns its answers to `test`, bool [N]."""
     lists = [tokenize(text.lower()) for text in train.texts]
     numbers = {word: i for i, word in enumerate(sorted(set(itertools.chain(*lists))), 1)}
-    words, labels = _padded(train, numbers, longest), torch.from_numpy(train.labels.astype(np.float32))
+
+    def padded(messages: Messages) -> Tensor:
+        """Numbers of words, int64 [N,longest]; words that are not in the vocabulary are left out."""
+        rows = torch.zeros(len(messages), longest, dtype=torch.int64)
+        for row, text in zip(rows, messages.texts, strict=True):
+            words = [numbers[word] for word in tokenize(text.lower()) if word in numbers]
+            row[: len(words)] = torch.tensor(words, dtype=torch.int64)
+        return rows
+
+    words, labels = padded(train), torch.from_numpy(train.labels.astype(np.float32))
     index, validation = sms_spam.folds(train.labels, 10, seed)[0]
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,28 +146,13 @@ def _earlier_set_up(
         return {"validation_accuracy": score["accuracy"], "validation_f1": score["f1"]}
 
     model = PaddedClassifier(kind, len(numbers)).to(run.device)
+    adam = torch.optim.Adam(model.parameters(), 1e-3)
+    steps = max(1, COLLAPSED_EPOCHS * len(index) // 64)
+    plain: dict[str, Any] = {"schedule": lambda progress: 1.0, "ema": 0}
     loop.supervised(
-        run,
-        "earlier set-up",
-        model,
-        torch.optim.Adam(model.parameters(), 1e-3),
-        loss,
-        batches,
-        steps=max(1, COLLAPSED_EPOCHS * len(index) // 64),
-        schedule=lambda progress: 1.0,
-        ema=0,
-        evaluate=evaluate,
+        run, "earlier set-up", model, adam, loss, batches, steps=steps, evaluate=evaluate, **plain
     )
-    return answers(model, _padded(test, numbers, longest))
-
-
-def _padded(messages: Messages, numbers: dict[str, int], longest: int) -> Tensor:
-    """Numbers of words, int64 [N,longest]; words that are not in the vocabulary are left out."""
-    rows = torch.zeros(len(messages), longest, dtype=torch.int64)
-    for row, text in zip(rows, messages.texts, strict=True):
-        words = [numbers[word] for word in tokenize(text.lower()) if word in numbers]
-        row[: len(words)] = torch.tensor(words, dtype=torch.int64)
-    return rows
+    return answers(model, padded(test))
 
 
 # ---------------------------------------------------------------------------------------------- --sweep
@@ -173,19 +162,12 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     """Trains single RNNs and LSTMs of many sizes, each with some seeds, and draws their scores.
 
     Each point is written to the run's folder when it is there; `--resume` goes on after the last one.
-
-    Returns:
-        the exit code.
     """
-    figs = config.figs_dir()
-    indices = {
-        seed: sms_spam.folds(data.labels, 5, seed)[0]
-        for seed in range(config.seed, config.seed + (1 if config.quick else SEEDS))
-    }
-    splits = {seed: (data.part(train), data.part(test)) for seed, (train, test) in indices.items()}
+    splits = {}
+    for seed in range(config.seed, config.seed + (1 if config.quick else SEEDS)):
+        train_index, test_index = sms_spam.folds(data.labels, 5, seed)[0]
+        splits[seed] = data.part(train_index), data.part(test_index)
     rows = _train_all(config, fit, data, splits, device)
-
-    # Beside the baselines
     simple: dict[str, list[dict[str, float]]] = {}
     for seed, (train, test) in splits.items():
         for name, answer in evaluation.baselines(train.texts, train.labels, test.texts, seed).items():
@@ -199,7 +181,7 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     }
 
     # Figure
-    majority = baselines["majority class"]["accuracy"]
+    figs = config.figs_dir()
     figures.scaling(
         figs / "rnn_scaling.png",
         rows,
@@ -207,11 +189,11 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
         title="Do vanilla RNNs scale? Single models of many sizes, RNN and LSTM",
         caption=f"{data.name}, {len(data):,} messages. One size is changed, the others are 32, 32 and 1. "
         f"Mean and deviation of {len(splits)} splits and seeds, test messages. Majority class: "
-        f"{majority:.2%}, F1 0.",
+        f"{baselines['majority class']['accuracy']:.2%}, F1 0.",
     )
     seconds = sum(sum(row["seconds"]) for row in rows)
-    shared: dict[str, Any] = {"data": data, "count": len(data), "device": device, "seconds": seconds}
-    results.save(figs, "rnn_scaling", config, metrics=metrics, baselines=baselines, points=rows, **shared)
+    about: dict[str, Any] = {"data": data, "count": len(data), "device": device, "seconds": seconds}
+    results.save(figs, "rnn_scaling", config, metrics=metrics, baselines=baselines, points=rows, **about)
     for kind in MODELS:
         means = [float(np.mean(row["accuracy"])) for row in rows if row["kind"] == kind]
         print(f"{kind}: accuracy {min(means):.2%} to {max(means):.2%} over all sizes")
@@ -226,10 +208,9 @@ def _train_all(
     path = config.run_dir("rnn_scaling") / "points.json"
     settings = {"data": data.name, "messages": len(data), "epochs": config.epochs, "seed": config.seed}
     points = _read_points(path, settings) if config.resume else {}
-    varied = {name: values[-2:] if config.quick else values for name, values in SIZES.items()}
     rows = []
-    for kind, (name, values) in itertools.product(MODELS, varied.items()):
-        for value in values:
+    for kind, (name, values) in itertools.product(MODELS, SIZES.items()):
+        for value in values[-2:] if config.quick else values:
             sizes = BASE | {name: value}
             keys = {seed: f"{kind} {sizes} seed {seed}" for seed in splits}
             for seed, key in keys.items():
@@ -239,8 +220,8 @@ def _train_all(
                     save_json(path, {"settings": settings, "points": points})
                     print(f"{key}: accuracy {points[key]['accuracy']:.4f}, F1 {points[key]['f1']:.3f}")
             point = pd.DataFrame([points[key] for key in keys.values()]).to_dict("list")
-            row = {"kind": kind, "vary": NAMES[name], "value": value}
-            rows.append(row | point | {"parameters": point["parameters"][0]})
+            point["parameters"] = point["parameters"][0]
+            rows.append({"kind": kind, "vary": NAMES[name], "value": value} | point)
     return rows
 
 
@@ -263,11 +244,7 @@ def _train_one(
 
 
 def _read_points(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The points of a sweep that was stopped.
-
-    Raises:
-        UserError: there are none, or of other settings.
-    """
+    """The points of a sweep that was stopped; a UserError where there are none, or of other settings."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         old, points = content["settings"], dict(content["points"])

@@ -147,6 +147,7 @@ class Run:
         *,
         settings: dict[str, Any],
         budget: dict[str, float | None] | None = None,
+        independent: bool = False,
         device: torch.device,
         resume: bool = False,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -159,6 +160,7 @@ class Run:
             settings: all that changes the result; must be the same for a run to go on.
             budget: what was asked for, such as {"minutes": 5}. When the run goes on it may be larger: then
                 the phase at work, or the last one, is trained for longer, with a new schedule.
+            independent: whether no phase starts from another's result; then all are trained for longer.
             resume: whether to go on from the folder's checkpoint.
             precision: of forward passes and losses; `auto` follows from the processor, see `pick_precision`.
             checkpoint_every: seconds between checkpoints.
@@ -170,7 +172,7 @@ class Run:
         self.path = checkpoint(run_dir)
         self.settings = json.loads(json.dumps(settings, default=str))
         self.budget = {name: value for name, value in (budget or {}).items() if value is not None}
-        self.device, self.checkpoint_every = device, checkpoint_every
+        self.device, self.checkpoint_every, self.independent = device, checkpoint_every, independent
         self.precision = pick_precision(device) if precision == "auto" else precision
         self.history: list[dict[str, Any]] = []
         self.record: dict[str, dict[str, Any]] = {}
@@ -181,7 +183,6 @@ class Run:
         self._owns_file = resume  # False while the file, if any, is of an older run
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
         self._saved = False  # nothing would be lost by stopping right now
-        self._longer = False  # the budget has grown since the checkpoint
         if resume and not self.path.exists():
             raise UserError(f"--resume: there is no {self.path}; start without --resume")
         self._lock(run_dir)
@@ -225,10 +226,13 @@ class Run:
         self._started.add(phase.name)
         finished = self._finished.get(phase.name)
         before = finished.get("state") if finished else self._pending
+        record = self.record.setdefault(phase.name, {})
+        longer = (steps or 0) > record.get("steps", math.inf)
+        longer = longer or (minutes or 0) > record.get("minutes", math.inf)
         try:
             if finished:
                 self.result(phase)
-                if not self._longer or before is None or self._pending:
+                if not longer or before is None or (self._pending and not self.independent):
                     return False
             if before and before["name"] != phase.name:
                 raise ValueError(phase.name)
@@ -238,10 +242,10 @@ class Run:
             raise UserError(
                 f"--resume: {self.path} does not fit phase {phase.name} or its model; start without --resume"
             ) from None
-        self._pending = None
-        record = self.record.setdefault(phase.name, {})
+        if not finished:
+            self._pending = None
         phase.start = time.monotonic() - record.get("seconds", 0.0)
-        if self._longer and phase.steps:
+        if longer and phase.steps:
             if minutes is not None:
                 steps = phase.steps + round(60 * (minutes - record["minutes"]) / record["seconds_per_step"])
                 record["minutes"] = minutes
@@ -260,7 +264,7 @@ class Run:
 
     def finish_phase(self, phase: Phase) -> None:
         """Keeps what the phase has trained."""
-        for earlier in self._finished.values():
+        for earlier in () if self.independent else self._finished.values():
             earlier.pop("state", None)  # only the last phase can be trained for longer
         self._finished[phase.name] = copy.deepcopy(
             {"weights": phase.average.state_dict(), "rng": get_rng(self.device), "state": phase.pack()}
@@ -321,7 +325,6 @@ class Run:
                 f"--resume: the run in {self.path.parent} has {was}, now it is {now}; give as much or more, "
                 "or start without --resume"
             )
-        self._longer = old != new
         if content["machine"] != device_name(self.device):
             say(
                 f"The checkpoint is from {content['machine']}, this is {device_name(self.device)}: "

@@ -12,7 +12,7 @@ from common.cli import UserError
 from common.datasets.imagenet_archive import check_complete, image_name, open_index
 from util.imagenet.jobs import describe
 from util.imagenet.shrinking import ROWS, start_worker, undecodable
-from util.imagenet.sources import Kind, parse_name
+from util.imagenet.sources import parse_name
 from util.imagenet.tars import BLOCK, Archive, parse
 from util.imagenet.unpacking import measure, read_manifest
 
@@ -59,7 +59,6 @@ def _check_folder(folder: Path, decode: bool, workers: int) -> tuple[str, list[s
 def _check_index(path: Path, decode: bool, workers: int) -> tuple[str, list[str]]:
     """What is in it, and what is wrong: compares every row with the header in the archive."""
     rows, about = open_index(path)
-    kind: Kind = "training images" if about["split"] == "train" else "validation images"
     with closing(Archive(path, chunk=BLOCK)) as archive:
         for row in rows:
             offset, size, label, number = row.item()
@@ -67,7 +66,7 @@ def _check_index(path: Path, decode: bool, workers: int) -> tuple[str, list[str]
             member = parse(archive, archive.position, archive.peek(BLOCK))
             wnid = about["wnids"][label]
             name = image_name(about["split"], wnid, number)
-            parsed = parse_name(kind, member.name, {number: wnid})
+            parsed = parse_name(member.name, {number: wnid})
             if parsed != (about["split"], wnid, name, number) or member.size != size:
                 return str(path), [f"the index has {name} at byte {offset:,}, where {member.name} is"]
     parts = [(path, first) for first in range(0, len(rows), ROWS)]

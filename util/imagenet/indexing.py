@@ -12,14 +12,14 @@ from common.files import check_writable
 from util.imagenet.jobs import say
 from util.imagenet.labels import labels_for
 from util.imagenet.settings import Settings
-from util.imagenet.sources import KNOWN, Choice, Group, Labels, Source, groups_of_tar
-from util.imagenet.tars import BLOCK, CHUNK, Archive
+from util.imagenet.sources import COMPRESSED, KNOWN, Choice, Group, Labels, Source, groups_of_tar
+from util.imagenet.tars import BLOCK, CHUNK, LONG, Archive
 
 
 def make_indices(sources: list[Source], settings: Settings) -> None:
     """Writes an index beside each archive; what can be refused is, before the first one is read."""
     for source in sources:
-        if not source.path or not source.size or source.kind == "Imagenette":
+        if not source.path or not source.size or len(source.splits) > 1:
             what = "takes an archive of ImageNet, on disk and not compressed"
             raise UserError(f"--mode index {what}; {source.path or 'standard input'} is none")
         check_writable(source.path.parent)
@@ -39,9 +39,11 @@ def _make_index(source: Source, path: Path, labels: Labels, settings: Settings) 
     hashed = bool(settings.md5) or settings.verify == "md5"
     say(f"reading the headers of {path}")
     with closing(Archive(path, md5=hashed, chunk=CHUNK if hashed else BLOCK)) as archive:
-        rows, wnids = _rows(groups_of_tar(archive, archive.size, source.kind, labels), choice)
+        rows, wnids = _rows(groups_of_tar(archive, archive.size, source, labels), choice)
         md5 = archive.md5()
     choice.check(settings.source)
+    if odd := {COMPRESSED, LONG} & set(source.notes):
+        raise UserError(f"--mode index takes plain archives, and {path} has {odd.pop()}; leave it out")
     known = KNOWN.get(path.name)
     right = settings.md5 or (known.md5 if known and known.bytes == state.st_size else md5)
     if md5 and md5 != right:
@@ -56,7 +58,11 @@ def _make_index(source: Source, path: Path, labels: Labels, settings: Settings) 
     }
     write_index(path, rows, about)
     part = f"; only a part: {settings.part()}" if settings.part() else ""
-    print(f"{index_files(path)[0]}: {len(rows):,} images of {len(wnids):,} classes{part}")
+    print(
+        f"{index_files(path)[0]}: {len(rows):,} images of {len(wnids):,} classes{part}",
+        *source.told(),
+        sep="\n",
+    )
 
 
 def _rows(groups: Iterator[Group], choice: Choice) -> tuple[np.ndarray, list[str]]:

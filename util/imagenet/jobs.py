@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from itertools import islice, pairwise
 from typing import Any
+from zipfile import BadZipFile
 
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from util.imagenet import unpacking
 from util.imagenet.labels import labels_for
 from util.imagenet.settings import Settings, space
 from util.imagenet.sources import KNOWN, Choice, Group, Source, groups_of_folder, groups_of_tar
-from util.imagenet.tars import BLOCK, CHUNK, Archive
+from util.imagenet.tars import BLOCK, CHUNK, Archive, Parts
 
 
 def say(line: str) -> None:
@@ -70,8 +71,9 @@ class Job:
     def __init__(self, source: Source, settings: Settings) -> None:
         self.source, self.settings = source, settings
         self.labels: dict[int, str] = {}
-        self.path = source.path if source.path and source.path.is_file() else None
-        self.bytes = self.path.stat().st_size if self.path else None
+        is_tar = source.path and source.path.is_file() and source.kind != "folders of images"
+        self.path = source.path if is_tar else None
+        self.bytes = sum(p.stat().st_size for p in source.parts or [self.path]) if self.path else None
         folders = [settings.out / split for split in source.splits]
         self.where = " and ".join(map(str, folders))
         self.splits = [unpacking.Split(folder, settings, self.bytes, source.flat) for folder in folders]
@@ -80,11 +82,11 @@ class Job:
         known = KNOWN.get(self.path.name) if self.path else None
         self.known = known if known and known.bytes in (None, self.bytes) else None
         self.expected = settings.md5 or (self.known.md5 if self.known else None)
-        if source.path and not self.path and (settings.md5 or settings.verify == "md5"):
-            raise UserError(f"an md5 is that of an archive, and {settings.source} is a folder; leave it out")
+        if source.path and (not self.path or source.parts) and (settings.md5 or settings.verify == "md5"):
+            raise UserError(f"an md5 is that of one tar, and {settings.source} is none; leave it out")
         if not settings.consume:
             return
-        if not source.path or not source.size or source.kind == "Imagenette":
+        if not source.path or not source.size or len(source.splits) > 1:
             raise UserError(f"--consume frees a tar on disk; {settings.source} is none")
         real = source.path.resolve()
         if not os.access(real, os.W_OK) or not os.access(real.parent, os.W_OK):
@@ -98,8 +100,10 @@ class Job:
         return self.settings.need(self.bytes or self._inner_bytes())
 
     def _inner_bytes(self) -> int:
-        inner = self.source.path.glob("n*.tar") if self.source.path else ()
-        return sum(path.stat().st_size for path in inner)
+        path = self.source.path
+        if not path or path.is_file():  # a zip, most of which are the training images
+            return path.stat().st_size if path and "train" in self.source.splits else 0
+        return sum(inner.stat().st_size for inner in path.glob("n*.t*"))
 
     def plan(self) -> str:
         """What would be done, in words; makes nothing."""
@@ -110,6 +114,7 @@ class Job:
             starts, broken = self._outline(self.source.size)
             lines.append(f"{len(starts):,} classes in {self.bytes:,} bytes")
             lines += [f"broken: {broken}"] if broken else []
+            lines += self.source.told()
         lines += [f"only a part: {settings.part()}"] if settings.part() else []
         need = f"{self.need() / 1e9:,.1f} GB; {free / 1e9:,.1f} GB, {inodes:,} files are free"
         lines.append(f"takes about {need}")
@@ -122,7 +127,7 @@ class Job:
         starts: list[int] = []
         with closing(Archive(self.path, chunk=BLOCK)) as archive:
             try:
-                for group in groups_of_tar(archive, end, self.source.kind, self.labels, closed=closed):
+                for group in groups_of_tar(archive, end, self.source, self.labels, closed=closed):
                     starts.append(group.start - BLOCK if starts else 0)  # folders may stand before the first
                     if self.source.flat:
                         deque(group.images, maxlen=0)
@@ -148,11 +153,18 @@ class Job:
                 source = self.splits[0].head["source"]
                 about = {"archive": source["archive"], "archive_bytes": source["bytes"], "md5": md5}
                 for split in self.splits:
+                    if len(self.splits) > 1 and split.is_empty():
+                        continue  # the archive might have had both
                     split.complete(about | {"verified": verified})
                     print(f"{split.folder}: {describe(split.about)}")
                     if kept := split.about["kept"]:
                         print(f"  {kept:,} could not be shrunk and are as they were; see {MANIFEST}")
-        except (OSError, BrokenProcessPool) as error:
+                print(*self.source.told(), sep="\n", end="\n" if self.source.notes else "")
+        except BrokenPipeError:
+            raise
+        except BadZipFile as error:
+            raise UserError(f"{self.source.path}: {error}; fetch it again") from None
+        except (OSError, MemoryError, BrokenProcessPool) as error:
             raise unpacking.failure(error, self.splits) from None
         if self.settings.consume and self.path:
             self.path.resolve().unlink()
@@ -209,10 +221,11 @@ class Job:
             say("the md5 is not checked, since not all is read; --verify md5 reads all of it")
             verify = "fast"
         md5 = None
-        archive = stdin or Archive(self.path, md5=verify == "md5")
+        parts = Parts(self.source.parts) if len(self.source.parts) > 1 else None
+        archive = stdin or Archive(self.path, md5=verify == "md5", file=parts)
         with closing(archive), progress_bar(self.bytes) as bar:
             if not all(split.is_written() for split in self.splits):
-                groups = groups_of_tar(archive, archive.size, self.source.kind, self.labels)
+                groups = groups_of_tar(archive, archive.size, self.source, self.labels)
                 self._add(groups, bar, archive)
             if verify == "md5" and not (stdin and settings.classes):  # which stops as soon as it can
                 md5 = self._check_md5(archive, self.splits)
@@ -297,10 +310,14 @@ class Job:
         starts, broken = self._outline(end, closed=closed) if end else ([], None)
         if broken:
             raise broken
+        if self.source.notes:
+            raise UserError(
+                f"--consume takes archives as plain as ImageNet's own; {path} is none; leave it out"
+            )
         with closing(Archive(path)) as archive, progress_bar(end) as bar:
             for start, stop in reversed([*pairwise([*starts, end])]):
                 os.truncate(path, stop)
                 archive.seek(start)
-                groups = groups_of_tar(archive, stop, self.source.kind, self.labels, closed=closed)
+                groups = groups_of_tar(archive, stop, self.source, self.labels, closed=closed)
                 self._add(islice(groups, 1), bar, until=start, before=stop)
                 bar.update(end - start - bar.n)

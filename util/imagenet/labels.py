@@ -7,6 +7,8 @@ The images are keyed by their number, never by their position in a listing: numb
 import io
 import re
 import tarfile
+import zipfile
+from itertools import chain
 from pathlib import Path
 
 from common.cli import UserError
@@ -25,12 +27,16 @@ def labels_for(source: Source, settings: Settings) -> dict[int, str]:
     """
     if settings.labels and not settings.labels.exists():
         raise UserError(f"--labels {settings.labels} does not exist; name {DEVKIT}.tar.gz or {KAGGLE}")
-    if not source.unlabeled:
+    if not source.unlabeled and not settings.labels:
         return {}
+    zips = []
+    if source.path and zipfile.is_zipfile(source.path):  # Kaggle's has them inside
+        with zipfile.ZipFile(source.path) as archive:
+            zips = [source.path] if KAGGLE in map(_last, archive.namelist()) else []
     beside = [*source.path.resolve().parents][:4] if source.path else []
     names = (f"{DEVKIT}.tar.gz", f"{DEVKIT}.tar", DEVKIT, KAGGLE, TRUTH)
     candidates = (folder / name for folder in [*beside, settings.out, Path.cwd()] for name in names)
-    path = settings.labels or next((path for path in candidates if path.exists()), None)
+    path = settings.labels or next((path for path in chain(zips, candidates) if path.exists()), None)
     if path is None:
         raise UserError(
             f"the validation images need their labels: put {DEVKIT}.tar.gz or {KAGGLE} "
@@ -48,6 +54,10 @@ def read_labels(path: Path) -> dict[int, str]:
     try:
         if path.suffix == ".csv":
             return _kaggle(path.read_text(encoding="utf-8-sig"))
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next((name for name in archive.namelist() if _last(name) == KAGGLE), KAGGLE)
+                return _kaggle(archive.read(name).decode("utf-8-sig"))
         if path.is_dir() or path.name == TRUTH:
             folder = path.parent if path.name == TRUTH else path
             folder = folder / "data" if (folder / "data").is_dir() else folder
@@ -56,12 +66,16 @@ def read_labels(path: Path) -> dict[int, str]:
             truth, meta = (devkit.extractfile(f"{DEVKIT}/data/{name}") for name in (TRUTH, "meta.mat"))
             assert truth and meta
             return _devkit(truth.read().decode(), meta.read())
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file leads tarfile and SciPy into
         why = " ".join(str(error).split())  # tarfile's has lines
         remedy = f"name {DEVKIT}.tar.gz or {KAGGLE} by --labels"
         raise UserError(f"{path} gives no labels ({why}); {remedy}") from None
+
+
+def _last(name: str) -> str:
+    return name.rsplit("/", 1)[-1]
 
 
 def _kaggle(text: str) -> dict[int, str]:

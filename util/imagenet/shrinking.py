@@ -57,6 +57,8 @@ def shrunk(data: bytes, size: int, quality: int) -> tuple[bytes, str]:
             small = image.convert("RGB").resize(new_size, Image.Resampling.BICUBIC)
         file = BytesIO()
         small.save(file, "JPEG", quality=quality, optimize=True, exif=exif)
+    except MemoryError:  # which says nothing of the image
+        raise
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
         return data, " ".join(str(error).split()) or type(error).__name__
     return file.getvalue(), ""
@@ -80,6 +82,8 @@ def undecodable(path: Path, first: int) -> list[str]:
         try:
             with Image.open(file) as image:
                 image.load()
+        except MemoryError:
+            raise
         except Exception as error:  # a decoder raises whatever a damaged file leads it into
             problems.append(f"{name} cannot be decoded ({error})")
     return problems

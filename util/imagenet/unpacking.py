@@ -25,6 +25,7 @@ from typing import Any
 
 from common.cli import UserError
 from common.datasets.imagenet_archive import COMPLETE, FORMAT, JOURNAL, MANIFEST, check_complete
+from common.files import cause_of
 from util.imagenet.settings import Settings
 from util.imagenet.shrinking import shrink_batch, start_worker, write
 from util.imagenet.sources import Image
@@ -215,6 +216,14 @@ class Split:
         self.settle()
         self._write({"wrong": md5})
 
+    def is_empty(self) -> bool:
+        """Whether no image of it came; then nothing is left of it."""
+        if has_images := any(self._partial.glob("n*")):
+            return not has_images
+        self._journal.close()
+        _remove(self.folder)
+        return True
+
     def is_written(self) -> bool:
         """Whether all images are, of a set without classes in order; then the archive is not read again."""
         return bool(self.last.get("renaming"))
@@ -336,18 +345,19 @@ def locked(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         raise UserError(f"another unzip_imagenet is at work in {folder}; wait for it, or end it") from None
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; name another --out") from None
+        raise UserError(f"cannot write to {folder}: {cause_of(error)}; name another --out") from None
     with held:
         yield
 
 
-def failure(error: OSError | BrokenProcessPool, splits: list[Split]) -> UserError:
+def failure(error: Exception, splits: list[Split]) -> UserError:
     """What to say where writing fails."""
     done = sum(len(split.finished) for split in splits)
     stays = f"{done:,} classes are finished and stay; the same command goes on"
     if isinstance(error, BrokenProcessPool):
         ended = "a worker process was ended, perhaps for memory"
         return UserError(f"{ended}; {stays}, with --workers 1 if need be")
-    if error.errno in FULL:
+    if getattr(error, "errno", None) in FULL:
         return UserError(f"the disk of {splits[0].folder} is full; free some space: {stays}")
-    return UserError(f"{error.filename or splits[0].folder}: {error.strerror}; {stays}")
+    where = getattr(error, "filename", None) or splits[0].folder
+    return UserError(f"{where}: {cause_of(error)}; {stays}")
