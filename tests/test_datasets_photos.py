@@ -319,12 +319,20 @@ def test_an_archive_of_another_kind_is_named_for_what_it_is(tmp_path: Path) -> N
         photos.find(str(tmp_path / "pipe.tar"))
 
 
-def test_an_unknown_home_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_home_is_one_line_or_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="--data ~nosuchuser/x: there is no such home"):
         photos.find("~nosuchuser/x")
     monkeypatch.setenv("IMAGENET_DIR", "~nosuchuser/x")
     with pytest.raises(UserError, match=r"^\$IMAGENET_DIR ~nosuchuser/x: there is no such home"):
         photos.find("auto")
+
+    def os_cache(project: str) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(imagenet.pooch, "os_cache", os_cache)
+    assert len(imagenet.listing(folder_of(tmp_path / "mine", 3))) == 3
 
 
 def test_auto_takes_the_users_imagenet_before_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,6 +450,14 @@ def test_the_training_archive_finds_its_test_photos_next_to_it(unpacked: Path, p
     assert below(photos.find(str(packed)).test) == below(alone.test)
     (unpacked / "val").rename(packed / "val")  # one of each kind
     assert len(photos.find(str(tar)).test) == len(photos.find(str(packed)).test) == 20
+
+
+def test_an_index_of_an_earlier_version_stays_valid(packed: Path) -> None:
+    description = packed / "ILSVRC2012_img_train.tar.index.json"
+    about = json.loads(description.read_text())
+    about["pictures"] = about.pop("images")
+    description.write_text(json.dumps(about))
+    assert len(photos.find(str(packed)).test) == 20
 
 
 def test_gan_upscale_trains_from_the_archive_and_its_note_reaches_screen_and_results(

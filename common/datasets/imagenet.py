@@ -126,7 +126,11 @@ def listing(root: Path) -> PhotoList:
 def cache_of(root: Path) -> Path:
     """The file that keeps the listing of a folder, by today's suffixes."""
     key = hashlib.blake2b(os.fsencode(root.resolve()) + repr(SUFFIXES).encode(), digest_size=16).hexdigest()
-    return Path(pooch.os_cache("deep-learning-experiments")) / f"listing-{key}.npz"
+    try:
+        folder = Path(pooch.os_cache("deep-learning-experiments"))
+    except RuntimeError:  # this user has no home
+        folder = Path(tempfile.gettempdir()) / f"deep-learning-experiments-{os.getuid()}"
+    return folder / f"listing-{key}.npz"
 
 
 def save_listing(cache: Path, photos: PhotoList, changed: dict[str, int]) -> None:

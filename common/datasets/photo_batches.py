@@ -173,48 +173,40 @@ def _scale(image: Image.Image) -> np.ndarray:
 def in_order(source: Source, order: Iterable[int], workers: int) -> Iterator[Decoded]:
     """The images of those numbers, decoded by worker processes a little ahead of time.
 
+    Each worker has a pipe of its own: if one is killed while it writes, the others do not wait for its lock.
+
     Raises:
         WorkerKilled: as it says.
     """
     if not workers:
         yield from (decode(source, i) for i in order)
         return
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(source,))
-    arriving: deque[Future[Decoded]] = deque()
+    pipes: list[Connection] = []
+    processes: list[Process] = []
     try:
-        for i in order:
-            arriving.append(pool.submit(_decode, i))
-            if len(arriving) > 2 * workers:
-                yield arriving.popleft().result()
-        while arriving:
-            yield arriving.popleft().result()
-    except BrokenProcessPool:
+        for _ in range(workers):
+            pipe, theirs = Pipe()
+            processes.append(Process(target=_work, args=(source, theirs), daemon=True))
+            processes[-1].start()
+            theirs.close()
+            pipes.append(pipe)
+        numbers, turns = iter(order), itertools.cycle(pipes)
+        waiting = deque(pipe for pipe, i in zip(pipes * 2, numbers) if not pipe.send(i))
+        while waiting:
+            pipe = waiting.popleft()
+            image = pipe.recv()
+            if (i := next(numbers, None)) is not None:
+                pipe.send(i)
+                waiting.append(pipe)
+            if isinstance(image, Exception) and not isinstance(image, Unreadable):
+                raise image
+            yield image
+    except (EOFError, OSError):
         cause = "a worker that reads photos was killed, perhaps for memory"
         remedy = "close other programs, then start again; --resume goes on from the last checkpoint"
         raise WorkerKilled(f"{cause}; {remedy}") from None
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_source: Source  # in a worker: what it reads
-
-
-def _start_worker(source: Source) -> None:
-    global _source
-    _source = source
-    torch.set_num_threads(1)  # a forked process has none of torch's other threads
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for name in {"SIGINT", "SIGHUP"} & {*dir(signal)}:  # the main process answers these, and ends its workers
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-    def follow() -> None:
-        main = parent_process()
-        assert main is not None
-        main.join()  # however it ends; a worker would wait for ever to hand over its images
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _decode(i: int) -> Decoded:
-    return decode(_source, i)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
