@@ -4,16 +4,16 @@ The batch of a step follows from the seed and the step alone, whatever the worke
 began: a run that is resumed goes on as if it had never stopped.
 """
 
+import contextlib
 import functools
+import gc
 import itertools
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import parent_process
+from multiprocessing import Pipe, Process
+from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
@@ -157,7 +157,8 @@ def shuffled(position: int, count: int, seed: int) -> int:
 
 def decode(source: Source, i: int) -> Decoded:
     """Image i of the source; of a panorama the central part, since all of it would fill the memory."""
-    return source.read(source.items[i], _scale)
+    decoded: Decoded = source.read(source.items[i], _scale)
+    return decoded
 
 
 def _scale(image: Image.Image) -> np.ndarray:
@@ -186,16 +187,18 @@ def in_order(source: Source, order: Iterable[int], workers: int) -> Iterator[Dec
     try:
         for _ in range(workers):
             pipe, theirs = Pipe()
-            processes.append(Process(target=_work, args=(source, theirs), daemon=True))
+            pipes.append(pipe)
+            processes.append(Process(target=_work, args=(source, theirs, pipes), daemon=True))
             processes[-1].start()
             theirs.close()
-            pipes.append(pipe)
-        numbers, turns = iter(order), itertools.cycle(pipes)
-        waiting = deque(pipe for pipe, i in zip(pipes * 2, numbers) if not pipe.send(i))
+        numbers, waiting = iter(order), deque[Connection]()
+        for pipe, i in zip(pipes * 2, numbers, strict=False):
+            pipe.send(i)
+            waiting.append(pipe)
         while waiting:
             pipe = waiting.popleft()
             image = pipe.recv()
-            if (i := next(numbers, None)) is not None:
+            for i in itertools.islice(numbers, 1):
                 pipe.send(i)
                 waiting.append(pipe)
             if isinstance(image, Exception) and not isinstance(image, Unreadable):
@@ -210,3 +213,22 @@ def in_order(source: Source, order: Iterable[int], workers: int) -> Iterator[Dec
             process.terminate()
         for process in processes:
             process.join()
+
+
+def _work(source: Source, pipe: Connection, other_ends: list[Connection]) -> None:
+    """Decodes until the main process ends this one, or is gone, however it went: then the pipe breaks."""
+    for other in other_ends:  # a pipe breaks when nobody has its other end
+        other.close()
+    gc.freeze()  # what it has not yet closed is not to be closed here
+    torch.set_num_threads(1)  # a forked process has none of torch's other threads
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for name in {"SIGINT", "SIGHUP"} & {*dir(signal)}:  # these are for the main process to answer
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            i = pipe.recv()
+            try:
+                image: Decoded | Exception = decode(source, i)
+            except Exception as error:
+                image = error
+            pipe.send(image)
