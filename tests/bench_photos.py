@@ -37,6 +37,7 @@ from torchvision.transforms import functional as TF
 from common.datasets import imagenet, imagenet_archive, photo_batches, photos
 from common.datasets.dead_leaves import dead_leaves
 from gan_upscale import pairs
+from util.imagenet.indexing import write_index
 
 UNZIP = Path(__file__).parents[1] / "util" / "unzip_imagenet"
 BATCH, WORKERS = 16, 2
@@ -194,7 +195,7 @@ def generate_index(root: Path, split: str, count: int) -> Path:
         file.truncate(count * 100_000)
     state = tar.stat()
     about = {"archive_bytes": state.st_size, "archive_mtime_ns": state.st_mtime_ns, "md5": None}
-    imagenet_archive.write_index(tar, rows, about | {"split": split, "wnids": wnids, "part": None})
+    write_index(tar, rows, about | {"split": split, "wnids": wnids, "part": None})
     return tar
 
 

@@ -31,6 +31,7 @@ from common.cli import UserError, one_line
 from common.datasets import imagenet, imagenet_archive, photo_batches, photos
 from common.datasets.dead_leaves import dead_leaves
 from common.datasets.images import resize_shorter
+from util.imagenet.indexing import write_index
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -367,7 +368,7 @@ def archive_of(folder: Path, tar: Path, part: str | None = None) -> Path:
     rows.sort(key=lambda row: row[2:])
     about = {"archive_bytes": tar.stat().st_size, "archive_mtime_ns": tar.stat().st_mtime_ns, "md5": None}
     about |= {"split": folder.name, "wnids": wnids, "part": part}
-    imagenet_archive.write_index(tar, np.array(rows, imagenet_archive.ROW), about)
+    write_index(tar, np.array(rows, imagenet_archive.ROW), about)
     return tar
 
 
@@ -468,7 +469,7 @@ def test_held_back_photos_of_an_archive_are_a_tenth_and_stay_so(tmp_path: Path) 
     about |= {"split": "train", "wnids": wnids, "part": None}
 
     def held_back(rows: np.ndarray) -> set[str]:
-        imagenet_archive.write_index(tar, rows, about)
+        write_index(tar, rows, about)
         return set(below(photos.find(str(tar), limit=10_000).test))
 
     test = held_back(rows)

@@ -11,15 +11,11 @@ One core generates some 75 a second: `python -m tests.bench_dead_leaves`.
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE = 256
-"""Pixels: as long as the shorter side of the photos that are scored."""
-FINER = 2
-"""Shapes are drawn at twice the size and averaged, which makes their edges as soft as a camera does."""
+SIDE = 256  # pixels: as long as the shorter side of the photos that are scored
+FINER = 2  # shapes are drawn at twice the size and averaged: their edges are as soft as a camera's
 SHAPES = 600
-GROUND = 60
-"""Of the shapes: the large ones that fall first, so that nothing stays empty."""
-CORNERS, OFTEN = (3, 4, 5, 24), (0.15, 0.3, 0.1, 0.45)
-"""Corners of a shape, and how often there are so many; 24 pass for an ellipse."""
+GROUND = 60  # of the shapes: the large ones that fall first, so that nothing stays empty
+CORNERS, OFTEN = (3, 4, 5, 24), (0.15, 0.3, 0.1, 0.45)  # 24 pass for an ellipse
 
 
 def dead_leaves(seed: int) -> Image.Image:
@@ -49,9 +45,8 @@ def dead_leaves(seed: int) -> Image.Image:
 def _fallen(random: np.random.Generator) -> np.ndarray:
     side = SIDE * FINER
     # a density of r^-3 gives every scale the same area, up to three times as wide as the image
-    radius = np.concatenate(
-        [_power_law(random, 60, 900, GROUND), _power_law(random, 5, 300, SHAPES - GROUND)]
-    )
+    sizes = (60, 900, GROUND), (5, 300, SHAPES - GROUND)
+    radius = np.concatenate([_power_law(random, *size) for size in sizes])
     centre = random.uniform(-0.1 * side, 1.1 * side, (SHAPES, 2))
     # half of the others fall in heaps: photos have busy and empty parts
     heap = random.uniform(0, side, (6, 2))[random.integers(0, 6, SHAPES)] + random.normal(0, 60, (SHAPES, 2))
@@ -75,8 +70,7 @@ def _fallen(random: np.random.Generator) -> np.ndarray:
 
 def _power_law(random: np.random.Generator, smallest: float, largest: float, count: int) -> np.ndarray:
     """Radii [count] with a density of r^-3."""
-    low, high = largest**-2, smallest**-2
-    return random.uniform(low, high, count) ** -0.5
+    return random.uniform(largest**-2, smallest**-2, count) ** -0.5
 
 
 def _pink_noise(random: np.random.Generator) -> np.ndarray:

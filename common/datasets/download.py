@@ -33,9 +33,9 @@ def fetch(url: str, file: IO[bytes], md5: str = "") -> None:
     )
     get(url, file, None)
     file.seek(0)
-    digest = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))  # type: ignore[arg-type]
+    has = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
     file.seek(0)
-    if md5 and (has := digest.hexdigest()) != md5:
+    if md5 and has != md5:
         raise OSError(f"{url} has another content than expected, its md5 is {has} instead of {md5}")
 
 

@@ -1,7 +1,7 @@
 """ImageNet's archives used in place: an index of where every image lies, and whether a folder is whole.
 
 Beside `X.tar` lie `X.tar.index.npy`, a row for every image sorted by (class, number), and
-`X.tar.index.json`, which says what the archive is. `util/unzip_imagenet` writes both.
+`X.tar.index.json`, which says what the archive is. `util/imagenet/indexing.py` writes both.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from common.cli import UserError, command_line
-from common.files import atomic_write, cause_of, save_json
+from common.files import cause_of
 
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("class", "<u2"), ("number", "<u4")])
 """Where a JPEG begins in the outer archive, its bytes, the place of its class in `wnids`, its number."""
@@ -28,22 +28,6 @@ def image_name(split: str, wnid: str, number: int) -> str:
 def index_files(tar: Path) -> tuple[Path, Path]:
     """The rows and the description."""
     return tar.with_name(tar.name + ".index.npy"), tar.with_name(tar.name + ".index.json")
-
-
-def write_index(tar: Path, rows: np.ndarray, about: dict[str, Any]) -> None:
-    """Writes both files, the description last: without it the rows count for nothing.
-
-    Args:
-        rows: of dtype `ROW`, sorted by class and number.
-        about: `archive_bytes` and `archive_mtime_ns` as they were before it was read, `md5` or None, `split`,
-            `wnids`, and `part`: None, or what the index leaves out.
-    """
-    npy, description = index_files(tar)
-    description.unlink(missing_ok=True)
-    with atomic_write(npy) as temporary:
-        np.save(temporary, rows, allow_pickle=False)
-    about = {"format": FORMAT, "archive": tar.name} | about | {"images": len(rows), "complete": True}
-    save_json(description, about)
 
 
 def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,16 +40,8 @@ LAYOUTS = [  # where ImageNet's `train` and `val` may be below a folder; Kaggle'
     for folder in ("", "ImageNet", "imagenet-object-localization-challenge")
     for below in ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 ]
-COMPRESSED = {
-    b"PK": "zip",
-    b"\x1f\x8b": "gzip",
-    b"BZ": "bzip2",
-    b"\xfd7": "xz",
-    b"7z": "7z",
-}  # first two bytes
+COMPRESSED = {b"PK": "zip", b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"7z": "7z"}  # by 2 bytes
 REMEDY = "name a folder of photos, ImageNet's training archive, or `auto`, `imagenette`, `builtin`"
-
-T = TypeVar("T")
 
 
 class Unreadable(Exception):
@@ -141,10 +133,8 @@ class Source:
     def standard_images(self) -> Tensor:
         """The crops that are scored, uint8 [N,3,224,224]; `items` becomes what they are made from.
 
-        One that cannot be read is replaced by the next one of the reserve, which then has it no more.
-
-        Raises:
-            UserError: not one can be read.
+        One that cannot be read is replaced by the next one of the reserve, which then has it no more. It is a
+        UserError if none can be read.
         """
         scored = []
         for k, item in enumerate(self.items):
@@ -161,12 +151,12 @@ class Source:
         return torch.stack([image for _, image in scored])
 
     def _replacement(self, where: float) -> list[tuple[Any, Tensor]]:
-        """What is taken from the reserve, at this share of its length (0..1) or after it; its last is not."""
+        """What the reserve has at this share of its length (0..1) or after it; its last is not given away."""
         reserve = self.reserve
         if reserve is None or len(reserve) < 2:
             return []
-        start = int(where * len(reserve))
         try:
+            start = int(where * len(reserve))
             i, image = reserve.next_readable(start, lambda i: self.read(reserve.items[i], standard))
         except UserError:
             return []
@@ -175,19 +165,15 @@ class Source:
         tqdm.write(f"in its place: {item}", file=sys.stderr)
         return [(item, image)]
 
-    def read(self, item: Any, change: Callable[[Image.Image], T]) -> T | Unreadable:
-        """What `change` makes of an image, or why there is none."""
+    def read(self, item: Any, change: Callable[[Image.Image], Any]) -> Any:
+        """What `change` makes of an image, or an `Unreadable`."""
         try:
             return change(self.open(item))
         except Unreadable as unreadable:
             return unreadable
 
-    def next_readable(self, i: int, image_of: Callable[[int], T | Unreadable]) -> tuple[int, T]:
-        """`i` and its image, else the next ones that can be read; the others are skipped.
-
-        Raises:
-            UserError: none can be read.
-        """
+    def next_readable(self, i: int, image_of: Callable[[int], Any]) -> tuple[int, Any]:
+        """`i` and its image, else the next that can be read; those before are skipped; UserError if none can."""
         for number in range(i, i + min(len(self), 1000)):
             image = image_of(number % len(self))
             if not isinstance(image, Unreadable):

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.cli import UserError, command_line
-from common.datasets.imagenet_archive import ROW, index_files, write_index
-from common.files import check_writable
+from common.datasets.imagenet_archive import FORMAT, ROW, index_files
+from common.files import atomic_write, check_writable, save_json
 from util.imagenet.jobs import say
 from util.imagenet.labels import labels_for
 from util.imagenet.settings import Settings
@@ -79,3 +80,19 @@ def _rows(groups: Iterator[Group], choice: Choice) -> tuple[np.ndarray, list[str
     ranks = np.argsort(np.argsort(list(places)))  # the place of each class among the sorted ones
     rows["class"] = ranks[rows["class"]]
     return rows[np.lexsort((rows["number"], rows["class"]))], sorted(places)
+
+
+def write_index(tar: Path, rows: np.ndarray, about: dict[str, Any]) -> None:
+    """Writes both files, the description last: without it the rows count for nothing.
+
+    Args:
+        rows: of dtype `ROW`, sorted by class and number.
+        about: `archive_bytes` and `archive_mtime_ns` as they were before it was read, `md5` or None, `split`,
+            `wnids`, and `part`: None, or what the index leaves out.
+    """
+    npy, description = index_files(tar)
+    description.unlink(missing_ok=True)
+    with atomic_write(npy) as temporary:
+        np.save(temporary, rows, allow_pickle=False)
+    about = {"format": FORMAT, "archive": tar.name} | about | {"images": len(rows), "complete": True}
+    save_json(description, about)
