@@ -85,8 +85,11 @@ def check_writable(*folders: Path) -> None:
     """
     for folder in folders:
         there = folder.absolute()
-        while not there.exists() and there != there.parent:
-            there = there.parent
+        try:
+            while not there.exists() and there != there.parent:
+                there = there.parent
+        except OSError as error:  # a name too long, a folder that may not be entered
+            raise UserError(f"cannot write to {folder}: {cause_of(error)}; name another place") from None
         if not there.is_dir():
             raise UserError(f"cannot write to {folder}: {there} is a file; name another place")
         if not os.access(there, os.W_OK | os.X_OK):

@@ -402,6 +402,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return content if {"settings", "budget", "machine", "done", "phase"} <= content.keys() else None
+    except MemoryError:
+        raise
     except Exception:  # damaged bytes fail in many ways; the caller says so and names the file
         return None
 
