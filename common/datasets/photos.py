@@ -173,7 +173,7 @@ class Source:
             return unreadable
 
     def next_readable(self, i: int, image_of: Callable[[int], Any]) -> tuple[int, Any]:
-        """`i` and its image, else the next that can be read; those before are skipped; UserError if none can."""
+        """`i` and its image, else the next that can be read; those before are skipped."""
         for number in range(i, i + min(len(self), 1000)):
             image = image_of(number % len(self))
             if not isinstance(image, Unreadable):
