@@ -14,7 +14,7 @@ photos of ImageNet: fidelity weights 26.5 dB where bicubic has 24.6, GAN weights
 where bicubic has -29.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.cli import TrainingFlags, UserError, check_unused, chosen_mode, launch, read_flags
@@ -229,7 +229,8 @@ def main(config: Config) -> int:
     # Data
     data = photos.find(config.data, limit=12 if config.quick else 100, download=not config.quick)
     if config.quick:
-        data = replace(data, train=data.train.first(64), validation=data.validation.first(8))
+        data.train.shorten(64)
+        data.validation.shorten(8)
     facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"
     print(f"Data: {data.name}; {facts}\n{data.note}".strip())
     hr = data.test.standard_images()  # uint8 [N,3,224,224]

@@ -13,7 +13,6 @@ import platform
 import random
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
@@ -156,7 +155,8 @@ def check_empty(words: list[str]) -> None:
     """Refuses an empty word, as an unset variable in quotes gives: as a path it would be this folder."""
     for before, word in zip(["", *words], words, strict=False):
         if not word or (word.startswith("--") and word.endswith("=")):
-            raise UserError(f"{word.rstrip('=') or before} is empty; give it a value, or leave it out")
+            name = word.rstrip("=") or before or "an argument"
+            raise UserError(f"{name} is empty; give it a value, or leave it out")
 
 
 def check_positive(config: Flags, *names: str) -> None:
@@ -173,6 +173,7 @@ Config = TypeVar("Config", bound=Flags)
 
 def read_flags(config_class: type[Config]) -> Config:
     """Reads the command line into `config_class`, checks it, and ends the program on mistakes."""
+    signal.signal(signal.SIGINT, _leave)  # while modules are imported, which takes seconds
     import tyro  # not for the tools that only need UserError
 
     prepare_output()
@@ -183,8 +184,8 @@ def read_flags(config_class: type[Config]) -> Config:
         tyro._experimental_options["ansi_codes"] = coloured
         config = tyro.cli(config_class)
         config.check()
+        config.figs, config.runs = user_path("figs", config.figs), user_path("runs", config.runs)
     free_matplotlib()
-    signal.signal(signal.SIGINT, _leave)  # while modules are imported, which takes seconds
     return config
 
 
@@ -207,7 +208,8 @@ def launch(main: Callable[[Config], int | None], config: Config) -> NoReturn:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):  # temporary files are removed on the way out
-        if number := getattr(signal, name, None):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup wants SIGHUP ignored
             signal.signal(number, _stop)
     commit()  # of the code that runs: another may be there when the run ends
     with one_line():
@@ -230,7 +232,9 @@ def one_line() -> Iterator[None]:
     except UserError as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
         print(
             f"{script}: there is not enough memory; close other programs, or take less data", file=sys.stderr
         )
@@ -241,6 +245,12 @@ def one_line() -> Iterator[None]:
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which torch says by a RuntimeError."""
+    words = ("out of memory", "allocate memory")
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)
 
 
 def _leave(number: int, frame: object) -> NoReturn:
@@ -285,8 +295,8 @@ def prepare_output() -> None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - it stays open
         if not isinstance(stream, io.TextIOWrapper):  # a notebook's own
             continue
-        encoding, by_line = stream.encoding, stream.line_buffering
-        output = _Output(stream.detach(), encoding, "backslashreplace", line_buffering=by_line)
+        encoding, flush = stream.encoding, (stream.line_buffering, stream.write_through)
+        output = _Output(stream.detach(), encoding, "backslashreplace", None, *flush)
         setattr(sys, name, output)
 
 
@@ -344,6 +354,8 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The commit of this checkout when it is first asked for, with `+` after it where files differ from it;
     `unknown` outside of git."""
+    import subprocess
+
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -359,6 +371,8 @@ def commit() -> str:
 
 def command_line(*words: str) -> str:
     """The words as one would type them here: Windows' cmd takes single quotes for a part of a name."""
+    import subprocess  # not before --help
+
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 

@@ -85,12 +85,17 @@ def check_writable(*folders: Path) -> None:
     """
     for folder in folders:
         there = folder.absolute()
-        while not there.exists() and there != there.parent:
-            there = there.parent
+        try:
+            while not there.exists() and there != there.parent:
+                there = there.parent
+        except OSError as error:  # a name too long, a folder that may not be entered
+            raise UserError(f"cannot write to {folder}: {cause_of(error)}; name another place") from None
         if not there.is_dir():
             raise UserError(f"cannot write to {folder}: {there} is a file; name another place")
         if not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"cannot write to {folder}: {there} is not yours to change; name another place")
+            read_only = getattr(os, "ST_RDONLY", 0) and os.statvfs(there).f_flag & os.ST_RDONLY
+            cause = "is on a read-only disk" if read_only else "is not yours to change"
+            raise UserError(f"cannot write to {folder}: {there} {cause}; name another place")
 
 
 def check_output(path: Path | None, suffixes: tuple[str, ...], overwrite: bool) -> None:

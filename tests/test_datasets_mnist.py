@@ -374,6 +374,7 @@ def test_a_table_alone_gives_its_last_seventh_to_test() -> None:
         assert np.array_equal(torch.cat([found.train, found.test]), files[0])
         assert np.array_equal(torch.cat([found.train_labels, found.test_labels]), files[1])
         assert "train.csv alone: the last 10 of its images are the test part." in found.note
+    assert "mine/test.csv has no labels" in (why := refused("mine/test.csv")) and "mine/train.csv" in why
     Path("mine/train.csv").unlink()
     assert "mine/train.csv is missing" in refused()
     with_numbers = "".join(f"{k},{line}\n" for k, line in enumerate(table(*files[:2]).splitlines()))
@@ -409,6 +410,11 @@ def test_forms_that_are_not_certain_are_refused_with_the_reason(monkeypatch: pyt
         ),
         "images of 27x28 instead": lambda: keras(Path(), files, "mine.npz", x_test=files[IMAGES][:, 1:]),
         "images, mine.npz 19 labels": lambda: keras(Path(), files, "mine.npz", y_train=files[LABELS][1:]),
+        "labels of shape 20x10 instead": lambda: keras(
+            Path(), files, "mine.npz", y_train=np.eye(10)[files[LABELS]]
+        ),
+        "this zip is damaged or cut short": lambda: Path("mine.zip").write_bytes(b"PK\x03\x04 cut"),
+        "(this zip is damaged or cut short)": lambda: Path("mine.npz").write_bytes(b"PK\x03\x04 cut"),
         "could not convert string": lambda: Path("mine.csv").write_text(fine + "label,pixel\n"),
         "images of 756 instead of 28x28": lambda: Path("mine.csv").write_text(
             table(files[IMAGES][:, 1:], files[LABELS])

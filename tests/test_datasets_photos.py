@@ -713,9 +713,9 @@ def test_a_set_without_a_usable_photo_is_refused(
     root.mkdir()
     corrupt_files(root)
     monkeypatch.setattr(photo_batches, "MEMORY", memory)
-    with pytest.raises(UserError, match=r"none of 4 .*\.jpg"):
+    with pytest.raises(UserError, match=r"no photo can be used.*\.jpg"):
         next(photo_batches.batches(source_of(root), batch=2, seed=0, workers=1)(0))
-    with pytest.raises(UserError, match="none of 4"):
+    with pytest.raises(UserError, match="no photo can be used"):
         source_of(root).standard_images()
 
 
@@ -977,3 +977,21 @@ def test_the_stand_in_goes_the_way_of_photos() -> None:
     images = data.test.standard_images()
     assert images.shape == (10, 3, 224, 224) and len(set(data.test.items)) == 10
     assert len({image.float().mean().item() for image in images}) == 10
+
+
+def test_a_kaggle_tree_further_down_is_named_and_not_trained_on_whole(tmp_path: Path) -> None:
+    for split, name in (("train", "n01440764/n01440764_1.JPEG"), ("test", "ILSVRC2012_test_1.JPEG")):
+        path = tmp_path / "disk" / "kaggle" / "ILSVRC" / "Data" / "CLS-LOC" / split / name
+        path.parent.mkdir(parents=True)
+        dead_leaves(1).save(path)
+    with pytest.raises(UserError, match=r"CLS-LOC.*name that"):
+        photos.find(str(tmp_path))
+
+
+def test_the_last_spare_test_image_is_given_away_and_the_last_to_train_on_is_not(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 4)):
+        (tmp_path / split).mkdir()
+        for i in range(count):
+            dead_leaves(i).save(tmp_path / split / f"{i}.png")
+    (tmp_path / "val" / "0.png").write_bytes(b"cut")
+    assert len(photos.find(str(tmp_path), limit=3).test.standard_images()) == 3

@@ -130,7 +130,12 @@ TABLES = {  # file, and what the note says of it; the first message is on line 2
     "index without a name": ("0,ham,{0}\n1,spam,{1}\n2,ham,{2}\n", "label in column 2, the text in column 3"),
     "floats": ("label,text\n0.0,{0}\n1.0,{1}\n0.0,{2}\n", ""),
     "Unnamed": ("v1,v2,Unnamed: 2\nham,{0},\nspam,{1},\nham,{2},\n", ""),
-    ";": ("label;text\nham;{0}\nspam;{1}\nham;{2}\n", ""),
+    ";": ("label;text\nham;{0}\nspam;{1}\nham;{2}\n", "semicolons"),
+    "sep=, usual names": ("sep=;\nlabel;text\nham;{0}\nspam;{1}\nham;{2}\n", "semicolons"),
+    "blank lines": ("\n \r\nlabel,text\nham,{0}\nspam,{1}\nham,{2}\n", ""),
+    "blank lines, tabs in quotes": ('\n\n"ham"\t{0}\n"spam"\t{1}\n"ham"\t{2}\n', ""),
+    "tabs in quotes, header": ('"label"\t"text"\n"Ham"\t{0}\n"spam"\t{1}\n"ham"\t{2}\n', ""),
+    "tabs in quotes, label last": ('{0}\t"ham"\n{1}\t"spam"\n{2}\t"ham"\n', "label in column 2"),
     "sep=": ("sep=;\r\nMessage;Category\n{0};ham\n{1};spam\n{2};ham\n", "semicolons"),
     "no header": ("ham,{0}\nspam,{1}\nham,{2}\n", "commas"),
     "no header, label last": ("{0},ham\n{1},spam\n{2},ham\n", "commas"),
@@ -144,8 +149,9 @@ def test_tables_as_people_have_them(name: str) -> None:
     messages = found(content.format(*(text for _, text in QUOTED)))
     assert messages.texts == [text for _, text in MESSAGES]
     assert messages.labels.tolist() == [spam for spam, _ in MESSAGES]
-    first = 1 + content.lower().startswith(("sep", "sms", "category", "text", ",label", "label", "v1"))
-    assert messages.lines[0] == first + (name == "sep=") and messages.lines[2] == messages.lines[0] + 2
+    lines = content.splitlines()
+    first = next(number for number, line in enumerate(lines, 1) if "{0}" in line)
+    assert messages.lines.tolist() == [first, first + 1, first + 2]
     assert note in messages.note and bool(note) == bool(messages.note)
 
 
@@ -292,8 +298,10 @@ def test_what_is_packed_is_unpacked() -> None:
         assert messages.name == ("messages" if packed[:2] == b"\x1f\x8b" else messages.name)
     assert found(zipped(table, "spam.csv"), "archive.zip").name == "spam.csv"
     Path("kaggle").mkdir()
-    Path("kaggle/spam.csv").write_bytes(table)
-    assert len(sms_spam.find("kaggle")) == 3
+    for name, content in (("spam.csv", table), ("archive.zip", zipped(table, "spam.csv"))):
+        Path("kaggle", name).write_bytes(content)
+        assert len(sms_spam.find("kaggle")) == 3
+        Path("kaggle", name).unlink()
 
 
 def test_a_zip_that_cannot_be_used_is_refused() -> None:

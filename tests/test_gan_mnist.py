@@ -26,6 +26,7 @@ from common.inference import mnist as inference
 from common.inference.mnist import Sampler
 from common.models.mnist import Classifier, Discriminator, Generator
 from common.studies import mnist as studies
+from common.training.run import Run
 from gan_mnist import Config, main
 
 CPU = torch.device("cpu")
@@ -150,19 +151,20 @@ def test_the_same_seed_gives_the_same_numbers_and_more_steps_go_on_from_there(
     assert not torch.equal(one["first"], longer.generator.first)
 
 
-def test_method_2_goes_on_with_more_steps_after_both_its_phases(
+def test_method_2_goes_on_with_more_minutes_after_both_its_phases(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copytree(trained.runs / "gan_mnist-evaluator", tmp_path / "gan_mnist-evaluator")
-    monkeypatch.setattr(Classifier, "forward", sure)  # a GAN of two steps has nothing that could be read
-    config = replace(trained, method="2", steps=2, runs=tmp_path, figs=tmp_path / "figs")
+    monkeypatch.setattr(Classifier, "forward", sure)  # nothing that could be read comes of a second
+    config = replace(trained, method="2", minutes=0.01, runs=tmp_path, figs=tmp_path / "figs")
     assert main(config) == 0
     path = tmp_path / "gan_mnist-2-quick" / "weights.safetensors"
     before = inference.load(path, "2", CPU)
-    assert main(replace(config, resume=True, steps=4)) == 0
-    assert "gan: goes on to 4 steps" in capsys.readouterr().out
+    assert main(replace(config, resume=True, minutes=0.02)) == 0
+    assert "gan: goes on to" in capsys.readouterr().out
     after = inference.load(path, "2", CPU)
-    assert before.classifier and after.classifier and after.about["phases"]["gan"]["steps"] == 4
+    assert before.classifier and after.classifier
+    assert before.about["phases"]["gan"]["steps"] < after.about["phases"]["gan"]["steps"]
     assert not torch.equal(before.generator.first, after.generator.first)
     for one, other in zip(before.classifier.parameters(), after.classifier.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -244,6 +246,8 @@ def test_writing_keeps_one_style_in_a_word(
         ({"unconditional": True, "method": "1"}, "--unconditional"),
         ({"weights": "shipped"}, "--weights"),
         ({"balance": True, "method": "2"}, "--method"),
+        ({"figs": Path("a" * 300)}, "File name too long"),
+        ({"runs": Path("a" * 300)}, "File name too long"),
     ],
 )
 def test_bad_flags_are_one_line_and_nothing_is_written(
@@ -322,15 +326,21 @@ def test_a_full_disk_is_named_while_film_and_figures_are_written(
     save_all()
 
 
-def test_too_little_memory_is_no_damage(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_large(*words: Any) -> None:
+def test_too_little_memory_is_no_damage(
+    weights: str, trained: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*words: Any, **more: Any) -> None:
         raise MemoryError
 
-    for net, load in (
-        (Generator, lambda: inference.load(Path(weights), "conditional", CPU)),
-        (Classifier, lambda: evaluation.load_classifier(evaluation.SHIPPED)),
+    for owner in (Generator, Classifier):
+        monkeypatch.setattr(owner, "load_state_dict", too_large)
+    monkeypatch.setattr(torch, "load", too_large)
+    for load in (
+        lambda: inference.load(Path(weights), "conditional", CPU),
+        lambda: evaluation.load_classifier(evaluation.SHIPPED),
+        lambda: main(replace(trained, evaluate=True, quick=False)),
+        lambda: Run(trained.runs / "gan_mnist-quick", settings={}, device=CPU, resume=True),
     ):
-        monkeypatch.setattr(net, "load_state_dict", too_large)
         with pytest.raises(MemoryError):
             load()
 

@@ -273,7 +273,7 @@ def test_ctrl_c_saves_and_prints_the_line_that_goes_on(imagenet: Path, tmp_path:
     output, _ = run.communicate(timeout=60)
     assert run.returncode == 130, output
     assert "--steps 100000" in output and "--resume" in output and "Traceback" not in output
-    assert torch.load(checkpoint, weights_only=True)["phase"] is not None
+    assert torch.load(checkpoint, weights_only=True)["phases"]
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_interrupt_saves_the_step_it_came_in(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         fit(open_run(tmp_path, checkpoint_every=1e9), net(), interrupt)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert saved["phase"]["step"] == 5
+    assert saved["phases"]["fit"]["step"] == 5
     assert not saved["done"]
 
 
@@ -217,8 +217,8 @@ def test_bad_numbers_stop_and_the_last_good_checkpoint_stays(tmp_path: Path, poi
     with pytest.raises(UserError, match=r"fit, step 9: .*(poisoned|grad).*--resume.*learning rate"):
         fit(open_run(tmp_path, checkpoint_every=0.0), net(), loss)
     saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    assert saved["phase"]["step"] == 8
-    for weights in saved["phase"]["modules"]:
+    assert saved["phases"]["fit"]["step"] == 8
+    for weights in saved["phases"]["fit"]["modules"]:
         assert all(torch.isfinite(value).all() for value in weights.values())
     again = fit(open_run(tmp_path, resume=True), net())
     assert same(again.state_dict(), fit(open_run(tmp_path / "clean"), net()).state_dict())

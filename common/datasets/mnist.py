@@ -192,6 +192,9 @@ def _read(path: Path, sets: tuple[PublicSet, ...]) -> Digits | None:
     places = [path / below for below in ("", "raw", "MNIST/raw", "EMNIST/raw")]
     try:
         if path.is_file() and (path.suffix.lower() == ".npz" or not zipfile.is_zipfile(path)):
+            with path.open("rb") as file:
+                if file.read(4) == b"PK\x03\x04" and not zipfile.is_zipfile(file):
+                    raise zipfile.BadZipFile("this zip is damaged or cut short")
             name, places = _plain(path.name), [path.parent]
             forms = [(of, names) for of, names in forms if name in names]
             if not forms and re.fullmatch(r"(?!emnist).*\.(csv|npz)", name):  # by a name of one's own
@@ -205,7 +208,7 @@ def _read(path: Path, sets: tuple[PublicSet, ...]) -> Digits | None:
                 needed = names[:1] if names[0].endswith(".csv") else names  # a table may be alone
                 if missing := [name for name in needed if name not in files]:
                     raise _unusable(f"{place / missing[0]} is missing, packed or not")
-                return _digits(public, {files[name]: None for name in names if name in files})
+                return _digits(public, {files[name]: None for name in names if name in files}, path)
     return None
 
 
@@ -257,8 +260,9 @@ def _arrays(path: Source, content: bytes) -> list[np.ndarray]:
     return [np.frombuffer(content[header:], np.uint8).reshape(sizes)]
 
 
-def _digits(public: PublicSet, contents: Mapping[Any, bytes | None]) -> Digits:
-    """The set in one of its forms, checked: what is in the files, or None where that is to be read."""
+def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path | None = None) -> Digits:
+    """The set in one of its forms, checked: what is in the files, or None where that is to be read. The file
+    that is `named`, if it is one of them, must have labels."""
     arrays = []
     for path, content in contents.items():
         try:
@@ -275,6 +279,8 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None]) -> Digits:
             raise _unusable(f"{path} cannot be used: {cause_of(error)}") from None
     if not arrays:
         raise _unusable(f"{next(iter(contents))} has no column `label`")
+    if named in contents and named not in [path for path, _ in arrays]:
+        raise UserError(f"{named} has no labels (no column `label`); name {arrays[0][0]} instead")
     sources = " and ".join(dict.fromkeys(str(path) for path, _ in arrays))
     note = f"Read from {sources}." if len(contents) < 4 else ""
     if len(arrays) == 2:
@@ -306,6 +312,9 @@ def _part(public: PublicSet, *pair: tuple[Source, np.ndarray]) -> tuple[Tensor, 
     if images.shape[1:] != (28, 28):
         size = "x".join(map(str, images.shape[1:]))
         raise _unusable(f"{path} has images of {size} instead of 28x28 pixels")
+    if labels.ndim > 1:
+        shape = "x".join(map(str, labels.shape))
+        raise _unusable(f"{label_path} has labels of shape {shape} instead of one number for each image")
     if labels.shape != images.shape[:1]:
         raise _unusable(f"{path} has {len(images):,} images, {label_path} {len(labels):,} labels")
     low, high = public.first, public.first + len(public.characters) - 1

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +108,26 @@ class Source:
     Attributes:
         items: what `open`, a function of a module, makes images from: paths, members of an archive, or seeds.
         reserve: where an image that is scored and cannot be read gets its replacement from.
+        keep: how many images a reserve never gives away.
         skipped: why each image that could not be read so far was skipped, by name.
     """
 
     items: Sequence[Any]
     open: Callable[[Any], Image.Image] = read
     reserve: "Source | None" = None
+    keep: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def first(self, count: int) -> "Source":
-        """Keeps only the first `count` images, for a short run; returns itself."""
+        """The first `count` images alone."""
+        return replace(self, items=self.items[:count])
+
+    def shorten(self, count: int) -> None:
+        """Keeps only the first `count` images, for a short run."""
         self.items = self.items[:count]
-        return self
 
     def fingerprint(self) -> str:
         """The same for the same images in the same order: a run is resumed on these alone."""
@@ -151,9 +156,9 @@ class Source:
         return torch.stack([image for _, image in scored])
 
     def _replacement(self, where: float) -> list[tuple[Any, Tensor]]:
-        """What the reserve has at this share of its length (0..1) or after it; its last is not given away."""
+        """What the reserve has at this share of its length (0..1) or after it."""
         reserve = self.reserve
-        if reserve is None or len(reserve) < 2:
+        if reserve is None or len(reserve) <= reserve.keep:
             return []
         try:
             start = int(where * len(reserve))
@@ -173,7 +178,7 @@ class Source:
             return unreadable
 
     def next_readable(self, i: int, image_of: Callable[[int], Any]) -> tuple[int, Any]:
-        """`i` and its image, else the next that can be read; the others are skipped. UserError if none."""
+        """`i` and its image, else the next that can be read; those before are skipped."""
         for number in range(i, i + min(len(self), 1000)):
             image = image_of(number % len(self))
             if not isinstance(image, Unreadable):
@@ -191,9 +196,7 @@ class Source:
     def nothing_readable(self) -> UserError:
         """The error for a source of which no image can be read."""
         name, cause = next(iter(self.skipped.items()), ("nothing", "the list is empty"))
-        return UserError(
-            f"none of {len(self)} photos can be used, such as {name}: {cause}; name other photos by --data"
-        )
+        return UserError(f"no photo can be used, such as {name}: {cause}; name other photos by --data")
 
 
 @dataclass(frozen=True)
@@ -268,6 +271,11 @@ def _train_and_test(path: Path) -> tuple[str, imagenet.PhotoList, imagenet.Photo
         if train and len(train) > 1 and (test or train.about or root.name == "CLS-LOC"):
             return "ImageNet" if root.name == "CLS-LOC" else root.resolve().name, train, test
     photos = imagenet.listing(path)
+    if len(photos) and (kaggle := np.char.find(photos.rows, b"CLS-LOC/") >= 0).any():
+        inside = path / os.fsdecode(photos.rows[kaggle.argmax()].partition(b"CLS-LOC/")[0]) / "CLS-LOC"
+        raise UserError(f"{path} holds ImageNet in {inside}, with a test that is not to train on; name that")
+    if (path / "train").is_dir():
+        print(f"{path} has train/ and no val/ that goes with it: all its photos are taken together")
     if 0 < len(photos) < 3:
         raise UserError(f"{path} holds {len(photos)} photos, it takes 3; {REMEDY}")
     return f"photos in {path.resolve().name}", photos, None
@@ -342,7 +350,7 @@ def _split(name: str, train: imagenet.PhotoList, test: imagenet.PhotoList | None
 
     validation, train = _evenly_spaced(train, min(VALIDATION_IMAGES, max(1, len(train) // 20)))
     test, others = _evenly_spaced(test, min(limit, len(test)))
-    to_train = Source(train, read_to_train)
+    to_train = Source(train, read_to_train, keep=1)
     return Photos(
         name,
         builtin=False,

@@ -103,7 +103,7 @@ def find(data: str, *, keep_duplicates: bool = False, download: bool = True) -> 
 
     Args:
         data: `auto`; `builtin`, generated messages; a file, also packed by gzip or zip; or a folder with
-            `SMSSpamCollection`, `sms/SMSSpamCollection` or `spam.csv`.
+            `SMSSpamCollection`, `sms/SMSSpamCollection`, or Kaggle's `spam.csv` or `archive.zip`.
         keep_duplicates: keep messages whose text is exactly that of an earlier one. Split at random, they
             stand in training and test at once.
         download: whether `auto` may fetch the collection.
@@ -118,8 +118,8 @@ def find(data: str, *, keep_duplicates: bool = False, download: bool = True) -> 
         return _auto(download, keep_duplicates)
     path = user_path("data", data)
     try:
-        for file in (path, path / MEMBER, path / "sms" / MEMBER, path / "spam.csv"):
-            if file.is_file():
+        for name in ("", MEMBER, f"sms/{MEMBER}", "spam.csv", "archive.zip"):
+            if (file := path / name).is_file():
                 return _cleaned(*_content(file), keep_duplicates)
         wrong = f"holds no {MEMBER}" if path.is_dir() else "is no file" if path.exists() else "does not exist"
     except OSError as error:

@@ -33,13 +33,17 @@ def read(text: str, name: str) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         UserError: there are none, or fewer than lines without one; a CSV is broken.
     """
-    named = re.match(r'"?sep=([,;\t])"?\r?\n', text, re.IGNORECASE)  # as Excel writes it
-    body, start = (text[named.end() :], 2) if named else (text, 1)
-    (separator, label, message, width, header), note = _layout(body, named[1] if named else SEPARATORS, name)
-    lines = _tab_lines(body, start) if separator == "\t" else _csv_lines(body, separator, start, name)
+    # blank lines, and the separator as Excel writes it
+    begin = re.match(r'(?:\s*\n)?(?:"?sep=([,;\t])"?\r?\n)?(?:\s*\n)?', text, re.IGNORECASE)
+    assert begin  # all of it may be missing
+    body, start = text[begin.end() :], 1 + begin[0].count("\n")
+    quoted = bool(re.match(r'(?:.*\n)?"(?:.*"\t")?(?:ham|spam)"[\t\r\n]', body, re.IGNORECASE))
+    (separator, label, message, width, header), note = _layout(body, begin[1] or SEPARATORS, name, quoted)
+    plain = separator == "\t" and not quoted
+    lines = _tab_lines(body, start) if plain else _csv_lines(body, separator, start, name)
     rows = []
     for line, cells in itertools.islice(lines, header, None):
-        while separator != "\t" and len(cells) > width and not cells[-1]:
+        while not plain and len(cells) > width and not cells[-1]:
             cells.pop()
         more = max(0, len(cells) - width)  # a separator outside of quotes has cut the text
         cells += [""] * (width - len(cells))
@@ -64,16 +68,19 @@ def _checked(table: pd.DataFrame, notes: list[str], name: str) -> tuple[pd.DataF
     return table[~bad].astype({"line": int, "spam": bool}), notes
 
 
-def _layout(body: str, separators: Iterable[str], name: str) -> tuple[tuple[str, int, int, int, bool], str]:
-    """By a table's first line, what separates columns, and what `_columns` says; and a note on it."""
+def _layout(
+    body: str, separators: Iterable[str], name: str, quoted: bool
+) -> tuple[tuple[str, int, int, int, bool], str]:
+    """By a table's first line, what separates columns, and what `_columns` says; and a note on it. Between
+    tabs quotes mean something only where labels are `quoted`."""
     first = body.partition("\n")[0].replace("\r", "")
     for separator in separators:
-        cells = first.split("\t") if separator == "\t" else next(csv.reader([first], delimiter=separator))
+        plain = separator == "\t" and not quoted
+        cells = first.split("\t") if plain else next(csv.reader([first], delimiter=separator))
         words = [cell.strip().lower() for cell in cells]
         if found := _columns(words, name):
-            usual = words[:2] in (["label", "text"], ["v1", "v2"]) or (
-                separator == "\t" and words[0] in WORDS
-            )
+            named = separator in "\t," and words[:2] in (["label", "text"], ["v1", "v2"])
+            usual = named or (separator == "\t" and words[0] in WORDS)
             where = f"the label in column {found[0] + 1}, the text in column {found[1] + 1}"
             note = "" if usual else f"{name} was read with {SEPARATORS[separator]} between columns, {where}."
             return (separator, *found), note

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from common import weights
 from common.cli import UserError, command, commit
-from common.datasets.image_files import FORMATS, REASONS, ImageFiles
+from common.datasets.image_files import FORMATS, REASONS, SUFFIXES, ImageFiles
 from common.datasets.images import to_8_bits, upright
 from common.evaluation.upscale import upscale
 from common.files import DiskFull, atomic_write, cause_of, check_writable
@@ -295,9 +295,9 @@ def _opened(path: Path) -> Iterator[tuple[ImageFile.ImageFile, list[warnings.War
     except Image.DecompressionBombError:
         cause = f"over {LARGEST // 10**6} megapixels, the most that is read; make it smaller"
     except UnidentifiedImageError:
-        cause = REASONS.get(
-            path.suffix.lower() or "-", f"not an image that can be read ({', '.join(FORMATS)})"
-        )
+        suffix, cause = path.suffix.lower(), f"not an image that can be read ({', '.join(FORMATS)})"
+        if suffix and suffix not in SUFFIXES:
+            cause = REASONS.get(suffix, cause)
     except Exception as error:  # a decoder raises whatever a damaged file leads it into
         known = isinstance(error, MemoryError) or getattr(error, "strerror", None)
         cause = cause_of(error) if known else f"damaged or cut short ({cause_of(error)})"
@@ -326,7 +326,7 @@ def _read(path: Path, kind: str) -> tuple[Image.Image, Image.Image | None, dict[
             _note("its colour profile is for other pixels than the result has, and is left out")
             profile = None
         gamma = 2.2 * image.info.get("gamma", 0)  # a PNG's, times a screen's; sRGB and profiles go before it
-        if gamma and abs(gamma - 1) > 0.05 and not {"icc_profile", "srgb"} & image.info.keys():
+        if 0.05 < abs(gamma - 1) < 20 and gamma > 0.02 and not {"icc_profile", "srgb"} & image.info.keys():
             _note(f"its gamma of {gamma / 2.2:.3g} is applied")
             levels = 255 * np.linspace(0, 1, 256) ** (1 / gamma)
             colours = colours.point(levels.round().astype(int).tolist() * len(colours.getbands()))

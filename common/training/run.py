@@ -5,6 +5,7 @@ A run has phases, one after the other. `Phase` is all that changes while one tra
 """
 
 import copy
+import errno
 import json
 import math
 import os
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from common.cli import UserError, command_line, device_name
-from common.files import PREFIX, atomic_write
+from common.cli import UserError, command_line, device_name, out_of_memory
+from common.files import PREFIX, atomic_write, cause_of
 
 Losses = dict[str, Tensor]
 
@@ -177,7 +178,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.record: dict[str, dict[str, Any]] = {}
         self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
-        self._pending: dict[str, Any] | None = None  # the phase that the checkpoint stands in
+        self._pending: dict[str, dict[str, Any]] = {}  # by name: the phases that the checkpoint stands in
         self._started: set[str] = set()
         self.using = "float32"  # precision of the phase at work, which `autocast` gives
         self._owns_file = resume  # False while the file, if any, is of an older run
@@ -193,15 +194,17 @@ class Run:
 
     def _lock(self, run_dir: Path) -> None:
         """Holds the folder until this process ends: two runs in one would overwrite each other."""
+        self._held = FileLock(run_dir / ".lock", timeout=0, is_singleton=True)
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            self._held = FileLock(run_dir / ".lock", timeout=0, is_singleton=True)
             self._held.acquire()
         except Timeout:
             raise UserError(
                 f"another run is at work in {run_dir}; wait for it, or give this one other --runs"
             ) from None
         except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):  # as on some network disks
+                return say(f"{run_dir} is on a disk without locks: see to it that no other run uses it.")
             raise UserError(f"cannot write to {run_dir}: {error.strerror}; name another --runs") from None
 
     def finish(self) -> None:
@@ -225,7 +228,7 @@ class Run:
             raise ValueError(f"two phases are named {phase.name!r}")
         self._started.add(phase.name)
         finished = self._finished.get(phase.name)
-        before = finished.get("state") if finished else self._pending
+        before = finished.get("state") if finished else self._pending.get(phase.name)
         record = self.record.setdefault(phase.name, {})
         longer = (steps or 0) > record.get("steps", math.inf)
         longer = longer or (minutes or 0) > record.get("minutes", math.inf)
@@ -234,16 +237,15 @@ class Run:
                 self.result(phase)
                 if not longer or before is None or (self._pending and not self.independent):
                     return False
-            if before and before["name"] != phase.name:
-                raise ValueError(phase.name)
+            if self._pending and not before and not self.independent:
+                raise ValueError(phase.name)  # the checkpoint stands in another phase
             if before:
                 phase.unpack(before)
         except (RuntimeError, ValueError, KeyError):
             raise UserError(
                 f"--resume: {self.path} does not fit phase {phase.name} or its model; start without --resume"
             ) from None
-        if not finished:
-            self._pending = None
+        self._pending.pop(phase.name, None)
         phase.start = time.monotonic() - record.get("seconds", 0.0)
         if longer and phase.steps:
             if minutes is not None:
@@ -299,7 +301,7 @@ class Run:
                 "record": self.record,
                 "history": self.history,
                 "finished": self._finished,
-                "phase": phase.pack() if phase else None,
+                "phases": self._pending | ({phase.name: phase.pack()} if phase else {}),
             },
             content,
         )
@@ -310,7 +312,9 @@ class Run:
     def _load(self) -> None:
         content = _read(self.path)
         if content is None:
-            raise UserError(f"--resume: {self.path} is damaged; remove it and start without --resume")
+            raise UserError(
+                f"--resume: {self.path} is damaged, or of an earlier version; start without --resume"
+            )
         old, new = content["settings"], self.settings
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
@@ -331,7 +335,7 @@ class Run:
                 "the run goes on, but its last bits can differ."
             )
         self.history, self.record = content["history"], content["record"]
-        self._finished, self._pending = content["finished"], content["phase"]
+        self._finished, self._pending = content["finished"], content["phases"]
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -351,7 +355,10 @@ class Run:
                 raise Interrupted
             self.stopping = True
 
-        signals = [signal.SIGINT, signal.SIGTERM] + ([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])
+        hangup = getattr(signal, "SIGHUP", None)
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # nohup wants it ignored
+            signals.append(hangup)
         before = {number: signal.signal(number, handle) for number in signals}
         try:
             yield
@@ -398,11 +405,20 @@ def set_rng(state: dict[str, Any], device: torch.device) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a checkpoint, or None where it is damaged."""
+    """The content of a checkpoint, or None where it is damaged or of an earlier version.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    parts = {"settings", "budget", "machine", "done", "record", "history", "finished", "phases"}
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return content if {"settings", "budget", "machine", "done", "phase"} <= content.keys() else None
-    except Exception:  # damaged bytes fail in many ways; the caller says so and names the file
+        return content if parts <= content.keys() else None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {cause_of(error)}; see to it, or name another --runs") from None
+    except Exception as error:  # damaged bytes fail in many ways; the caller says so and names the file
+        if out_of_memory(error):
+            raise MemoryError from None
         return None
 
 

@@ -315,7 +315,9 @@ def _understand(
         if why := _why_left_out(name):
             source.note(why, name)
             return None
-        raise error(f"{name} is none of the {wnid} {source.kind}; this is refused")
+        raise error(f"{name} is none of the {f'{wnid} {source.kind}'.strip()}; this is refused")
+    if not image[1] and wnid:
+        raise error(f"{name} is of another class than its archive, {wnid}; this is refused")
     if not image[1]:
         raise error(f"{name} has no label, or two; name other labels by --labels")
     if not 0 < size <= LARGEST:
