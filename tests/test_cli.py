@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,7 +125,12 @@ def main(config):
     with open("done", "w"):
         pass
 
-launch(main, read_flags(Config))
+config = read_flags(Config)
+if config.do == "import":
+    import time
+    print("importing", flush=True)
+    time.sleep(60)
+launch(main, config)
 """
 
 
@@ -190,3 +196,25 @@ def test_colours_and_bars_are_for_terminals_that_want_them(
         os.close(theirs)
     assert (b"\x1b" in said[0]) == (environment["TERM"] == "xterm" and "NO_COLOR" not in environment)
     assert (b"\r" in said[1]) == (environment["TERM"] == "xterm") and b"\x1b" not in said[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs Unix signals")
+def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [sys.executable, "script.py", str(ROOT), "--do", "import"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (130, b"\nscript.py: interrupted\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs Unix signals")
+def test_what_nohup_ignores_stays_ignored(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys; sys.path.insert(0, sys.argv.pop(1)); from common import cli\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "cli.launch(lambda config: print(signal.getsignal(signal.SIGHUP).name), cli.Flags())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "SIG_IGN\n"), done.stderr

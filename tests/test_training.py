@@ -134,7 +134,7 @@ def test_killed_three_times_and_resumed_equals_a_run_left_alone(
     assert not list(killed.glob(".checkpoint*")), "files half written are left"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_saves_says_how_to_go_on_and_exits_130(
     server: subprocess.Popen[str], tmp_path: Path, number: int
 ) -> None:
