@@ -42,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent.resolve())
+        _sweep_once(path.parent.resolve())
         handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=path.suffix[:20], dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -62,13 +62,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-@cache
-def _sweep(folder: Path) -> None:
-    """Removes, once for each folder, what programs that were killed have left half-written."""
+def sweep(folder: Path, age: float = FORGOTTEN) -> None:
+    """Removes what killed programs have left half-written in a folder, `age` seconds ago or more."""
     with contextlib.suppress(OSError):
         for left in folder.glob(f"{PREFIX}*"):
-            if time.time() - left.stat().st_mtime > FORGOTTEN:
+            if time.time() - left.stat().st_mtime >= age:
                 left.unlink()
+
+
+_sweep_once = cache(sweep)
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from common.cli import UserError
+from common.files import PREFIX
 from common.training import loop
 from common.training import run as run_module
 from common.training.loop import adversarial, supervised, winner
@@ -131,7 +132,7 @@ def test_killed_three_times_and_resumed_equals_a_run_left_alone(
     assert found["history"] == expected["history"]
     assert same(found["weights"], expected["weights"])
     assert torch.equal(found["random"], expected["random"])
-    assert not list(killed.glob(".checkpoint*")), "files half written are left"
+    assert not list(killed.glob(f"{PREFIX}*")), "files half written are left"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -457,6 +458,7 @@ sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
 import torch
 from common.cli import UserError
+from common.files import PREFIX
 from common.training.run import Run
 try:
     Run(Path({str(tmp_path)!r}), settings={{}}, device=torch.device("cpu"))

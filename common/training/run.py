@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from common.cli import UserError, command_line, device_name, out_of_memory
-from common.files import PREFIX, atomic_write, cause_of
+from common.files import atomic_write, cause_of, sweep
 
 Losses = dict[str, Tensor]
 
@@ -187,8 +187,7 @@ class Run:
         if resume and not self.path.exists():
             raise UserError(f"--resume: there is no {self.path}; start without --resume")
         self._lock(run_dir)
-        for left in run_dir.glob(f"{PREFIX}*"):  # of a run that was killed while it wrote
-            left.unlink(missing_ok=True)
+        sweep(run_dir, age=-math.inf)  # the folder is this run's alone
         if resume:
             self._load()
 
