@@ -76,15 +76,15 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_downscale_is_torchvisions_default_resize_in_any_memory_layout() -> None:
     hr = torch.randint(0, 256, (3, 3, 224, 448), dtype=torch.uint8)
     plain = TF.resize(hr, [64, 128], antialias=True)
-    assert torch.equal(photos.downscale(hr), plain)
-    assert torch.equal(photos.downscale(hr.to(memory_format=torch.channels_last)), plain)
-    assert torch.equal(photos.downscale(hr[0]), plain[0])
+    assert torch.equal(degradation.downscale(hr), plain)
+    assert torch.equal(degradation.downscale(hr.to(memory_format=torch.channels_last)), plain)
+    assert torch.equal(degradation.downscale(hr[0]), plain[0])
 
 
 @pytest.mark.parametrize("hr", [torch.zeros(3, 224, 223, dtype=torch.uint8), torch.zeros(3, 224, 224)])
 def test_downscale_refuses_what_it_cannot_do_exactly(hr: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="multiples of 7"):
-        photos.downscale(hr)
+        degradation.downscale(hr)
 
 
 @pytest.mark.skipif(not (SHARED / "tools/measure_upscaling.py").exists(), reason="needs the scoring tool")
@@ -99,7 +99,7 @@ def test_standard_images_are_those_of_the_scoring_tool() -> None:
     assert not any(Image.open(file).getexif().get(274, 1) > 1 for file in files)  # none is turned
     images = photos.Source(test.items[::12]).standard_images()
     assert torch.equal(images, torch.stack([tool.high(file) for file in files[::12]]))
-    assert torch.equal(photos.downscale(images), torch.stack([tool.low(hr) for hr in images]))
+    assert torch.equal(degradation.downscale(images), torch.stack([tool.low(hr) for hr in images]))
 
 
 # -------------------------------------------------------------------------------------- decoding

@@ -33,7 +33,7 @@ def test_scores_are_the_tools_own(hr: torch.Tensor) -> None:
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     for method in evaluation.CLASSICAL:
-        fake = evaluation.upscale_classical(method, photos.downscale(hr))
+        fake = evaluation.upscale_classical(method, degradation.downscale(hr))
         scores = {NAMES.get(name, name): value for name, value in tool.score(fake, hr).items()}
         del scores["lpips"]
         assert evaluation.score(fake, hr) == pytest.approx(scores, rel=1e-5)
@@ -50,7 +50,7 @@ def test_the_tools_command_agrees_from_photo_to_score(tmp_path: Path) -> None:
     theirs = {row["method"]: row for row in map(json.loads, done.stdout.splitlines())}
     hr = torch.stack([photos.standard(photos.read(p)) for p in sorted(tmp_path.iterdir())])
     for method in evaluation.CLASSICAL:
-        ours = evaluation.score(evaluation.upscale_classical(method, photos.downscale(hr)), hr)
+        ours = evaluation.score(evaluation.upscale_classical(method, degradation.downscale(hr)), hr)
         row = {NAMES.get(name, name): value for name, value in theirs[method.lower()].items()}
         assert ours == pytest.approx({name: row[name] for name in ours}, rel=1e-4)
 
@@ -83,7 +83,7 @@ def test_psnr_by_hand() -> None:
 
 
 def test_classical_methods_are_pillows(hr: torch.Tensor) -> None:
-    lr = photos.downscale(hr[:1])
+    lr = degradation.downscale(hr[:1])
     ours = evaluation.upscale_classical("bicubic", lr)[0]
     pillow = TF.to_pil_image(lr[0]).resize((224, 224), Image.Resampling.BICUBIC)
     assert torch.equal(ours, TF.pil_to_tensor(pillow))

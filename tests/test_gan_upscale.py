@@ -138,7 +138,7 @@ def test_evaluate_scores_the_same_weights_again(
 
 def test_input_upscales_with_the_weights_and_blends(trained: Config, tmp_path: Path) -> None:
     hr = photos.find(trained.data).test.standard_images()[:1]
-    lr = photos.downscale(hr)
+    lr = degradation.downscale(hr)
     TF.to_pil_image(lr[0]).save(tmp_path / "lr.png")
     weights = trained.runs / "gan_upscale-quick" / "weights.safetensors"
 

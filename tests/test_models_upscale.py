@@ -46,7 +46,7 @@ def test_the_linear_filter_is_fitted_and_aligned() -> None:
     k, phase = 0.12 * torch.rand(40, 3, 2, 1, 1) - 0.06, 6.3 * torch.rand(40, 3, 1, 1)
     waves = 127.5 + 100 * torch.sin(k[:, :, 0] * y + k[:, :, 1] * x + phase)
     hr8 = waves.round().byte()
-    lr, hr = to_float(photos.downscale(hr8)), to_float(hr8)
+    lr, hr = to_float(degradation.downscale(hr8)), to_float(hr8)
     linear = LinearFilter()
     linear.fit([(lr[:30], hr[:30])])
     with torch.no_grad():

@@ -40,7 +40,7 @@ def test_they_are_small_and_the_card_says_what_they_hold() -> None:
 def test_they_beat_the_classical_methods_on_photos_kept_aside(nets: dict[str, torch.nn.Module]) -> None:
     """On scikit-learn's two photos, which were no part of anything before."""
     hr = photos.find("builtin").test.standard_images()
-    lr = photos.downscale(hr)
+    lr = degradation.downscale(hr)
     scores = {name: evaluation.score(evaluation.upscale(net, lr), hr) for name, net in nets.items()}
     for method in evaluation.CLASSICAL:
         classical = evaluation.score(evaluation.upscale_classical(method, lr), hr)

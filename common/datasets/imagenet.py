@@ -123,6 +123,25 @@ def listing(root: Path) -> PhotoList:
     return photos
 
 
+def join(first: PhotoList, second: PhotoList) -> PhotoList:
+    """The photos of two folders in one list.
+
+    Raises:
+        UserError: one is an archive, or they have no folder in common.
+    """
+    parts = first, second
+    for photos in parts:
+        if photos.rows.dtype.kind != "S":
+            raise UserError(f"{photos.path} is an archive, which can only be taken alone; unpack it")
+    try:
+        path = Path(os.path.commonpath([photos.path for photos in parts]))
+    except ValueError:  # two drives of Windows
+        raise UserError(f"{first.path} and {second.path} are on different drives; put them on one") from None
+    below = [os.fsencode(photos.path.relative_to(path).as_posix() + "/") for photos in parts]
+    rows = [np.char.add(prefix, photos.rows) for prefix, photos in zip(below, parts, strict=True)]
+    return PhotoList(path, np.concatenate(rows), first.about)
+
+
 def cache_of(root: Path) -> Path:
     """The file that keeps the listing of a folder, by today's suffixes."""
     key = hashlib.blake2b(os.fsencode(root.resolve()) + repr(SUFFIXES).encode(), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
 """Photos for upscaling: found, split into three parts, decoded, and cut to the images that are scored.
 
 An image is uint8 RGB all the way to the batch. The high-resolution image (hr) is 224x224; its low-resolution
-version (lr) is 64x64 and is made by `downscale`, here and nowhere else. Batches: see `photo_batches`.
+version (lr) is 64x64: see `degradation`. Batches: see `photo_batches`.
 """
 
 import contextlib
@@ -10,16 +10,15 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from common.cli import UserError, command_line, user_path
@@ -87,18 +86,6 @@ def standard(image: Image.Image) -> Tensor:
     pixels = np.asarray(resize_shorter(image, SHORTER))  # [h,w,3]
     top, left = (pixels.shape[0] - HR_SIDE) // 2, (pixels.shape[1] - HR_SIDE) // 2
     return torch.from_numpy(pixels[top : top + HR_SIDE, left : left + HR_SIDE].copy()).permute(2, 0, 1)
-
-
-def downscale(hr: Tensor) -> Tensor:
-    """The low-resolution version by torchvision's default resize (bilinear, antialiased), uint8 like `hr`.
-
-    uint8 [N,3,h,w] or [3,h,w], both sides multiples of 7, becomes [N,3,h*2/7,w*2/7] or [3,h*2/7,w*2/7].
-    Three times as fast on channels-last memory, which batches have, as on contiguous; same result.
-    """
-    height, width = hr.shape[-2:]
-    if hr.dtype != torch.uint8 or height % 7 or width % 7:
-        raise ValueError(f"downscale takes uint8, sides in multiples of 7, not {hr.dtype} {height}x{width}")
-    return TF.resize(hr, [height * 2 // 7, width * 2 // 7], antialias=True)
 
 
 @dataclass
@@ -217,16 +204,21 @@ class Photos:
     note: str = ""
 
 
-def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
+def find(*places: str, limit: int = 100, download: bool = True) -> Photos:
     """The images that `--data` names; data/README.md says what it can name, and in which order `auto` looks.
 
     At most `limit` of them, evenly spaced over the sorted list, are the test. `auto` fetches Imagenette, 341
-    MB, only if it may `download`.
+    MB, only if it may `download`. All photos of the second place and those after it are to train on.
 
     Raises:
         UserError: no such path, too few photos in it, an archive without its index, an extraction that was
-            not finished, or Imagenette cannot be had.
+            not finished, places that share photos or cannot be joined, or Imagenette cannot be had.
     """
+    data, *others = places
+    if others and {"auto", "builtin"} & {*places}:
+        raise UserError(
+            "--data: auto and builtin stand alone; name several folders of photos, or one of these"
+        )
     if data == "builtin":
         return _builtin()
     origin, text = "--data", data
@@ -234,17 +226,54 @@ def find(data: str, *, limit: int = 100, download: bool = True) -> Photos:
         origin, text = "$IMAGENET_DIR", os.environ.get("IMAGENET_DIR", "")
         if not text:
             return _usual(limit, download)
-    path = imagenet.imagenette(DOWNLOADS) if data == "imagenette" else user_path(origin.strip("-"), text)
+    path = _path(text, origin)
+    with _named(origin, path):
+        parts = _some(path)
+        photos, taken = _split(*parts, limit), [part.path for part in parts[1:] if part is not None]
+    for text in others:
+        path = _path(text, origin)
+        with _named(origin, path):
+            name, more, _ = _some(path)
+            for before in taken:
+                if before.is_relative_to(more.path) or more.path.is_relative_to(before):
+                    raise UserError(f"{more.path} shares photos with {before}; name places that share none")
+            photos, taken = _add(photos, name, more), [*taken, more.path]
+    return photos
+
+
+def _path(text: str, origin: str) -> Path:
+    return imagenet.imagenette(DOWNLOADS) if text == "imagenette" else user_path(origin.strip("-"), text)
+
+
+@contextlib.contextmanager
+def _named(origin: str, path: Path) -> Iterator[None]:
+    """Errors within it name the flag and the path."""
     try:
-        name, train, test = _train_and_test(path)
-        if not train:
-            left_out = f"; {train.left_out}" if train.left_out else ""
-            raise UserError(f"{path} holds no photos ({' '.join(SUFFIXES)}){left_out}; {REMEDY}")
-        return _split(name, train, test, limit)
+        yield
     except UserError as error:
         raise UserError(f"{origin} {error}") from None
     except OSError as error:
         raise UserError(f"{origin} {path}: {cause_of(error)}; {REMEDY}") from None
+
+
+def _some(path: Path) -> tuple[str, imagenet.PhotoList, imagenet.PhotoList | None]:
+    """As `_train_and_test`, and a UserError where there are no photos to train on."""
+    name, train, test = _train_and_test(path)
+    if not train:
+        left_out = f"; {train.left_out}" if train.left_out else ""
+        raise UserError(f"{path} holds no photos ({' '.join(SUFFIXES)}){left_out}; {REMEDY}")
+    return name, train, test
+
+
+def _add(photos: Photos, name: str, more: imagenet.PhotoList) -> Photos:
+    """The same photos to be scored on, and more to train on."""
+    if more.left_out:
+        print(f"{more.path}: {more.left_out}", file=sys.stderr)
+    source = replace(photos.train, items=imagenet.join(cast(imagenet.PhotoList, photos.train.items), more))
+    for part in (photos.validation, photos.test):
+        if part.reserve is photos.train:
+            part.reserve = source
+    return replace(photos, name=f"{photos.name} + {name}", train=source)
 
 
 def _usual(limit: int, download: bool) -> Photos:

@@ -54,24 +54,36 @@ class LinearFilter(nn.Module):
         self.conv.load_state_dict({"weight": weights, "bias": bias})
 
 
+class Conv3x3(nn.Module):
+    """A 3x3 convolution that keeps its weights as a matrix, [out,9 in], which is what Muon steps along."""
+
+    def __init__(self, channels: int, gain: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 9 * channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        self.weight.data *= gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.unflatten(1, (-1, 3, 3)), self.bias, padding=1)  # as `x`
+
+
 class Block(nn.Module):
     """Two convolutions whose output is added to the input, without batch norm (Lim et al. 2017, EDSR)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        for conv, gain in ((self.first, 1.0), (self.second, 0.3)):  # 0.3: every block begins as a small step
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-            conv.weight.data *= gain
+        self.first = Conv3x3(channels, gain=1.0)
+        self.second = Conv3x3(channels, gain=0.3)  # so that every block begins as a small step
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(x)))  # [N,channels,h/2,w/2], as `x`
+        return x + self.second(F.relu(self.first(x)))  # [N,channels,h,w], as `x`
 
 
 class Upscaler(nn.Module):
-    """The generator: the linear filter plus what a residual body at half the low resolution adds to it.
+    """The generator: the linear filter plus what a residual body at the low resolution adds to it.
+
+    Only after the body 2x2 blocks are folded. The skip over the whole body is EDSR's (Lim et al. 2017).
 
     It begins as the linear filter exactly, since its last layer begins at zero. It is fully convolutional:
     any size goes in, odd sides are padded by one pixel and the surplus is cropped away.
@@ -80,21 +92,22 @@ class Upscaler(nn.Module):
     def __init__(self, channels: int, blocks: int) -> None:
         super().__init__()
         self.skip = LinearFilter()
-        self.head = nn.Conv2d(3 * DOWN**2, channels, 3, padding=1)
+        self.head = nn.Conv2d(3, channels, 3, padding=1)
         self.body = nn.Sequential(*(Block(channels) for _ in range(blocks)))
-        self.tail = nn.Conv2d(channels, 3 * UP**2, 3, padding=1)
+        self.tail = nn.Conv2d(channels * DOWN**2, 3 * UP**2, 3, padding=1)
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
-        self.reach = DOWN * (2 * blocks + 2)
-        """How many low-resolution pixels to each side a pixel of the output depends on."""
+        self.reach = 2 * blocks + 1 + 2 * DOWN - 1
+        """How many low-resolution pixels to each side a pixel of the output depends on, at most."""
 
     def forward(self, lr: Tensor) -> Tensor:
         """`lr` [N,3,h,w] in 0..1; returns float [N,3,(7h+1)//2,(7w+1)//2], about 0..1."""
         height, width = lr.shape[-2:]
         lr = F.pad(lr, (0, width % DOWN, 0, height % DOWN), mode="replicate")  # [N,3,h,w], even
         # Without the factor 4 contrasts are so small that the net stays almost linear for minutes
-        features = self.body(self.head(F.pixel_unshuffle((lr - 0.5) * 4, DOWN)))  # [N,channels,h/2,w/2]
+        features = self.head((lr - 0.5) * 4)  # [N,channels,h,w]
+        features = F.pixel_unshuffle(features + self.body(features), DOWN)  # [N,4 channels,h/2,w/2]
         detail = F.pixel_shuffle(0.3 * self.tail(features), UP)  # [N,3,3.5h,3.5w]
         with torch.autocast(lr.device.type, enabled=False):  # 8 bits of mantissa would be seen in images
             fake = self.skip(lr) + detail.float()  # [N,3,3.5h,3.5w]

@@ -15,7 +15,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from common.training.run import Losses as Losses
 Batches = Callable[[int], Iterator[Any]]
 Schedule = Callable[[float], float]
 Evaluate = Callable[[nn.Module], dict[str, Any]]
+Optimizers = Optimizer | Sequence[Optimizer]
+"""Of one player: one, or several that share its parameters."""
 Step = tuple[Any, int, float]  # batch, number of the step, progress 0..1
 
 ROWS = 200  # of the history, for each phase
@@ -61,7 +63,7 @@ def supervised(
     run: Run,
     phase: str,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizers,
     loss: Callable[[nn.Module, Any, float], Losses],
     batches: Batches,
     *,
@@ -94,7 +96,8 @@ def supervised(
         UserError: a loss, gradient or weight is not finite, or the checkpoint does not fit the model.
         SystemExit: 130 after Ctrl-C or SIGTERM, once the run is saved.
     """
-    state = Phase(phase, [model], [optimizer], run.device)
+    optimizers = _listed(optimizer)
+    state = Phase(phase, [model], optimizers, run.device)
     plan = _steps(run, state, batches, steps, minutes, schedule, ema, evaluate, evaluations)
     if run.start(state, steps, minutes):
         with run.interruptible():
@@ -105,10 +108,7 @@ def supervised(
                 total = _total(losses)
 
                 # Backward and update
-                optimizer.zero_grad()
-                total.backward()
-                norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-                optimizer.step()
+                norm = _update(optimizers, total, list(model.parameters()), clip)
                 state.add(losses | {"loss": total, "grad": norm})
     return run.result(state)
 
@@ -118,10 +118,10 @@ def adversarial(
     phase: str,
     generator: nn.Module,
     discriminator: nn.Module,
-    optimizers: tuple[Optimizer, Optimizer],
-    generator_loss: Callable[[nn.Module, Tensor, Tensor, tuple[Any, ...], int], Losses],
+    optimizers: tuple[Optimizers, Optimizers],
+    generator_loss: Callable[[nn.Module, Any, Tensor, tuple[Any, ...], int], Losses],
     discriminator_loss: Callable[
-        [nn.Module, Tensor, Tensor, tuple[Any, ...], int], tuple[Losses, Tensor, Tensor]
+        [nn.Module, Any, Tensor, tuple[Any, ...], int], tuple[Losses, Tensor, Tensor]
     ],
     batches: Batches,
     *,
@@ -138,8 +138,9 @@ def adversarial(
     """Trains the two in place; returns `generator`, holding its averaged (EMA) weights, in eval mode.
 
     A batch is (condition, real): `condition` holds the inputs of the generator, noise and label or a small
-    image. Both losses are called with (discriminator, real, fake, condition, step), where `step` counts the
-    steps of their own player: what a loss does in each 8th is as frequent for one who steps seldom.
+    image; `real` is a tensor, or all that the losses need. Both losses are called with (discriminator, real,
+    fake, condition, step), where `step` counts the steps of their own player: what a loss does in each 8th is
+    as frequent for one who steps seldom.
 
     `discriminator_loss` also returns its scores of real and fake. The discriminator counts as right where
     real scores above 0 and fake below 0. In a relativistic loss only differences mean something: return
@@ -152,9 +153,10 @@ def adversarial(
     `accuracy_fake`, the shares (0..1) of the two that the discriminator gets right. A line on screen says
     when one side has won.
     """
-    generator_optimizer, discriminator_optimizer = optimizers
+    g_optimizers, d_optimizers = map(_listed, optimizers)
+    g_parameters = list(generator.parameters())
     d_parameters = [p for p in discriminator.parameters() if p.requires_grad]
-    state = Phase(phase, [generator, discriminator], list(optimizers), run.device)
+    state = Phase(phase, [generator, discriminator], [*g_optimizers, *d_optimizers], run.device)
     plan = _steps(run, state, batches, steps, minutes, schedule, ema, evaluate, evaluations)
     if run.start(state, steps, minutes):
         with run.interruptible():
@@ -170,10 +172,7 @@ def adversarial(
                             discriminator, real, fake.detach(), condition, number // d_every
                         )
                     total = _total(losses)
-                    discriminator_optimizer.zero_grad()
-                    total.backward()
-                    norm = nn.utils.clip_grad_norm_(d_parameters, clip)
-                    discriminator_optimizer.step()
+                    norm = _update(d_optimizers, total, d_parameters, clip)
                     right = {
                         "accuracy_real": (scores_real > 0).float().mean(),
                         "accuracy_fake": (scores_fake < 0).float().mean(),
@@ -187,10 +186,7 @@ def adversarial(
                     with run.autocast():  # a region of its own: autocast remembers D's weights within one
                         losses = generator_loss(discriminator, real, fake, condition, number // g_every)
                     total = _total(losses)
-                    generator_optimizer.zero_grad()
-                    total.backward()
-                    norm = nn.utils.clip_grad_norm_(generator.parameters(), clip)
-                    generator_optimizer.step()
+                    norm = _update(g_optimizers, total, g_parameters, clip)
                     for parameter in d_parameters:
                         parameter.requires_grad_(True)
                     state.add(losses | {"loss_generator": total, "grad_generator": norm})
@@ -397,6 +393,23 @@ def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
     get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), 0)
     for kept, now in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(now)
+
+
+def _listed(optimizers: Optimizers) -> list[Optimizer]:
+    return [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+
+
+def _update(
+    optimizers: list[Optimizer], total: Tensor, parameters: list[nn.Parameter], clip: float
+) -> Tensor:
+    """Backward and a step of each; returns the norm of the gradients before they were clipped."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    total.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    for optimizer in optimizers:
+        optimizer.step()
+    return norm
 
 
 def _total(losses: Losses) -> Tensor:
