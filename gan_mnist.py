@@ -79,6 +79,7 @@ class Config(TrainingFlags):
 if __name__ == "__main__":
     CONFIG = read_flags(Config)  # before torch is imported, which takes seconds: --help answers at once
 
+import string
 import time
 from functools import partial
 
@@ -113,11 +114,15 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(g_channels=32, d_channels=24, batch=24, learning_rate=2.5e-3),
+    # on a CPU, where there are more characters than digits: each comes up seldom, and the generator learns faster
+    # by steps that cost it no discriminator's
+    "letters": Preset(g_channels=32, d_channels=24, batch=32, learning_rate=2.5e-3, d_every=2),
     "gpu": Preset(g_channels=64, d_channels=48, batch=64),
     "quick": Preset(g_channels=24, d_channels=16, batch=16, steps=250),
 }
 SIDE_BY_SIDE = {  # for Method 1
     "cpu": Preset(g_channels=16, d_channels=12, batch=12, latent=32),
+    "letters": Preset(g_channels=8, d_channels=8, batch=8, latent=16, d_every=2),
     "gpu": Preset(g_channels=24, d_channels=16, batch=32, latent=32),
     "quick": Preset(g_channels=8, d_channels=8, batch=8, latent=32, steps=120),
 }
@@ -231,14 +236,16 @@ def main(config: Config) -> int:
         return inference.run_inference(config, device)
     figs = config.figs_dir()
     check_writable(figs, config.runs)
-    size = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
-    preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)["quick" if config.quick else size]
 
     # Data, and the evaluator
     data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
     facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
     print(f"Data: {facts}. {data.note}".strip())
+    size = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
+    size = "quick" if config.quick else size
+    size = "letters" if size == "cpu" and len(data.characters) > len(string.digits) else size
+    preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)[size]
     evaluator, was_stopped = evaluation.find_evaluator(config, data, device)
     config = replace(config, resume=config.resume and not was_stopped)  # stopped before the GAN began
 

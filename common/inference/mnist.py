@@ -210,7 +210,7 @@ def evaluate(
     """Scores as many characters as the test part has, in turn, and says what they cost. Returns these, uint8
     [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without rejection; and for the results
     file what else was measured."""
-    rng, labels = torch.Generator().manual_seed(seed), torch.arange(len(data.test)) % len(data.characters)
+    rng, labels = torch.Generator().manual_seed(seed), data.labels_to_sample(len(data.test))
     start = time.monotonic()
     fake, cost = sampler.sample(labels, rng)
     rate = len(fake) / (time.monotonic() - start)
