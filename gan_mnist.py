@@ -46,6 +46,9 @@ class Config(TrainingFlags):
     """Train small GANs in which one player is stronger or weaker, and show where it collapses."""
     compare: bool = False
     """Compare the three methods, with the newest weights of each, and save these in one file."""
+    weights: str = "auto"
+    """Weights to use where nothing is trained: `digits` or `handwriting`, which come along, a .safetensors file,
+    or auto: the newest trained, else those that come along, that have the characters of --data or --write."""
     train_evaluator: bool = False
     """Train the evaluator anew, in place of the one that comes along."""
 
@@ -273,7 +276,7 @@ def main(config: Config) -> int:
         progress.run.finish()
 
     # Figures and results
-    name = "gan_mnist" if config.method == "conditional" else f"gan_mnist_method_{config.method}"
+    name = inference.name_of(data.characters, config.method, "_method_")
     path = figures.save_all(figs, name, sampler, fake, labels, data, config.seed, progress)
     more |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
     results.save(figs, name, config, data=data, metrics=metrics, baselines=references, **more)

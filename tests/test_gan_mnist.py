@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     preset = replace(gan_mnist.PRESETS["quick"], g_channels=4, d_channels=4, batch=8)
 
     def weights(name: str, resume: bool = False) -> dict[str, Tensor]:
@@ -305,7 +305,7 @@ def test_a_full_disk_is_named_while_film_and_figures_are_written(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     config = replace(trained, steps=1, runs=tmp_path)
     sampler, progress = gan_mnist.train(config, gan_mnist.PRESETS["quick"], data, evaluator, CPU)
 
@@ -465,7 +465,7 @@ def test_the_three_methods_are_compared_and_saved_in_one_file(
 
     classifier, _ = evaluation.load_classifier(trained.runs / "gan_mnist-evaluator" / "evaluator.safetensors")
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(classifier.predict, data)
     monkeypatch.setattr(inference, "load_chosen", load)
     config = replace(trained, quick=False, runs=tmp_path, figs=tmp_path / "figs")
     assert studies.compare(config, data, evaluator, CPU) == 0

@@ -42,7 +42,8 @@ class Progress:
 
     def __init__(self, run: Run, split: Digits, evaluator: evaluation.Evaluator, method: str) -> None:
         self.run, self.method, self.characters = run, method, split.characters
-        self.evaluator = evaluation.Evaluator(evaluator.predict, split.test, split.test_labels)
+        self.evaluator = evaluation.Evaluator(evaluator.predict, split)
+        self.labels = split.labels_to_sample(len(split.test))
         self.folder = run.path.parent / "film"
         for old in self.folder.glob("*.png") if not run.history else ():  # the run does not go on
             old.unlink()
@@ -51,15 +52,16 @@ class Progress:
         """Scores a generator, and adds ten rows of samples, a column for each character, to the film."""
         sampler, columns = Sampler(self.method, generator, self.characters), len(self.characters)
 
-        def sample(count: int, seed: int) -> tuple[Tensor, Tensor | None]:
-            rng, labels = torch.Generator().manual_seed(seed), torch.arange(count) % columns
+        def sample(labels: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
+            rng = torch.Generator().manual_seed(seed)
             if self.method == "2":
-                return sampler.sample_unconditional(count, rng), None
+                return sampler.sample_unconditional(len(labels), rng), None
             return sampler.sample(labels, rng)[0], labels
 
         with atomic_write(self.folder / f"{len(self._steps()):04}.png") as temporary:
-            Image.fromarray(tiled(sample(10 * columns, seed=2)[0], columns)).save(temporary)
-        return self.evaluator.score(*sample(len(self.evaluator.labels), seed=1))
+            film, _ = sample(torch.arange(10 * columns) % columns, seed=2)
+            Image.fromarray(tiled(film, columns)).save(temporary)
+        return self.evaluator.score(*sample(self.labels, seed=1))
 
     def _steps(self) -> list[int]:
         """Of the evaluations so far."""

@@ -3,7 +3,9 @@
 
 import copy
 import io
+import itertools
 import math
+import string
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -28,11 +30,12 @@ from common.training.run import Run
 
 # What `--method` takes, and its name on screen and in figures
 METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
-SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits.safetensors"
+PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
+SHIPPED = {name: PRETRAINED / f"{name}.safetensors" for name in ("digits", "handwriting")}
 BATCH = 500
 THRESHOLD = 0.99  # how probable Method 2's classifier must find a character, for the sample to be accepted
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
-SAME_STYLE = 0.6  # how near its noise lies to that of a word's style; at 1 only one image would come of it
+SAME_STYLE = 0.6  # how near its noise lies to the noise that is asked for; at 1 one image would come of it
 
 
 @dataclass
@@ -54,18 +57,21 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(
-        self, labels: Tensor, rng: torch.Generator, style: Tensor | None = None
+        self, labels: Tensor, rng: torch.Generator, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Samples the characters of `labels`, int64 [N]; with `style`, [latent], of the same noise, else each
-        of its own by `rng`, on the CPU. Returns uint8 [N,28,28], 255 for ink; and by character how many
+        """Samples the characters of `labels`, int64 [N], of normal noise by `rng`, on the CPU, or of `noise`,
+        [N,latent], with Method 2 near it. Returns uint8 [N,28,28], 255 for ink; and by character how many
         samples one cost.
 
         Raises:
             UserError: `MAX_REJECTED` samples in vain, and Method 2 still lacks a character.
         """
         if self.method == "2":
-            return self._rejection_sampling(labels, rng, style)
-        fake = torch.cat([self._sample_batch(part, rng, style) for part in labels.split(BATCH)])
+            return self._rejection_sampling(labels, rng, noise)
+        parts = noise.split(BATCH) if noise is not None else itertools.repeat(None)
+        fake = torch.cat(
+            [self._sample_batch(*of, rng) for of in zip(labels.split(BATCH), parts, strict=False)]
+        )
         return fake, {self.characters[k]: 1.0 for k in labels.unique().tolist()}
 
     @torch.inference_mode()
@@ -90,18 +96,20 @@ class Sampler:
         device = next(self.generator.parameters()).device
         return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
 
-    def _sample_batch(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
+    def _sample_batch(self, labels: Tensor, noise: Tensor | None, rng: torch.Generator) -> Tensor:
         """One sample for each label [N], by a conditional net or by nets side by side."""
         if self.method == "conditional":
-            noise = self._noise(rng, len(labels)) if style is None else style.expand(len(labels), -1)
+            noise = self._noise(rng, len(labels)) if noise is None else noise
             return self._generate(noise[:, None], labels)[:, 0]
         # all nets run at once: labels are dealt out to rows in which no character comes twice
         row = (labels[:, None] == labels).tril(-1).sum(1)
-        noise = self._noise(rng, int(row.max()) + 1, self.generator.nets)
-        return self._generate(noise if style is None else style.expand_as(noise))[row, labels]
+        dealt = self._noise(rng, int(row.max()) + 1, self.generator.nets)
+        if noise is not None:
+            dealt[row, labels] = noise
+        return self._generate(dealt)[row, labels]
 
     def _rejection_sampling(
-        self, labels: Tensor, rng: torch.Generator, style: Tensor | None
+        self, labels: Tensor, rng: torch.Generator, near: Tensor | None
     ) -> tuple[Tensor, dict[str, float]]:
         """Samples until the classifier is sure of every character, and counts."""
         assert self.classifier is not None
@@ -115,8 +123,9 @@ class Sampler:
                 drew = f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain"
                 raise UserError(f"{drew}: no more of {missing}; train it longer, or take another --method")
             noise = self._noise(rng, BATCH)
-            if style is not None:
-                noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
+            if near is not None:
+                some = near[torch.randint(len(near), (BATCH,), generator=rng)]
+                noise = SAME_STYLE * some + math.sqrt(1 - SAME_STYLE**2) * noise
             fake = self._generate(noise[:, None])[:, 0]  # [BATCH,28,28]
             probability, label = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu().max(1)
             drawn, vain = drawn + BATCH, vain + BATCH
@@ -129,9 +138,10 @@ class Sampler:
         return images, {self.characters[k]: drawn / accepted[k].item() for k in wanted}
 
 
-def run_dir(config: Flags, method: str) -> Path:
-    """The folder of a method's run."""
-    return config.run_dir("gan_mnist" if method == "conditional" else f"gan_mnist-{method}")
+def name_of(characters: str, method: str, between: str = "-") -> str:
+    """What runs and results of a method are called: those of letters are none of digits."""
+    name = "gan_mnist" if len(characters) <= len(string.digits) else "gan_letters"
+    return name if method == "conditional" else f"{name}{between}{method}"
 
 
 def open_run(
@@ -141,7 +151,8 @@ def open_run(
     settings = {name: getattr(config, name) for name in ("method", "seed", "precision")} | preset
     settings |= {"data": data.name, "digits": data.fingerprint()[:16]}
     more: dict[str, Any] = {"budget": budget, "resume": config.resume, "precision": config.run_precision()}
-    return Run(run_dir(config, config.method), settings=settings, device=device, **more)
+    path = config.run_dir(name_of(data.characters, config.method))
+    return Run(path, settings=settings, device=device, **more)
 
 
 def origin(data: Digits, run: Run) -> dict[str, Any]:
@@ -188,15 +199,30 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
     return Sampler(method, generator.to(device).eval(), characters, classifier, known)
 
 
-def load_chosen(config: Any, method: str, device: torch.device, data: Digits | None = None) -> Sampler:
-    """The weights that --weights names.
+def load_chosen(
+    config: Any, method: str, device: torch.device, data: Digits | None = None, text: str = ""
+) -> Sampler:
+    """The weights that --weights names. `auto` and `shipped` take the first that know the characters of
+    `data`, or the letters and digits of `text`: of digits the newest trained, then those that come along;
+    then the same of letters.
 
     Raises:
         UserError: as `load`, or they are of other characters than those of `data`.
     """
-    chosen = str(cli.user_path("weights", config.weights))
-    path = weights.choose(chosen, run_dir(config, method) / "weights.safetensors", SHIPPED)
-    sampler = load(path, method, device)
+    candidates = []
+    for (name, shipped), characters in zip(
+        SHIPPED.items(), (string.digits, string.ascii_letters), strict=True
+    ):
+        newest = config.run_dir(name_of(characters, method)) / "weights.safetensors"
+        if config.weights == "auto" and newest.exists():
+            candidates.append(newest)
+        if config.weights in ("auto", "shipped", name):
+            candidates.append(shipped)
+    needed = {of for of in text if of.isascii() and of.isalnum()}
+    for path in candidates or [cli.user_path("weights", config.weights)]:
+        sampler = load(path, method, device)
+        if sampler.characters == data.characters if data else needed <= set(sampler.characters):
+            break
     if data and sampler.characters != data.characters:
         theirs = f"the weights in {path} have {sampler.characters}"
         raise UserError(f"--data: {data.name} has {data.characters}, but {theirs}")
@@ -233,12 +259,12 @@ def run_inference(config: Any, device: torch.device) -> int:
     Raises:
         UserError: the weights, the text or a colour cannot be used, or the file cannot be written.
     """
-    sampler = load_chosen(config, config.method, device)
+    sampler = load_chosen(config, config.method, device, text=config.write or "")
     rng, content = torch.Generator().manual_seed(config.seed), io.BytesIO()
     cost: dict[str, float] = {}  # by character, where it cost most
 
     def sample(labels: Tensor, style: Tensor | None = None) -> Tensor:
-        images, used = sampler.sample(labels, rng, style)
+        images, used = sampler.sample(labels, rng, None if style is None else style.expand(len(labels), -1))
         cost.update({of: max(used[of], cost.get(of, 0.0)) for of in used})
         return images
 
