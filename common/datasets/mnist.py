@@ -40,6 +40,8 @@ ORIGINAL = "1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"
 """`_sha256` of the original MNIST, whose four files have the MD5 sums that are known for them unpacked."""
 REMEDY = "put a whole copy in its place, or name another by --data"
 FORMS = "a folder with MNIST's or EMNIST's files, Keras' mnist.npz, a table of pixels (.csv), a .zip of these"
+NAMELESS = "⓪①②③④⑤⑥⑦⑧⑨"
+"""In place of characters for ten classes that are none, so that nobody can write with them."""
 UNEVEN = 2
 """A set in which the most frequent character has this many times the images of the rarest is no even one."""
 
@@ -347,6 +349,9 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
         how = "{:,} and {:,} images to train and test on, instead of {:,} and {:,}"
     elif public is MNIST and _sha256(*train, *test) != ORIGINAL:  # others come in files of the same names
         how = "as many images, but others"
+        if bool((found == found[0]).all()):  # digits that people wrote are not as even
+            how += ", and equally many of each class, as in Fashion-MNIST: what the classes are is unknown"
+            public = public._replace(characters=NAMELESS)
     if how:
         note = f"Not the original {name}: {how.format(*counts, *public.counts)}.\n{note}".strip()
         name = name.replace("MNIST", "MNIST-like")

@@ -209,7 +209,7 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Eva
                 return Evaluator(classifier.to(device).predict, data), False
     print(f"Evaluator: trained now, on {data.name}")
     split = data.validation_split()
-    epochs = 5 if len(split.train) > 10_000 else 10
+    epochs = 10 if len(split.train) <= 10_000 else max(1, min(5, 400_000 // len(split.train)))
     about = {"fingerprint": fingerprint, "epochs": epochs}
     run = Run(folder, settings=about, device=device, resume=stopped, precision="float32")
     torch.manual_seed(1)  # the same evaluator whatever the seed of what it scores

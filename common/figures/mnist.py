@@ -94,6 +94,7 @@ def save_all(
     figs: Path,
     script: str,
     sampler: Sampler,
+    evaluator: evaluation.Evaluator,
     fake: Tensor,
     labels: Tensor,
     data: Digits,
@@ -102,7 +103,7 @@ def save_all(
 ) -> Path:
     """Writes all figures of a run, those of the training only after one; returns the first one's path.
 
-    `fake` and `labels`, uint8 [N,28,28] and int64 [N], are what was sampled for the scores.
+    `fake` and `labels`, uint8 [N,28,28] and int64 [N], are what was sampled for the scores of `evaluator`.
     """
     name, count = script.replace("gan", "GAN"), len(data.characters)
     caption = f"Trained on {sampler.about['data']}. {data.note.partition(chr(10))[0]}".strip()
@@ -119,6 +120,11 @@ def save_all(
         title, more = TEXTS[which]
         full = caption + more.format(seed=seed, rows=rows)
         grid(figs / f"{name}{which}.png", _on_white(images), columns=columns, title=title, caption=full)
+    distances = {
+        "generated": evaluator.distances(fake, labels),
+        "real": evaluator.distances(*data.training_sample(len(data.test))),
+    }
+    by_class(figs / f"{name}_classes.png", distances, data.characters, caption)
     if progress:
         progress.save_film(figs / f"{name}_training.gif")
         # as many real characters as the validation part has: a distance depends on how many are compared
@@ -148,6 +154,21 @@ def _styles(sampler: Sampler, seed: int) -> Tensor:
 def _on_white(images: Tensor) -> Tensor:
     """uint8 [N,h,w], 255 for ink, to [N,3,h,w], black on white."""
     return (255 - images)[:, None].expand(-1, 3, -1, -1)
+
+
+def by_class(path: Path, distances: dict[str, list[float]], characters: str, caption: str) -> None:
+    """How near each character comes to real ones, and as many other real ones do; what is worst is named."""
+    worst = int(np.argmax(distances["generated"]))
+    title = f"Distance of each character to real ones; the worst is {characters[worst]}"
+    with new_page(path, look.WIDTH, 370, title, caption) as page:
+        _bars(page.charts(0, 370).subplots(), distances, characters)
+
+
+def _bars(axes: Any, distances: dict[str, list[float]], characters: str) -> None:
+    bars = pd.DataFrame(distances, index=list(characters))
+    bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY][4 - len(distances) :])
+    axes.set_title("Distance of each character to real ones (lower is nearer)")
+    legend(axes)
 
 
 LINES = (  # of the study of balance: way, style, colour, name
@@ -204,11 +225,7 @@ def compare(
         for i, (name, written) in enumerate(images.items()):
             facts = "class accuracy {class_accuracy:.1%}, distance {distance:.2f}, recall {recall:.2f}"
             _strip(page, i * row_height, name, 200, facts.format(**scores[name]), written)
-        axes = page.charts(len(images) * row_height, chart).subplots()
-        bars = pd.DataFrame(distances, index=list(characters))
-        bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY])
-        axes.set_title("Distance of each character to real ones (lower is nearer)")
-        legend(axes)
+        _bars(page.charts(len(images) * row_height, chart).subplots(), distances, characters)
 
 
 def _strip(page: look.Page, y: int, name: str, x: int, facts: str, images: Tensor) -> None:

@@ -17,15 +17,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from common import cli, weights
-from common.cli import Flags, UserError
+from common import cli, results, weights
+from common.cli import UserError
 from common.datasets.images import to_float, to_uint8
 from common.datasets.mnist import Digits
+from common.evaluation import mnist as evaluation
 from common.evaluation.mnist import Evaluator, nearest_neighbour_ratio
 from common.files import atomic_write, cause_of
 from common.inference import handwriting
 from common.models.mnist import Classifier, Generator
-from common.results import Scores
 from common.training.run import Run
 
 # What `--method` takes, and its name on screen and in figures
@@ -33,7 +33,7 @@ METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
 PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
 SHIPPED = {name: PRETRAINED / f"{name}.safetensors" for name in ("digits", "handwriting")}
 BATCH = 500
-THRESHOLD = 0.99  # how probable Method 2's classifier must find a character, for the sample to be accepted
+THRESHOLD = 0.99  # how probable Method 2's classifier must find a shape, for the sample to be accepted
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
 SAME_STYLE = 0.6  # how near its noise lies to the noise that is asked for; at 1 one image would come of it
 
@@ -114,6 +114,7 @@ class Sampler:
         """Samples until the classifier is sure of every character, and counts."""
         assert self.classifier is not None
         device = next(self.classifier.parameters()).device
+        shape = evaluation.shapes(self.characters)
         wanted = {k: (labels == k).nonzero()[:, 0].tolist() for k in labels.unique().tolist()}
         images = torch.zeros(len(labels), 28, 28, dtype=torch.uint8)
         accepted, drawn, vain = torch.zeros(len(self.characters)), 0, 0
@@ -127,9 +128,14 @@ class Sampler:
                 some = near[torch.randint(len(near), (BATCH,), generator=rng)]
                 noise = SAME_STYLE * some + math.sqrt(1 - SAME_STYLE**2) * noise
             fake = self._generate(noise[:, None])[:, 0]  # [BATCH,28,28]
-            probability, label = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu().max(1)
+            probability = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu()
+            of_shape = torch.zeros_like(probability).index_add(1, shape, probability)
+            label = probability.argmax(1)
+            if len(shape.unique()) < len(shape):  # which of the same shape it is, nobody can be sure
+                same = shape == of_shape.argmax(1)[:, None]  # [BATCH,classes]
+                label = torch.multinomial(probability * same, 1, generator=rng)[:, 0]
             drawn, vain = drawn + BATCH, vain + BATCH
-            for i in (probability >= THRESHOLD).nonzero()[:, 0].tolist():
+            for i in (of_shape.amax(1) >= THRESHOLD).nonzero()[:, 0].tolist():
                 k = int(label[i])
                 accepted[k] += 1
                 if wanted.get(k):
@@ -232,10 +238,10 @@ def load_chosen(
 
 def evaluate(
     sampler: Sampler, evaluator: Evaluator, data: Digits, seed: int
-) -> tuple[Tensor, Tensor, Scores, dict[str, Any]]:
-    """Scores as many characters as the test part has, in turn, and says what they cost. Returns these, uint8
-    [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without rejection; and for the results
-    file what else was measured."""
+) -> tuple[Tensor, Tensor, str, dict[str, Any]]:
+    """Scores as many characters as the test part has, with Method 2 also without rejection, beside real and
+    useless ones, and says what they cost. Returns these, uint8 [N,28,28]; their labels, int64 [N]; one line
+    that says how good they are; and all that was measured, for the results file."""
     rng, labels = torch.Generator().manual_seed(seed), data.labels_to_sample(len(data.test))
     start = time.monotonic()
     fake, cost = sampler.sample(labels, rng)
@@ -248,9 +254,14 @@ def evaluate(
     ratio = nearest_neighbour_ratio(fake[:1_000], data.test[:1_000], data.train)
     print(f"Nearest-neighbour ratio {ratio:.2f} (1: as new as real ones; near 0: copies)")
     print(f"{rate:,.0f} samples a second")
-    facts = {"count": len(labels), "evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
+    baselines = evaluation.baselines(evaluator, data)
+    metrics, references = (evaluation.named(rows, data.name) for rows in (scores, baselines))
+    print(results.table(metrics | references))
     sampler.about |= {"scores": scores, "evaluator_accuracy": evaluator.accuracy}
-    return fake, labels, scores, facts | {"samples_per_second": rate, "samples_per_character": cost}
+    facts = {"count": len(labels), "metrics": metrics, "baselines": references}
+    facts |= {"evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
+    facts |= {"samples_per_second": rate, "samples_per_character": cost}
+    return fake, labels, evaluation.verdict(scores["GAN"], baselines, data.name), facts
 
 
 def run_inference(config: Any, device: torch.device) -> int:
