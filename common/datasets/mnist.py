@@ -322,8 +322,8 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
                 content = gzip.decompress(content)
             for array in map(np.atleast_1d, _arrays(path, content)):
                 whole = array if array.dtype == np.uint8 else np.clip(np.nan_to_num(array), 0, 255)
-                arrays.append((path, whole.astype(np.uint8, copy=False)))
-                if not np.array_equal(array, whole.astype(np.uint8, copy=False)):
+                arrays.append((path, whole.astype(np.uint8)))
+                if not np.array_equal(array, arrays[-1][1]):
                     raise ValueError("it has other values than whole numbers from 0 to 255")
         except (*FAILURES, TypeError, ValueError) as error:
             if "out of memory" in str(error):  # in pandas' words, as if the file were at fault
