@@ -157,7 +157,7 @@ def test_other_images_than_the_original_are_never_called_by_its_name() -> None:
     assert found.note == (
         "Not the original MNIST: 20 and 10 images to train and test on, instead of 60,000 and 10,000."
     )
-    put(Path("letters"), fake_files(mnist.BALANCED))
+    put(Path("letters"), fake_files(mnist.EMNIST[1]))
     assert mnist.find("letters").name == "EMNIST-like balanced"
 
 
@@ -503,14 +503,14 @@ def test_a_folder_is_found_at_every_level_of_torchvisions_layout(place: str) -> 
 
 @pytest.mark.parametrize("place", ["", "raw", "EMNIST/raw"])
 def test_so_is_emnist(place: str) -> None:
-    put(Path("mine", place), fake_files(mnist.BALANCED))
+    put(Path("mine", place), fake_files(mnist.EMNIST[1]))
     found = mnist.find("mine")
     assert found.characters == string.digits + string.ascii_uppercase + "abdefghnqrt"
 
 
 def test_where_both_are_mnist_is_taken_unless_emnist_is_asked_for() -> None:
     put(RAW, fake_files())
-    put(Path("data/EMNIST/raw"), fake_files(mnist.BALANCED))
+    put(Path("data/EMNIST/raw"), fake_files(mnist.EMNIST[1]))
     assert mnist.find("data").name == mnist.find("auto").name == "MNIST-like"
     assert mnist.find("emnist").name == mnist.find("data/EMNIST").name == "EMNIST-like balanced"
 

@@ -144,12 +144,11 @@ class PublicSet(NamedTuple):
 
 
 MNIST = PublicSet("MNIST", (60_000, 10_000), string.digits)
-# EMNIST's own order; of 15 letters small and capital look alike and stand together as capitals
-OF_BALANCED = string.digits + string.ascii_uppercase + "abdefghnqrt"
-BALANCED = PublicSet("EMNIST balanced", (112_800, 18_800), OF_BALANCED)
+CAPITALS_FIRST = string.digits + string.ascii_uppercase
 EMNIST = (  # the largest set of characters first
-    PublicSet("EMNIST byclass", (697_932, 116_323), string.digits + string.ascii_letters.swapcase()),
-    BALANCED,
+    PublicSet("EMNIST byclass", (697_932, 116_323), CAPITALS_FIRST + string.ascii_lowercase),
+    # of 15 letters small and capital look alike and stand together as capitals
+    PublicSet("EMNIST balanced", (112_800, 18_800), CAPITALS_FIRST + "abdefghnqrt"),
     PublicSet("EMNIST letters", (124_800, 20_800), string.ascii_lowercase, first=1),
     PublicSet("EMNIST digits", (240_000, 40_000), string.digits),
     PublicSet("EMNIST mnist", (60_000, 10_000), string.digits),

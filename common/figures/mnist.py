@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from common.datasets.mnist import Digits
@@ -33,6 +33,7 @@ TEXTS = {  # title, and end of the caption
     "_styles": ("From one style to another", " Noise of seed {seed} is turned in even steps, {rows}."),
     "_neighbours": ("Does it copy? Left generated, right the nearest training character", ""),
 }
+WIDEST = 31  # characters in a row
 STEPS, ROWS = 12, 6  # images from one style to the next; of each character beside its nearest
 
 
@@ -76,7 +77,8 @@ class Progress:
         font, frames = ImageFont.load_default(20), []
         for file, step in zip(sorted(self.folder.glob("[0-9]*.png")), self._steps(), strict=False):
             with Image.open(file) as image:
-                large = Image.fromarray(255 - np.asarray(image)).resize((2 * image.width, 2 * image.height))
+                scale = 2 if image.width <= WIDEST * image.height // 10 else 1
+                large = ImageOps.invert(image).resize((scale * image.width, scale * image.height))
             frame = Image.new("L", (large.width + 16, large.height + 48), 255)
             frame.paste(large, (8, 40))
             ImageDraw.Draw(frame).text((8, 8), f"step {step:,}", fill=0, font=font)
@@ -107,12 +109,12 @@ def save_all(
     """
     name, count = script.replace("gan", "GAN"), len(data.characters)
     caption = f"Trained on {sampler.about['data']}. {data.note.partition(chr(10))[0]}".strip()
-    samples, _ = sampler.sample(torch.arange(10 * count) % count, torch.Generator().manual_seed(seed))
-    index = torch.cat([(labels == k).nonzero()[:ROWS, 0] for k in range(count)][:10])
+    samples, _ = sampler.sample(in_columns(count), torch.Generator().manual_seed(seed))
+    index = torch.cat([(labels == k).nonzero()[:ROWS, 0] for k in some_of(count)])
     _, nearest = evaluation.nearest(fake[index], data.train)
     rows = "each row one net's noise" if sampler.method == "2" else "each row a character"
     shown = {
-        "": (samples, count),
+        "": (samples, -(-count // -(-count // WIDEST))),
         "_styles": (_styles(sampler, seed), STEPS),
         "_neighbours": (torch.cat([fake[index], data.train[nearest]], 2), ROWS),  # [10*ROWS,28,56]
     }
@@ -140,12 +142,25 @@ def save_all(
     return figs / f"{name}.png"
 
 
+def in_columns(count: int) -> Tensor:
+    """Labels of so many characters, ten of each in a column; more than `WIDEST` stand in several blocks, one
+    below the other, the last filled up with the last character: int64 [10*N]."""
+    blocks = -(-count // WIDEST)
+    wide = -(-count // blocks)
+    return torch.arange(blocks * wide).clamp(max=count - 1).view(blocks, 1, wide).expand(-1, 10, -1).flatten()
+
+
+def some_of(count: int) -> list[int]:
+    """Ten labels of so many, from the first to the last."""
+    return torch.linspace(0, count - 1, min(10, count)).round().int().tolist()
+
+
 def _styles(sampler: Sampler, seed: int) -> Tensor:
     """From one style to another, each character by the same way. Noise is turned, not mixed: halfway between
     two vectors it would be too short (White 2016, "Sampling Generative Networks", section 2.1)."""
     rng, images = torch.Generator().manual_seed(seed), []
     angle = torch.linspace(0, torch.pi / 2, STEPS)[:, None]  # [STEPS,1]
-    for label in range(min(10, len(sampler.characters))):
+    for label in some_of(len(sampler.characters)):
         start, end = torch.randn(2, sampler.generator.latent, generator=rng)
         images.append(sampler.interpolate(start * angle.cos() + end * angle.sin(), label))
     return torch.cat(images)

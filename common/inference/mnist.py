@@ -3,7 +3,6 @@
 
 import copy
 import io
-import itertools
 import math
 import string
 import time
@@ -35,7 +34,7 @@ SHIPPED = {name: PRETRAINED / f"{name}.safetensors" for name in ("digits", "hand
 BATCH = 500
 THRESHOLD = 0.99  # how probable Method 2's classifier must find a shape, for the sample to be accepted
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
-SAME_STYLE = 0.6  # how near its noise lies to the noise that is asked for; at 1 one image would come of it
+SAME_STYLE = 0.6  # how near its noise lies to a given one; at 1 only one image would come of it
 
 
 @dataclass
@@ -59,18 +58,18 @@ class Sampler:
     def sample(
         self, labels: Tensor, rng: torch.Generator, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Samples the characters of `labels`, int64 [N], of normal noise by `rng`, on the CPU, or of `noise`,
-        [N,latent], with Method 2 near it. Returns uint8 [N,28,28], 255 for ink; and by character how many
-        samples one cost.
+        """Samples the characters of `labels`, int64 [N], each of its noise, [N,latent], which by default is
+        drawn by `rng`, on the CPU; Method 2 can only stay near a given noise. Returns uint8 [N,28,28], 255
+        for ink; and by character how many samples one cost.
 
         Raises:
             UserError: `MAX_REJECTED` samples in vain, and Method 2 still lacks a character.
         """
         if self.method == "2":
             return self._rejection_sampling(labels, rng, noise)
-        parts = noise.split(BATCH) if noise is not None else itertools.repeat(None)
+        parts = torch.arange(len(labels)).split(BATCH)
         fake = torch.cat(
-            [self._sample_batch(*of, rng) for of in zip(labels.split(BATCH), parts, strict=False)]
+            [self._sample_batch(labels[i], rng, noise if noise is None else noise[i]) for i in parts]
         )
         return fake, {self.characters[k]: 1.0 for k in labels.unique().tolist()}
 
@@ -96,7 +95,7 @@ class Sampler:
         device = next(self.generator.parameters()).device
         return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
 
-    def _sample_batch(self, labels: Tensor, noise: Tensor | None, rng: torch.Generator) -> Tensor:
+    def _sample_batch(self, labels: Tensor, rng: torch.Generator, noise: Tensor | None) -> Tensor:
         """One sample for each label [N], by a conditional net or by nets side by side."""
         if self.method == "conditional":
             noise = self._noise(rng, len(labels)) if noise is None else noise
@@ -109,7 +108,7 @@ class Sampler:
         return self._generate(dealt)[row, labels]
 
     def _rejection_sampling(
-        self, labels: Tensor, rng: torch.Generator, near: Tensor | None
+        self, labels: Tensor, rng: torch.Generator, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, float]]:
         """Samples until the classifier is sure of every character, and counts."""
         assert self.classifier is not None
@@ -123,11 +122,11 @@ class Sampler:
                 missing = ", ".join(self.characters[k] for k, places in wanted.items() if places)
                 drew = f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain"
                 raise UserError(f"{drew}: no more of {missing}; train it longer, or take another --method")
-            noise = self._noise(rng, BATCH)
-            if near is not None:
-                some = near[torch.randint(len(near), (BATCH,), generator=rng)]
-                noise = SAME_STYLE * some + math.sqrt(1 - SAME_STYLE**2) * noise
-            fake = self._generate(noise[:, None])[:, 0]  # [BATCH,28,28]
+            near = self._noise(rng, BATCH)
+            if noise is not None:
+                some = noise[torch.randint(len(noise), (BATCH,), generator=rng)]
+                near = SAME_STYLE * some + math.sqrt(1 - SAME_STYLE**2) * near
+            fake = self._generate(near[:, None])[:, 0]  # [BATCH,28,28]
             probability = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu()
             of_shape = torch.zeros_like(probability).index_add(1, shape, probability)
             label = probability.argmax(1)
