@@ -262,6 +262,7 @@ def main(config: Config) -> int:
         sampler, progress = inference.load_chosen(config, config.method, device, data), None
     else:
         sampler, progress = train(config, preset, data, evaluator, device)
+        inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
         start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
 
     # Evaluate beside real characters, blurred ones and noise
