@@ -202,7 +202,7 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Eva
     weights.save(
         trained, {"classifier": classifier}, about | {"command": cli.command(), "commit": cli.commit()}
     )
-    run.path.unlink()  # a checkpoint is there only while its training was stopped
+    run.path.unlink(missing_ok=True)  # a checkpoint is there only while its training was stopped
     print(f"Evaluator: accuracy {evaluator.accuracy:.2%} on {len(data.test):,} test characters")
     return evaluator, stopped
 

@@ -89,6 +89,16 @@ class SpamClassifier(nn.Module):
         states = read(self.forward_rnn, self.backward_rnn, tokens, lengths)  # [N,2H]
         return self.head(self.dropout(states)).squeeze(1)
 
+    @torch.no_grad()
+    def draw(self, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> None:
+        """Draws the random numbers of `forward`, and nothing else: another process computes the model."""
+        like, steps, count = self.embedding.vectors.weight, int(lengths.max()), len(lengths)
+        self.dropout(like.new_empty(len(which), like.shape[1]))  # [T,E]
+        for rnn in (self.forward_rnn, self.backward_rnn):
+            for _ in range(rnn.num_layers - 1):
+                nn.functional.dropout(like.new_empty(steps, count, rnn.hidden_size), rnn.dropout)  # [L,N,H]
+        self.head(self.dropout(like.new_zeros(count, 2 * self.forward_rnn.hidden_size)))  # [N,2H]
+
 
 class Ensemble(nn.Module):
     """Several models; their mean logit, [N], errs less often than that of one (Hansen, Salamon 1990)."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from common.cli import UserError, command_line, device_name, out_of_memory
+from common.cli import UserError, command_line, device_name, is_first, launcher, out_of_memory
 from common.files import atomic_write, cause_of, sweep
+from common.training import distributed
 
 Losses = dict[str, Tensor]
 
@@ -76,6 +78,8 @@ class Phase:
 
     def __post_init__(self) -> None:
         self.start = time.monotonic()
+        for module in self.modules:
+            distributed.convert(module)
         self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
         for group in self.groups():
             group.setdefault("initial_lr", group["lr"])  # torch's own name; saved with the optimizer
@@ -110,6 +114,12 @@ class Phase:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def share_sums(self) -> None:
+        """Several processes: replaces the sums, each of its own share of the batches, by their means."""
+        if distributed.size() > 1 and self.sums:
+            means = distributed.mean(torch.stack([value.to(self.device) for value in self.sums.values()]))
+            self.sums = dict(zip(self.sums, means, strict=True))
 
     def means(self) -> dict[str, float]:
         """The means since the last row of the history."""
@@ -184,10 +194,11 @@ class Run:
         self._owns_file = resume  # False while the file, if any, is of an older run
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
         self._saved = False  # nothing would be lost by stopping right now
-        if resume and not self.path.exists():
-            raise UserError(f"--resume: there is no {self.path}; start without --resume")
-        self._lock(run_dir)
-        sweep(run_dir, age=-math.inf)  # the folder is this run's alone
+        if is_first():  # of several processes; the others see nothing of the folder
+            if resume and not self.path.exists():
+                raise UserError(f"--resume: there is no {self.path}; start without --resume")
+            self._lock(run_dir)
+            sweep(run_dir, age=-math.inf)  # the folder is this run's alone
         if resume:
             self._load()
 
@@ -226,11 +237,19 @@ class Run:
         if phase.name in self._started:
             raise ValueError(f"two phases are named {phase.name!r}")
         self._started.add(phase.name)
-        finished = self._finished.get(phase.name)
-        before = finished.get("state") if finished else self._pending.get(phase.name)
+        distributed.any_of(False)  # no process starts before all are here
         record = self.record.setdefault(phase.name, {})
         longer = (steps or 0) > record.get("steps", math.inf)
         longer = longer or (minutes or 0) > record.get("minutes", math.inf)
+        if not self._resume(phase, longer):
+            return False
+        phase.start = time.monotonic() - record.get("seconds", 0.0)
+        return self._extend(phase, steps or 0, minutes) if longer and phase.steps else True
+
+    def _resume(self, phase: Phase, longer: bool) -> bool:
+        """Brings a phase to where the checkpoint has it; returns whether it is at work, or grows `longer`."""
+        finished = self._finished.get(phase.name)
+        before = finished.get("state") if finished else self._pending.get(phase.name)
         try:
             if finished:
                 self.result(phase)
@@ -245,20 +264,24 @@ class Run:
                 f"--resume: {self.path} does not fit phase {phase.name} or its model; start without --resume"
             ) from None
         self._pending.pop(phase.name, None)
-        phase.start = time.monotonic() - record.get("seconds", 0.0)
-        if longer and phase.steps:
-            if minutes is not None:
-                steps = phase.steps + round(60 * (minutes - record["minutes"]) / record["seconds_per_step"])
-                record["minutes"] = minutes
-            phase.steps = record["steps"] = max(phase.steps, steps or 0)
-            if finished and phase.step == phase.steps:
-                return False
-            self._finished.pop(phase.name, None)  # it is at work again
-            say(f"{phase.name}: goes on to {phase.steps:,} steps, with a new schedule from here.")
+        return True
+
+    def _extend(self, phase: Phase, steps: int, minutes: float | None) -> bool:
+        """Lets a phase grow to a larger budget; returns whether it gives it any more steps."""
+        record = self.record[phase.name]
+        if minutes is not None:
+            steps = phase.steps + round(60 * (minutes - record["minutes"]) / record["seconds_per_step"])
+            record["minutes"] = minutes
+        phase.steps = record["steps"] = max(phase.steps, steps)
+        if phase.name in self._finished and phase.step == phase.steps:
+            return False
+        self._finished.pop(phase.name, None)  # it is at work again
+        say(f"{phase.name}: goes on to {phase.steps:,} steps, with a new schedule from here.")
         return True
 
     def checkpoint(self, phase: Phase) -> None:
         """Writes the state of the phase at work, if all its numbers are finite."""
+        phase.share_sums()
         phase.check(self.path, weights=True)
         self.record[phase.name]["seconds"] = time.monotonic() - phase.start
         self.save(phase)
@@ -285,8 +308,10 @@ class Run:
         Raises:
             UserError: it cannot be written.
         """
+        if not is_first():
+            return
         if not self._owns_file and self.path.exists():
-            old = _read(self.path)
+            old = _content(_read(self.path))
             if old is None or not old["done"]:
                 kept = self.path.replace(self.path.with_name("checkpoint-previous.pt"))
                 say(f"{self.path} was of an unfinished run; it is kept as {kept.name}.")
@@ -309,7 +334,7 @@ class Run:
         self._owns_file = True
 
     def _load(self) -> None:
-        content = _read(self.path)
+        content = _content(distributed.from_first(partial(_read, self.path)))
         if content is None:
             raise UserError(
                 f"--resume: {self.path} is damaged, or of an earlier version; start without --resume"
@@ -365,8 +390,8 @@ class Run:
             # Ctrl-C reaches loader workers too, and a step whose worker is gone fails
             if isinstance(error, RuntimeError) and not self.stopping:
                 raise
-            words = [sys.executable, *(word for word in sys.argv if word != "--resume"), "--resume"]
-            say(f"\nStopped. To go on: {command_line(*words)}")
+            words = *launcher(sys.executable), *(word for word in sys.argv if word != "--resume")
+            say(f"\nStopped. To go on: {command_line(*words, '--resume')}")
             raise SystemExit(130) from None
         finally:
             self.stopping = self._saved = False
@@ -403,18 +428,19 @@ def set_rng(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a checkpoint, or None where it is damaged or of an earlier version.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    parts = {"settings", "budget", "machine", "done", "record", "history", "finished", "phases"}
+def _read(path: Path) -> bytes:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return content if parts <= content.keys() else None
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {cause_of(error)}; see to it, or name another --runs") from None
+
+
+def _content(data: bytes) -> dict[str, Any] | None:
+    """The content of a checkpoint, or None where it is damaged or of an earlier version."""
+    parts = {"settings", "budget", "machine", "done", "record", "history", "finished", "phases"}
+    try:
+        content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+        return content if parts <= content.keys() else None
     except Exception as error:  # damaged bytes fail in many ways; the caller says so and names the file
         if out_of_memory(error):
             raise MemoryError from None
