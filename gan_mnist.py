@@ -200,14 +200,11 @@ def train(
     classifier = None
     if config.method == "2":
         classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
+    players = generator, discriminator, optimizers, generator_losses, discriminator_losses
     loop.adversarial(
         run,
         "gan",
-        generator,
-        discriminator,
-        optimizers,
-        generator_losses,
-        discriminator_losses,
+        *players,
         mnist.gan_batches(split, preset.batch, preset.latent, config.seed, classes > 0, nets > 1),
         **budget,
         schedule=loop.cosine_schedule(floor=0.1),

@@ -93,7 +93,7 @@ from common.datasets import sms_spam
 from common.datasets.vocabulary import Batch, Vocabulary, ensemble_batches, steps_per_epoch, tokenize
 from common.evaluation import spam as evaluation
 from common.inference import spam
-from common.models.spam import Ensemble, SpamClassifier
+from common.models.spam import Ensemble, SpamClassifier, draw_dropout
 from common.training import distributed, loop
 from common.training.run import Run
 
@@ -122,12 +122,11 @@ def losses(ensemble: nn.Module, batches: list[tuple[Batch, Tensor]], progress: f
     def loss(model: nn.Module, batch: Batch, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(model(*batch), labels)
 
-    return {  # of several processes, each computes some of the models
-        f"model {number}": distributed.on_one(
-            number, partial(loss, model, *data), partial(model.draw, *data[0])
-        )
-        for number, (model, data) in enumerate(zip(ensemble.models, batches, strict=True), 1)
-    }
+    of_model = [
+        (partial(loss, model, *data), partial(draw_dropout, model, *data[0]))
+        for model, data in zip(ensemble.models, batches, strict=True)
+    ]  # of several processes, each computes some of them
+    return {f"model {number}": distributed.on_one(number, *of) for number, of in enumerate(of_model, 1)}
 
 
 def fit(

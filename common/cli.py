@@ -316,7 +316,7 @@ def prepare_output() -> None:
     Of several processes the first one alone prints; all of them can say on stderr why they fail.
     """
     if not is_first():
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller

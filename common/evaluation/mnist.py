@@ -83,7 +83,8 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance between two sets of features, [N,F] and [M,F], taken as Gaussians."""
     net = _Features()
     net.num_features = real.shape[1]
-    metric = FrechetInceptionDistance(feature=net).set_dtype(torch.float64)
+    # else it would meet other processes, which have nothing to add, and wait
+    metric = FrechetInceptionDistance(feature=net, sync_on_compute=False).set_dtype(torch.float64)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return metric.compute().item()

@@ -134,7 +134,7 @@ class _Mean(torch.autograd.Function):
 
 def mean(x: Tensor) -> Tensor:
     """The mean over processes of `x`, of the same shape in each; it can be differentiated, also twice."""
-    return x if size() == 1 else _Mean.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return x if size() == 1 else _Mean.apply(x)
 
 
 def on_one(number: int, loss: Callable[[], Tensor], otherwise: Callable[[], object]) -> Tensor:
@@ -179,11 +179,13 @@ class BatchNorm(_BatchNorm):
         average = mean(x.float().mean(dims))  # [C]
         centred = x.float() - average.view(shape)
         variance = mean(centred.square().mean(dims))  # [C]
-        if self.running_mean is not None and self.running_var is not None:
-            count = size() * x.numel() / x.shape[1]
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr, operator]
-            self.running_mean.lerp_(average.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        count = size() * x.numel() / x.shape[1]
+        of_batch = (self.running_mean, average), (self.running_var, variance * count / (count - 1))
+        for running, now in of_batch:
+            if running is not None and self.momentum is not None:
+                running.lerp_(now.detach(), self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         x = (centred * (variance + self.eps).rsqrt().view(shape)).to(x.dtype)
         return x if self.weight is None else x * self.weight.view(shape) + self.bias.view(shape)
 
@@ -215,7 +217,7 @@ def on_first(function: Callable[[], T]) -> T:
     """What `function` returns, called in the first process alone, in all of them: as JSON."""
     if size() == 1:
         return function()
-    result: T = json.loads(from_first(lambda: json.dumps(function()).encode()))
+    result: T = json.loads(from_first(lambda: json.dumps(function(), default=float).encode()))
     return result
 
 

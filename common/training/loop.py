@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from common.cli import UserError, is_first
 from common.training import distributed
-from common.training.run import Interrupted, Phase, Run, get_rng, say, set_rng
-from common.training.run import Losses as Losses
+from common.training.phase import Losses as Losses
+from common.training.phase import Phase, get_rng, set_rng
+from common.training.run import Interrupted, Run, say
 
 Batches = Callable[[int], Iterator[Any]]
 Schedule = Callable[[float], float]
@@ -369,12 +370,8 @@ def _look(phase: Phase, evaluate: Evaluate | None) -> dict[str, float]:
     """The numbers of an evaluation, in the first process, which leaves the random numbers as they were."""
     rng = get_rng(phase.device)
     with torch.no_grad():
-        scores = distributed.on_first(lambda: _floats(evaluate(phase.average) if evaluate else {}))
+        scores = distributed.on_first(lambda: evaluate(phase.average) if evaluate else {})
     set_rng(rng, phase.device)
-    return scores
-
-
-def _floats(scores: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items()}
 
 
