@@ -55,7 +55,19 @@ def _join() -> None:
     store, number, count = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
-    cli.may_speak = lambda: store.add("spoken", 1) == 1
+
+    def is_first_to_speak() -> bool:
+        try:
+            return store.add("spoken", 1) == 1
+        except RuntimeError:  # the machine that counts is lost, too
+            return is_first_here()
+
+    cli.may_speak = is_first_to_speak
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
 
 
 @contextmanager
@@ -237,9 +249,8 @@ def from_first(function: Callable[[], bytes]) -> bytes:
 @contextmanager
 def first_alone() -> Iterator[None]:
     """Within it the first process of each machine is alone at first, as to download what others then find."""
-    leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    if not leads:
+    if not is_first_here():
         any_of(True)
     yield
-    if leads:
+    if is_first_here():
         any_of(True)
