@@ -37,6 +37,14 @@ class Config(TrainingFlags):
     """File or folder for the upscaled images of --input."""
     blend: float = 1.0
     """Share of the GAN's weights for --input, from 0, the fidelity weights alone, to 1."""
+    scale: float = 3.5
+    """Factor for --input, from 1 to 12.25. Above 3.5 the net upscales its own result, made-up details too."""
+    self_ensemble: bool = False
+    """With --input average over eight flips and turns, for a little more fidelity and eight times the time."""
+    format: Literal["png", "jpg", "webp", "avif"] | None = None
+    """What --input writes into a folder, PNG by default. An output file has its format by its name."""
+    quality: int | None = None
+    """Quality of JPEG, WebP and AVIF for --input, 1 to 100, 95 by default."""
 
     def check(self) -> None:
         super().check()
@@ -46,9 +54,14 @@ class Config(TrainingFlags):
         mode = chosen_mode(self, "input", "evaluate")
         training = ("resume", "steps", "minutes", "preset", "precision", "degradation")
         check_unused(self, mode, *(training if mode else ["weights"]))
-        check_unused(self, mode, *(["quick"] if mode == "input" else ["blend", "overwrite"]))
+        for_input = ("blend", "overwrite", "scale", "self_ensemble", "format", "quality")
+        check_unused(self, mode, *(["quick"] if mode == "input" else for_input))
         if not 0 <= self.blend <= 1:
             raise UserError(f"--blend {self.blend}: give a number from 0, fidelity, to 1, GAN")
+        if not 1 <= self.scale <= 12.25:
+            raise UserError(f"--scale {self.scale}: give a factor from 1 to 12.25, which is 3.5 twice")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise UserError(f"--quality {self.quality}: give a number from 1 to 100")
 
 
 if __name__ == "__main__":
@@ -72,7 +85,7 @@ from common.evaluation import upscale as evaluation
 from common.figures import upscale as figures
 from common.files import check_writable
 from common.inference import upscale as inference
-from common.models.upscale import LinearFilter, PatchDiscriminator, Upscaler
+from common.models.upscale import LinearFilter, PatchDiscriminator, SelfEnsemble, Upscaler
 from common.training import loop
 from common.training.run import Run
 
@@ -244,7 +257,9 @@ def main(config: Config) -> int:
         source, target = cli.user_path("input", config.input), cli.user_path("output", config.output)
         nets, _ = inference.load(chosen, device)
         net = inference.blend(nets["fidelity"], nets["gan"], config.blend)
-        return inference.upscale_files(net, source, target, overwrite=config.overwrite)
+        net = SelfEnsemble(net) if config.self_ensemble else net
+        options = inference.Options(config.scale, config.format, config.quality, config.overwrite)
+        return inference.upscale_files(net, source, target, options)
     figs = config.figs_dir()
     check_writable(figs, config.runs)
 
