@@ -36,9 +36,9 @@ from common.models.upscale import DOWN, UP, LinearFilter, Upscaler, upscaled_siz
 
 WRITES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 WRITES |= {".avif": "AVIF"} if "AVIF" in FORMATS else {}
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # libjpeg and AVIF's readers take no more
-# Each format takes its own. PNG's level 1 is 5 times as fast on photos as level 6, and takes 10 % more bytes
-SAVE_OPTIONS: dict[str, Any] = {"subsampling": "4:4:4", "compress_level": 1}
+LONGEST_SIDE = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # that libraries read back
+# Each format takes its own. PNGs take a fifth of the usual time and 10 % more bytes, AVIFs a ninth and 15 %
+SAVE_OPTIONS: dict[str, Any] = {"subsampling": "4:4:4", "compress_level": 1, "speed": 9}
 TILE = 256  # low-resolution pixels a side: on a CPU, larger ones save overlap and lose the cache
 LARGEST = 1_470_000_000  # pixels of a result and what it is reduced from: 6 GB of memory
 
@@ -125,7 +125,7 @@ def upscale_files(model: nn.Module, source: Path, target: Path, options: Options
         0, or 1 where a part of a folder could not be done; it is named on stderr, and the rest is done.
 
     Raises:
-        UserError: `source` is no image and holds none; `target` cannot be written so; the disk is full.
+        UserError: `source` is no image and holds none; `target` cannot be written; the disk is full.
     """
     try:
         into = source.is_dir() or target.is_dir()
@@ -194,8 +194,7 @@ def _upscale_folder(model: nn.Module, source: Path, target: Path, suffix: str, o
 
 
 def check(source: Path, target: Path, options: Options) -> int:
-    """What can be known before computing; returns how many pixels go into the net. A UserError as `_opened`,
-    or where `target` is there, is `source`, or is of a format that cannot hold the result."""
+    """How many pixels go into the net; a UserError where it is known before that there can be no result."""
     with _opened(source, options) as (image, _):
         size = options.size(image)
     if target.exists():
@@ -206,11 +205,10 @@ def check(source: Path, target: Path, options: Options) -> int:
         if not options.overwrite:
             raise UserError(f"{_name(target)} exists; --overwrite replaces it")
     kind = WRITES[target.suffix.lower()]
-    longest = LONGEST_SIDE.get(kind, max(size))
-    if max(size) > longest:
-        limit = f"the result is {size[0]}x{size[1]}, and {kind} holds at most {longest:,} pixels a side"
-        raise UserError(f"{_name(source)}: {limit}; write a .png")
-    again = upscaled_size(image.width) * upscaled_size(image.height) if options.passes > 1 else 0
+    if max(size) > LONGEST_SIDE[kind]:
+        most = f"{kind} holds at most {LONGEST_SIDE[kind]:,} pixels a side"
+        raise UserError(f"{_name(source)}: the result is {size[0]}x{size[1]}, and {most}; write a .png")
+    again = upscaled_size(image.width) * upscaled_size(image.height) * (options.passes - 1)
     return image.width * image.height + again
 
 
@@ -303,14 +301,16 @@ def _upscale_image(model: nn.Module, lr: Image.Image, options: Options, progress
         hr = Image.new(lr.mode, (upscaled_size(hr.width), upscaled_size(hr.height)))
         for top, left, block in tiles(model, pixels, progress):
             hr.paste(TF.to_pil_image(block).convert(hr.mode), (left, top))  # so the result exists only once
-    # The lr pixels that `size` covers: at odd sides the net's result goes on a little beyond them
-    width, height = (min(s / options.scale, h / factor) for s, h in zip(size, hr.size, strict=True))
+    # What `size` covers of the net's result, which goes on a little beyond it at odd sides
+    box = [min(factor * new / options.scale, made) for new, made in zip(size, hr.size, strict=True)]
     if hr.size != size:
-        hr = hr.resize(size, Image.Resampling.LANCZOS, box=(0, 0, factor * width, factor * height))
+        hr = hr.resize(size, Image.Resampling.LANCZOS, (0, 0, *box))
     if alpha:
-        # Even sides as the net has, for alignment. Unlike Lanczos, bicubic leaves no ghost in the clear part
-        even = np.pad(np.asarray(alpha), ((0, alpha.height % 2), (0, alpha.width % 2)), mode="edge")
-        hr.putalpha(Image.fromarray(even).resize(size, Image.Resampling.BICUBIC, (0, 0, width, height)))
+        # Padded where the net is, for alignment. Unlike Lanczos, bicubic leaves no ghost in the clear part
+        width, height = (side / factor for side in box)
+        more = (0, math.ceil(height) - alpha.height), (0, math.ceil(width) - alpha.width)
+        alpha = Image.fromarray(np.pad(np.asarray(alpha), more, mode="edge"))
+        hr.putalpha(alpha.resize(size, Image.Resampling.BICUBIC, (0, 0, width, height)))
     return hr
 
 
