@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.transforms.v2 import functional as TF
 
-from common.datasets.images import to_float, to_uint8
 from common.datasets.degradation import downscale
+from common.datasets.images import to_float, to_uint8
 from common.results import Scores
 
 Method = Callable[[Tensor], Tensor]

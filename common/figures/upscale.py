@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from common.cli import device_name
-from common.datasets.images import to_float
 from common.datasets.degradation import downscale
+from common.datasets.images import to_float
 from common.datasets.photos import Photos
 from common.evaluation.upscale import Method, detail_by_position, score
 from common.figures import page as pages
