@@ -40,9 +40,9 @@ class Config(TrainingFlags):
     scale: float = 3.5
     """Factor for --input, from 1 to 12.25. Above 3.5 the net upscales its own result, made-up details too."""
     self_ensemble: bool = False
-    """With --input average over eight flips and turns, for a little more fidelity and eight times the time."""
-    format: Literal["png", "jpg", "webp", "avif"] | None = None
-    """What --input writes into a folder, PNG by default. An output file has its format by its name."""
+    """Average over eight flips and turns of --input, for a little more fidelity and eight times the time."""
+    format: Literal["auto", "png", "jpg", "webp", "avif"] = "auto"
+    """Format of what --input becomes; auto goes by the suffix of --output, and is PNG in a folder."""
     quality: int | None = None
     """Quality of JPEG, WebP and AVIF for --input, 1 to 100, 95 by default."""
 

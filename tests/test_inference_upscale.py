@@ -491,18 +491,18 @@ def test_twice_is_announced_and_counted(
     assert (pixels, pixels) in counted
 
 
-@pytest.mark.parametrize("name, kind", [("jpg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF"), (None, "PNG")])
+@pytest.mark.parametrize("name, kind", [("jpg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF"), ("auto", "PNG")])
 def test_format_and_quality_of_what_goes_into_a_folder(
-    tmp_path: Path, name: str | None, kind: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in").mkdir()
     Image.fromarray(noise(20, 20).permute(1, 2, 0).numpy()).save(tmp_path / "in" / "a.bmp")
     assert run(tmp_path / "in", tmp_path / "out", format=name) == 0
     assert run(tmp_path / "in" / "a.bmp", tmp_path / "out", format=name, overwrite=True) == 0
-    assert files(tmp_path / "out") == [f"a.{name or 'png'}"]
+    assert files(tmp_path / "out") == [f"a.{name.replace('auto', 'png')}"]
     (out,) = (tmp_path / "out").iterdir()
     assert Image.open(out).format == kind
-    if name:
+    if name != "auto":
         size = out.stat().st_size
         assert run(tmp_path / "in", tmp_path / "out", format=name, quality=10, overwrite=True) == 0
         assert out.stat().st_size < size / 3

@@ -49,13 +49,13 @@ class Options:
 
     Attributes:
         scale: factor, 1 to 12.25. The net's result is reduced to it; above 3.5 the net upscales that first.
-        format: `png`, `jpg`, `webp` or `avif` for images that go into a folder, None for PNG.
+        format: `png`, `jpg`, `webp`, `avif`, or `auto`: by the output's suffix, PNG in a folder.
         quality: 1 to 100, of JPEG, WebP and AVIF; None for 95.
         overwrite: whether files that are there are replaced.
     """
 
     scale: float = UP / DOWN
-    format: str | None = None
+    format: str = "auto"
     quality: int | None = None
     overwrite: bool = False
 
@@ -129,10 +129,10 @@ def upscale_files(model: nn.Module, source: Path, target: Path, options: Options
     """
     try:
         into = source.is_dir() or target.is_dir()
-        suffix = f".{options.format or 'png'}" if into else target.suffix.lower()
+        suffix = f".{options.format}".replace("auto", "png") if into else target.suffix.lower()
         if suffix not in WRITES:
             raise UserError(f"{_name(target)}: end it in {', '.join(WRITES)}, or name a folder that is there")
-        if options.format and WRITES[suffix] != WRITES.get(f".{options.format}"):
+        if options.format != "auto" and WRITES[suffix] != WRITES.get(f".{options.format}"):
             raise UserError(f"--format {options.format} is not what {_name(target)} ends in; leave it out")
         if options.quality and suffix == ".png":
             raise UserError("--quality means nothing with PNG, which loses nothing; leave it out")
