@@ -828,7 +828,7 @@ def test_a_failed_write_is_one_line(tmp_path: Path) -> None:
         sys.path[:0] = [{str(REPOSITORY)!r}, {str(REPOSITORY / "tests")!r}]
         import test_inference_upscale
         from common.cli import UserError
-        for name in ("out.png", "out.jpg", "out.webp"):
+        for name in ("out.png", "out.jpg", "out.webp", "out.avif"):
             test_inference_upscale.run(Path("in.png"), Path(name))
             limit = Path(name).stat().st_size - 10
             Path(name).unlink()
@@ -848,7 +848,9 @@ def test_a_failed_write_is_one_line(tmp_path: Path) -> None:
         check=True,
     )
     cause = "File too large; make room, or name another place"
-    lines = [f"out.{kind}: 350x350\ncannot write out.{kind}: {cause}\n" for kind in ("png", "jpg", "webp")]
+    lines = [
+        f"out.{kind}: 350x350\ncannot write out.{kind}: {cause}\n" for kind in ("png", "jpg", "webp", "avif")
+    ]
     assert done.stdout == "".join(lines)
     assert done.stderr == "" and files(tmp_path) == ["in.png"]
 

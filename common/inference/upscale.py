@@ -302,12 +302,12 @@ def _upscale_image(model: nn.Module, lr: Image.Image, options: Options, progress
         for top, left, block in tiles(model, pixels, progress):
             hr.paste(TF.to_pil_image(block).convert(hr.mode), (left, top))  # so the result exists only once
     # What `size` covers of the net's result, which goes on a little beyond it at odd sides
-    box = [min(factor * new / options.scale, made) for new, made in zip(size, hr.size, strict=True)]
+    right, bottom = (min(factor * new / options.scale, made) for new, made in zip(size, hr.size, strict=True))
     if hr.size != size:
-        hr = hr.resize(size, Image.Resampling.LANCZOS, (0, 0, *box))
+        hr = hr.resize(size, Image.Resampling.LANCZOS, (0, 0, right, bottom))
     if alpha:
         # Padded where the net is, for alignment. Unlike Lanczos, bicubic leaves no ghost in the clear part
-        width, height = (side / factor for side in box)
+        width, height = right / factor, bottom / factor
         more = (0, math.ceil(height) - alpha.height), (0, math.ceil(width) - alpha.width)
         alpha = Image.fromarray(np.pad(np.asarray(alpha), more, mode="edge"))
         hr.putalpha(alpha.resize(size, Image.Resampling.BICUBIC, (0, 0, width, height)))
