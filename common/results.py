@@ -111,20 +111,20 @@ def table(scores: Scores, digits: int = 3) -> str:
     def text(_: str, value: float | None) -> str:
         return "-" if value is None or not value < 1e4 else f"{value:.{digits}f}"
 
-    frame = pandas.DataFrame(_columns(scores, text), [f"{name:14}" for name in scores])
+    frame = pandas.DataFrame(columns(scores, text), [f"{name:14}" for name in scores])
     return frame.rename_axis(columns=BOTH if _has_both(scores) else None).to_string(col_space=11)
 
 
-def _columns(scores: Scores, text: Callable[[str, float | None], str]) -> dict[str, list[str]]:
-    """The cells by metric; where it `_has_both`, a cell holds the number for bilinear and that for bicubic."""
+def columns(scores: Scores, text: Callable[[str, float | None], str]) -> dict[str, list[str]]:
+    """By metric, a cell for each method: its number, or that for bilinear / that for bicubic."""
     metrics = dict.fromkeys(metric for values in scores.values() for metric in values)
-    columns = {}
+    cells = {}
     for metric in metrics:
         if not metric.endswith(BICUBIC):
             names = [name for name in (metric, metric + BICUBIC) if name in metrics]
-            cells = ([text(metric, values.get(name)) for name in names] for values in scores.values())
-            columns[metric] = [" / ".join(cell) for cell in cells]
-    return columns
+            numbers = ([text(metric, values.get(name)) for name in names] for values in scores.values())
+            cells[metric] = [" / ".join(both) for both in numbers]
+    return cells
 
 
 def _has_both(scores: Scores) -> bool:
@@ -227,10 +227,12 @@ def _table(metrics: dict[str, Any], baselines: Scores) -> pandas.DataFrame:
     named = all(isinstance(values, dict) for values in metrics.values())
     rows: Scores = (metrics if named else {"this run": metrics}) | baselines
     table = {f"method ({BOTH})" if _has_both(rows) else "method": list(rows)}
-    for metric, cells in _columns(rows, format_number).items():
+    for metric, cells in columns(rows, format_number).items():
         if not metric.endswith(DEVIATION):
             deviations = [values.get(metric + DEVIATION) for values in rows.values()]
-            spreads = [f" ± {format_number(metric, deviation)}" if deviation else "" for deviation in deviations]
+            spreads = [
+                f" ± {format_number(metric, deviation)}" if deviation else "" for deviation in deviations
+            ]
             heading = HEADINGS.get(metric, metric.replace("_", " "))
             table[heading] = list(map(str.__add__, cells, spreads))
     return pandas.DataFrame(table)

@@ -16,7 +16,7 @@ from common.datasets.degradation import KERNELS, downscale, spoil
 from common.datasets.images import to_float, to_uint8
 from common.evaluation.lpips import Distance
 from common.models import upscale as models
-from common.results import BICUBIC, Scores
+from common.results import BICUBIC, Scores, format_number
 
 Method = Callable[[Tensor], Tensor]
 """From lr to upscaled images, both uint8."""
@@ -133,9 +133,16 @@ def score_spoiled(method: Method, hr: Tensor, lpips: Distance | None) -> dict[st
     return score(method(lr), hr, lpips=lpips)
 
 
-def nothing_learned(scores: Scores) -> str:
-    """Names the inputs on which the fidelity net is no better than what it began as; "" if there are none."""
+def nothing_learned(scores: Scores) -> list[str]:
+    """A line for each kernel on whose images the fidelity net is no better than what it began as."""
+    line = "On {} LR the net is no better than the linear filter that it began as: it has learned nothing."
     net, start = scores["fidelity"], scores["linear filter"]
-    worse = [kernel for kernel, suffix in SUFFIXES.items() if net[f"psnr{suffix}"] <= start[f"psnr{suffix}"]]
-    no_better = "the net is no better than the linear filter that it began as: it has learned nothing."
-    return f"On {' and '.join(worse)} LR {no_better}" if worse else ""
+    psnr = {kernel: f"psnr{suffix}" for kernel, suffix in SUFFIXES.items()}
+    return [line.format(kernel) for kernel, metric in psnr.items() if net[metric] <= start[metric]]
+
+
+def summary(scores: Scores) -> str:
+    """The GAN beside bicubic, in one line."""
+    metrics = ("psnr", "lpips", "detail_db")
+    gan, cubic = ([format_number(m, scores[name][m]) for m in metrics] for name in ("GAN", "bicubic"))
+    return "GAN: {} dB PSNR, LPIPS {}, detail {} dB (bicubic: {}, {} and {})".format(*gan, *cubic)
