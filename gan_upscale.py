@@ -30,7 +30,7 @@ class Config(TrainingFlags):
     `imagenette` (341 MB), `builtin`, or auto: $IMAGENET_DIR, data/ImageNet, /data/datasets/ImageNet, else
     imagenette, else builtin. Of several places all but the first are only trained on."""
     degradation: Literal["classic", "wild"] = "classic"
-    """How the images to train on are made small: by many kernels, and for `wild` noise and JPEG spoil them."""
+    """How images to train on are made small: by many kernels; noise and JPEG spoil those of `wild`."""
     input: Path | None = None
     """Upscale this image, or all images of this folder, and do nothing else."""
     output: Path | None = None
@@ -57,17 +57,14 @@ if __name__ == "__main__":
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import cli, results, weights
 from common.datasets import degradation, photo_batches, photos
-from common.datasets.images import to_float
 from common.evaluation import lpips
 from common.evaluation import upscale as evaluation
 from common.figures import upscale as figures
@@ -157,8 +154,8 @@ def generator_losses(
 
 
 def optimizers(generator: Upscaler, learning_rate: float, beta: float) -> list[torch.optim.Optimizer]:
-    """For the generator. Muon makes all directions of a weight matrix step alike (Jordan et al. 2024, "Muon"):
-    after 240 steps the net is where Adam brings it in 600. The rest is for Adam, with far smaller steps for
+    """For the generator. Muon makes all directions of a weight matrix step alike (Jordan et al. 2024,
+    "Muon"): 240 steps bring the net as far as 600 of Adam. The rest is for Adam, with far smaller steps for
     the linear filter, since all its inputs move together."""
     matrices = list(generator.body.parameters())
     ends = [*generator.head.parameters(), *generator.tail.parameters()]
@@ -170,29 +167,18 @@ def optimizers(generator: Upscaler, learning_rate: float, beta: float) -> list[t
     return [torch.optim.Muon(matrices, 2 * learning_rate, **like_adam), adam]
 
 
-def pairs(crops: Callable[[int], Iterator[Tensor]], seed: int, kind: str) -> loop.Batches:
-    """Turns batches of uint8 images into what the losses take; each is made small by a kernel of its own."""
-
-    def start(first: int) -> Iterator[Batch]:
-        for step, hr in enumerate(crops(first), first):
-            lr, kernels = degradation.draw_pairs(hr, np.random.default_rng([seed, 2, step]), kind)
-            yield (to_float(lr),), (to_float(hr), kernels)
-
-    return start
-
-
 def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[dict[str, nn.Module], Run]:
     """The linear filter is fitted, then the generator is trained on fidelity, then as a GAN."""
     name = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = PRESETS["quick" if config.quick else name]
-    settings = asdict(preset) | {"seed": config.seed, "precision": config.precision, "share": FIDELITY_SHARE}
-    settings |= {"data": data.name, "list of images": data.train.fingerprint()[:16]}
-    settings |= {"degradation": config.degradation}
+    settings = asdict(preset) | {"share": FIDELITY_SHARE, "data": data.name}
+    settings |= {name: getattr(config, name) for name in ("seed", "precision", "degradation")}
+    settings["list of images"] = data.train.fingerprint()[:16]
     budget = config.budget(settings.pop("steps"), settings.pop("minutes"))  # may grow when a run goes on
     how: dict[str, Any] = {"resume": config.resume, "precision": config.run_precision()}
     run = Run(config.run_dir("gan_upscale"), settings=settings, budget=budget, device=device, **how)
     crops = photo_batches.batches(data.train, size=preset.crop, batch=preset.batch, seed=config.seed)
-    batches = pairs(crops, config.seed, config.degradation)
+    batches = degradation.pairs(crops, config.seed, config.degradation)
 
     # Models: the generator begins as the linear filter
     linear = LinearFilter()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
-from common.datasets import photos
+from common.datasets import degradation, photos
 from common.evaluation import upscale as evaluation
 from common.results import table
 

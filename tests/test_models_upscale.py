@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.datasets import photos
+from common.datasets import degradation
 from common.datasets.images import to_float
 from common.models.upscale import LinearFilter, PatchDiscriminator, Upscaler, bicubic
 

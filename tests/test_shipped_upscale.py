@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import weights
-from common.datasets import photos
+from common.datasets import degradation, photos
 from common.evaluation import upscale as evaluation
 from common.inference import upscale as inference
 from gan_upscale import SHIPPED

@@ -67,14 +67,11 @@ def save_all(
 
     detail = torch.stack([detail_by_position(to_float(hr[i : i + 1])).sum() for i in shown])
     i = shown[detail.argmax()]
-    crops = {"input": lr[i, :, 16:48, 16:48]}
-    crops |= {name: images[i, :, 56:168, 56:168] for name, images in (fakes | {"original": hr}).items()}
+    crops = {name: images[i, :, 56:168, 56:168] for name, images in (fakes | {"original": hr}).items()}
     title = f"Every method: means over {len(hr)} images, and the middle of one"
-    caption += (
-        " Shown: the one with the most detail, from bilinear LR.\nTwo numbers, PSNR and detail in dB: on "
-    )
-    caption += f"LR by bilinear, and by bicubic. Times: nets on {device_name(device)}; nearest to Lanczos by "
-    caption += "Pillow, on one thread."
+    caption += " Shown: the one with the most detail; nearest repeats the pixels of its LR, by bilinear.\n"
+    caption += "Two numbers, PSNR and detail in dB: on bilinear LR / on bicubic LR. "
+    caption += f"Times: nets on {device_name(device)}, nearest to Lanczos by Pillow on one thread."
     methods(figs / "GAN_upscaling_methods.png", crops, scores, title=title, caption=caption)
 
     path = figs / "GAN_upscaling_standin.png"
@@ -153,7 +150,7 @@ def worst(
 
 
 def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str) -> None:
-    """Crops, uint8 [3,h,w], by method with its scores (input and original have none); quality by time."""
+    """Crops, uint8 [3,h,w], by method with its scores (the original has none); quality by time."""
     below, height = math.ceil(len(images) / 3) * CELL + GAP, 470
     cells = columns(scores, format_number)
     with new_page(path, WIDTH, below + height, title, caption) as page:

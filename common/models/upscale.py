@@ -98,8 +98,8 @@ class Upscaler(nn.Module):
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
-        self.reach = 2 * blocks + 1 + 2 * DOWN - 1
-        """How many low-resolution pixels to each side a pixel of the output depends on, at most."""
+        self.reach = 2 * blocks + 1 + DOWN
+        """How many low-resolution pixels to each side a pixel of the output depends on."""
 
     def forward(self, lr: Tensor) -> Tensor:
         """`lr` [N,3,h,w] in 0..1; returns float [N,3,(7h+1)//2,(7w+1)//2], about 0..1."""
