@@ -265,17 +265,14 @@ def main(config: Config) -> int:
     print(results.table(scores), *evaluation.nothing_learned(scores), sep="\n")
 
     # Figures and results
-    shown: dict[str, Any] = {"lpips": perceptual, "trained_on": about["data"], "device": device}
-    figures.save_all(figs, data, fakes, hr, scores, **shown)
+    figures.save_all(figs, data, fakes, hr, scores, perceptual, trained_on=about["data"], device=device)
     if run:
         figures.save_training(figs, data, run.history, methods)
     skipped = data.train.skipped | data.validation.skipped | data.test.skipped
     more: dict[str, Any] = {"seconds": time.monotonic() - start, "device": device}
-    more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped)}
+    more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped), "count": len(hr)}
     others = {name: values for name, values in scores.items() if name not in metrics}
-    results.save(
-        figs, "gan_upscale", config, data=data, count=len(hr), metrics=metrics, baselines=others, **more
-    )
+    results.save(figs, "gan_upscale", config, data=data, metrics=metrics, baselines=others, **more)
     print(f"{evaluation.summary(scores)}. Images: {figs}/GAN_upscaling_final.png")
     return 0
 

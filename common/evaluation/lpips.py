@@ -21,7 +21,6 @@ from common.files import atomic_write
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """From two batches of images, uint8 [N,3,h,w], to the LPIPS of each pair, float [N]; 0 for the same."""
-URL = SqueezeNet1_1_Weights.DEFAULT.url
 
 
 def load(*, download: bool) -> Distance | None:
@@ -30,18 +29,19 @@ def load(*, download: bool) -> Distance | None:
     Returns:
         None where that fails or must not be tried; then a line on screen says why, and what to do.
     """
-    path = Path(torch.hub.get_dir(), "checkpoints", Path(URL).name)
+    url = SqueezeNet1_1_Weights.DEFAULT.url
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     try:
         if not path.exists():
             if not download:
                 raise FileNotFoundError("a trial downloads nothing")
-            _fetch(path)
+            _fetch(url, path)
         # torchvision would unpickle whatever the file holds, and begins with random weights
         safe = mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1")
         with safe, torch.random.fork_rng(devices=[]):
             metric = LearnedPerceptualImagePatchSimilarity("squeeze", reduction="none", normalize=True)
     except (UserError, pickle.UnpicklingError, *FAILURES) as error:
-        remedy = f"put {URL} at {shlex.quote(str(path))}"
+        remedy = f"put {url} at {shlex.quote(str(path))}"
         print(f"No LPIPS, its net cannot be had ({in_one_line(error)}); {remedy}")
         return None
 
@@ -50,13 +50,13 @@ def load(*, download: bool) -> Distance | None:
         metric.reset()
         for fake, hr in zip(fake8.split(16), hr8.split(16), strict=True):
             metric.update(to_float(fake), to_float(hr))
-        return metric.compute()
+        return metric.compute().flatten()  # of one pair it is a number
 
     return distance
 
 
-def _fetch(path: Path) -> None:
+def _fetch(url: str, path: Path) -> None:
     received = io.BytesIO()
-    fetch(URL, received, sha256=path.stem.rpartition("-")[2])  # its name ends in the sum's first digits
+    fetch(url, received, sha256=path.stem.rpartition("-")[2])  # its name ends in the sum's first digits
     with atomic_write(path) as temporary:
         temporary.write_bytes(received.getvalue())

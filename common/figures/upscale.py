@@ -37,8 +37,8 @@ def save_all(
     fakes: dict[str, Tensor],
     hr: Tensor,
     scores: Scores,
-    *,
     lpips: Distance | None,
+    *,
     trained_on: str,
     device: torch.device,
 ) -> None:
