@@ -47,11 +47,12 @@ def test_half_of_the_kernels_drawn_are_torchvisions_bilinear_and_the_others_diff
 
 def test_pairs_follow_from_the_random_numbers_alone_and_spoil_only_wild_ones(hr: torch.Tensor) -> None:
     (lr, kernels), again, (wild, same) = (
-        degradation.draw_pairs(hr, np.random.default_rng(1), kind) for kind in ("classic", "classic", "wild")
+        degradation.draw_pairs(hr, np.random.default_rng(3), kind) for kind in ("classic", "classic", "wild")
     )
     assert lr.dtype == wild.dtype == torch.uint8 and lr.shape == wild.shape == (8, 3, 32, 32)
     assert torch.equal(lr, again[0]) and torch.equal(kernels, again[1]) and torch.equal(kernels, same)
-    assert (255 * degradation.shrink(to_float(hr), kernels) - lr.float()).abs().max() <= 0.501
+    exact = degradation.shrink(to_float(hr), kernels).clamp(0, 1)  # Lanczos reaches beyond
+    assert (255 * exact - lr.float()).abs().max() <= 0.501
     spoiled = (wild != lr).flatten(1).any(1)
     assert 2 <= spoiled.sum() < 8, "some stay as they are"
     assert (wild.float() - lr.float()).abs().mean() < 8, "and none is lost"

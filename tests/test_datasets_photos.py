@@ -474,7 +474,7 @@ def test_gan_upscale_trains_from_the_archive_and_its_note_reaches_screen_and_res
     unpacked: Path, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tar = archive_of(unpacked / "train", packed / "ILSVRC2012_img_train.tar", part="2 classes")
-    config = gan_upscale.Config(data=str(tar), quick=True, steps=4, device="cpu")
+    config = gan_upscale.Config(data=(str(tar),), quick=True, steps=4, device="cpu")
     assert gan_upscale.main(config) == 0
     data = json.loads(Path("figs/quick/gan_upscale.json").read_text())
     assert data["data"]["name"] == tar.name and data["data"]["count"] == 12
