@@ -78,6 +78,7 @@ from torch import Tensor, nn
 
 from common import cli, results, weights
 from common.datasets import degradation, photo_batches, photos
+from common.evaluation import lpips
 from common.evaluation import upscale as evaluation
 from common.figures import upscale as figures
 from common.files import check_writable
@@ -257,7 +258,6 @@ def main(config: Config) -> int:
     facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"
     print(f"Data: {data.name}; {facts}\n{data.note}".strip())
     hr = data.test.standard_images()  # uint8 [N,3,224,224]
-    lr = degradation.downscale(hr)  # uint8 [N,3,64,64]
 
     # Train, or take what was trained
     run = None
@@ -269,33 +269,26 @@ def main(config: Config) -> int:
 
     # Evaluate beside the classical methods
     methods = evaluation.methods(nets)
-    fakes, scores = evaluation.compare(methods, lr, hr)
-    metrics = {name: scores[name] for name in ("fidelity", "GAN")}
+    perceptual = lpips.load(download=not config.quick)
+    fakes, scores = evaluation.compare(methods, hr, perceptual)
+    metrics = {name: values for name, values in scores.items() if name in evaluation.TRAINED}
     if run:
         about = {"device": cli.device_name(device), "scores": {"images": len(hr)} | metrics}
         about |= {"data": data.name, "images": len(data.train), "phases": run.record}
         about = inference.save(newest, nets, about)
         run.finish()
-    print(results.table(scores))
-    if scores["fidelity"]["psnr"] <= scores["linear filter"]["psnr"]:
-        print("The net is no better than the linear filter that it began as: it has learned nothing.")
+    print(results.table(scores), *evaluation.nothing_learned(scores), sep="\n")
 
     # Figures and results
-    figures.save_all(figs, data, lr, fakes, hr, scores, trained_on=about["data"], device=device)
+    figures.save_all(figs, data, fakes, hr, scores, perceptual, trained_on=about["data"], device=device)
     if run:
         figures.save_training(figs, data, run.history, methods)
     skipped = data.train.skipped | data.validation.skipped | data.test.skipped
     more: dict[str, Any] = {"seconds": time.monotonic() - start, "device": device}
-    more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped)}
+    more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped), "count": len(hr)}
     others = {name: values for name, values in scores.items() if name not in metrics}
-    results.save(
-        figs, "gan_upscale", config, data=data, count=len(hr), metrics=metrics, baselines=others, **more
-    )
-    gan, cubic = scores["GAN"], scores["bicubic"]
-    print(
-        f"GAN: {gan['psnr']:.2f} dB PSNR, detail {gan['detail_db']:.1f} dB of the originals' (bicubic: "
-        f"{cubic['psnr']:.2f} and {cubic['detail_db']:.1f}). Images: {figs}/GAN_upscaling_final.png"
-    )
+    results.save(figs, "gan_upscale", config, data=data, metrics=metrics, baselines=others, **more)
+    print(f"{evaluation.summary(scores)}. Images: {figs}/GAN_upscaling_final.png")
     return 0
 
 

@@ -28,7 +28,7 @@ from common.models.upscale import PatchDiscriminator
 from gan_upscale import Config, main
 
 ROOT = Path(__file__).parents[1]
-FIGURES = ("initial", "final", "methods", "training")
+FIGURES = ("initial", "final", "methods", "training", "worst")
 
 
 @pytest.fixture(scope="session")
