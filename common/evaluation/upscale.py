@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as TF
 from common.datasets.degradation import KERNELS, downscale, spoil
 from common.datasets.images import to_float, to_uint8
 from common.evaluation.lpips import Distance
-from common.models import upscale as models
+from common.models.upscale import SelfEnsemble
 from common.results import BICUBIC, Scores, format_number
 
 Method = Callable[[Tensor], Tensor]
@@ -91,10 +91,8 @@ def upscale_classical(method: str, lr: Tensor) -> Tensor:
 
 def methods(nets: dict[str, nn.Module]) -> dict[str, Method]:
     """Every method by name, the classical ones first."""
-    by_name = {"linear filter": nets["linear"], "fidelity": nets["fidelity"]}
-    if hasattr(models, "SelfEnsemble"):
-        by_name["fidelity, self-ensemble"] = models.SelfEnsemble(nets["fidelity"])
-    by_name["GAN"] = nets["gan"]
+    of_nets = (nets["fidelity"], SelfEnsemble(nets["fidelity"]), nets["gan"])
+    by_name = {"linear filter": nets["linear"], **dict(zip(TRAINED, of_nets, strict=True))}
     classical: dict[str, Method] = {name: partial(upscale_classical, name) for name in CLASSICAL}
     return classical | {name: partial(upscale, net) for name, net in by_name.items()}
 

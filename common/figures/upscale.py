@@ -28,7 +28,7 @@ NUMBERS = {  # under an image, two in a line
     "checkerboard": "checkerboard {}",
 }
 CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "lpips": "LPIPS (lower is better)"}
-WORST = 6
+WORST = 3
 
 
 def save_all(
@@ -124,7 +124,7 @@ def triples(
 def worst(
     path: Path, lr: Tensor, fakes: dict[str, Tensor], hr: Tensor, lpips: Distance | None, *, caption: str
 ) -> None:
-    """The six images at which the GAN is worst by PSNR, and those by LPIPS: faults are to be seen, too.
+    """The three images at which the GAN is worst by PSNR, and those by LPIPS: faults are to be seen, too.
 
     Under each input stands what bicubic has there, from the same `lr`, uint8 [N,3,64,64].
     """
