@@ -30,13 +30,21 @@ class Config(TrainingFlags):
     `imagenette` (341 MB), `builtin`, or auto: $IMAGENET_DIR, data/ImageNet, /data/datasets/ImageNet, else
     imagenette, else builtin. Of several places all but the first are only trained on."""
     degradation: Literal["classic", "wild"] = "classic"
-    """How the images to train on are made small: by many kernels, and for `wild` noise and JPEG spoil them."""
+    """How images to train on are made small: by many kernels; noise and JPEG spoil those of `wild`."""
     input: Path | None = None
     """Upscale this image, or all images of this folder, and do nothing else."""
     output: Path | None = None
     """File or folder for the upscaled images of --input."""
     blend: float = 1.0
     """Share of the GAN's weights for --input, from 0, the fidelity weights alone, to 1."""
+    scale: float = 3.5
+    """Factor for --input, from 1 to 12.25. Above 3.5 the net upscales its own result, made-up details too."""
+    self_ensemble: bool = False
+    """Average over eight flips and turns of --input, for a little more fidelity and eight times the time."""
+    format: Literal["auto", "png", "jpg", "webp", "avif"] = "auto"
+    """Format of what --input becomes; auto goes by the suffix of --output, and is PNG in a folder."""
+    quality: int | None = None
+    """Quality of JPEG, WebP and AVIF for --input, 1 to 100, 95 by default."""
 
     def check(self) -> None:
         super().check()
@@ -46,9 +54,14 @@ class Config(TrainingFlags):
         mode = chosen_mode(self, "input", "evaluate")
         training = ("resume", "steps", "minutes", "preset", "precision", "degradation")
         check_unused(self, mode, *(training if mode else ["weights"]))
-        check_unused(self, mode, *(["quick"] if mode == "input" else ["blend", "overwrite"]))
+        for_input = ("blend", "overwrite", "scale", "self_ensemble", "format", "quality")
+        check_unused(self, mode, *(["quick"] if mode == "input" else for_input))
         if not 0 <= self.blend <= 1:
             raise UserError(f"--blend {self.blend}: give a number from 0, fidelity, to 1, GAN")
+        if not 1 <= self.scale <= 12.25:
+            raise UserError(f"--scale {self.scale}: give a factor from 1 to 12.25, which is 3.5 twice")
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise UserError(f"--quality {self.quality}: give a number from 1 to 100")
 
 
 if __name__ == "__main__":
@@ -57,22 +70,20 @@ if __name__ == "__main__":
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import cli, results, weights
 from common.datasets import degradation, photo_batches, photos
-from common.datasets.images import to_float
+from common.evaluation import lpips
 from common.evaluation import upscale as evaluation
 from common.figures import upscale as figures
 from common.files import check_writable
 from common.inference import upscale as inference
-from common.models.upscale import LinearFilter, PatchDiscriminator, Upscaler
+from common.models.upscale import LinearFilter, PatchDiscriminator, SelfEnsemble, Upscaler
 from common.training import distributed, loop
 from common.training.run import Run
 
@@ -157,8 +168,8 @@ def generator_losses(
 
 
 def optimizers(generator: Upscaler, learning_rate: float, beta: float) -> list[torch.optim.Optimizer]:
-    """For the generator. Muon makes all directions of a weight matrix step alike (Jordan et al. 2024, "Muon"):
-    after 240 steps the net is where Adam brings it in 600. The rest is for Adam, with far smaller steps for
+    """For the generator. Muon makes all directions of a weight matrix step alike (Jordan et al. 2024,
+    "Muon"): 240 steps bring the net as far as 600 of Adam. The rest is for Adam, with far smaller steps for
     the linear filter, since all its inputs move together."""
     matrices = list(generator.body.parameters())
     ends = [*generator.head.parameters(), *generator.tail.parameters()]
@@ -170,29 +181,18 @@ def optimizers(generator: Upscaler, learning_rate: float, beta: float) -> list[t
     return [torch.optim.Muon(matrices, 2 * learning_rate, **like_adam), adam]
 
 
-def pairs(crops: Callable[[int], Iterator[Tensor]], seed: int, kind: str) -> loop.Batches:
-    """Turns batches of uint8 images into what the losses take; each is made small by a kernel of its own."""
-
-    def start(first: int) -> Iterator[Batch]:
-        for step, hr in enumerate(crops(first), first):
-            lr, kernels = degradation.draw_pairs(hr, np.random.default_rng([seed, 2, step]), kind)
-            yield (to_float(lr),), (to_float(hr), kernels)
-
-    return start
-
-
 def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[dict[str, nn.Module], Run]:
     """The linear filter is fitted, then the generator is trained on fidelity, then as a GAN."""
     name = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = PRESETS["quick" if config.quick else name]
-    settings = asdict(preset) | {"seed": config.seed, "precision": config.precision, "share": FIDELITY_SHARE}
-    settings |= {"data": data.name, "list of images": data.train.fingerprint()[:16]}
-    settings |= {"degradation": config.degradation}
+    settings = asdict(preset) | {"share": FIDELITY_SHARE, "data": data.name}
+    settings |= {name: getattr(config, name) for name in ("seed", "precision", "degradation")}
+    settings["list of images"] = data.train.fingerprint()[:16]
     budget = config.budget(settings.pop("steps"), settings.pop("minutes"))  # may grow when a run goes on
     how: dict[str, Any] = {"resume": config.resume, "precision": config.run_precision()}
     run = Run(config.run_dir("gan_upscale"), settings=settings, budget=budget, device=device, **how)
     crops = photo_batches.batches(data.train, size=preset.crop, batch=preset.batch, seed=config.seed)
-    batches = pairs(crops, config.seed, config.degradation)
+    batches = degradation.pairs(crops, config.seed, config.degradation)
 
     # Models: the generator begins as the linear filter
     linear = LinearFilter()
@@ -245,7 +245,9 @@ def main(config: Config) -> int:
         source, target = cli.user_path("input", config.input), cli.user_path("output", config.output)
         nets, _ = inference.load(chosen, device)
         net = inference.blend(nets["fidelity"], nets["gan"], config.blend)
-        return inference.upscale_files(net, source, target, overwrite=config.overwrite)
+        net = SelfEnsemble(net) if config.self_ensemble else net
+        options = inference.Options(config.scale, config.format, config.quality, config.overwrite)
+        return inference.upscale_files(net, source, target, options)
     figs = config.figs_dir()
     check_writable(figs, config.runs)
 
@@ -258,7 +260,6 @@ def main(config: Config) -> int:
     facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"
     print(f"Data: {data.name}; {facts}\n{data.note}".strip())
     hr = data.test.standard_images()  # uint8 [N,3,224,224]
-    lr = degradation.downscale(hr)  # uint8 [N,3,64,64]
 
     # Train, or take what was trained
     run = None
@@ -272,33 +273,26 @@ def main(config: Config) -> int:
 
     # Evaluate beside the classical methods
     methods = evaluation.methods(nets)
-    fakes, scores = evaluation.compare(methods, lr, hr)
-    metrics = {name: scores[name] for name in ("fidelity", "GAN")}
+    perceptual = lpips.load(download=not config.quick)
+    fakes, scores = evaluation.compare(methods, hr, perceptual)
+    metrics = {name: values for name, values in scores.items() if name in evaluation.TRAINED}
     if run:
         about = {"device": cli.device_name(device), "scores": {"images": len(hr)} | metrics}
         about |= {"data": data.name, "images": len(data.train), "phases": run.record}
         about = inference.save(newest, nets, about)
         run.finish()
-    print(results.table(scores))
-    if scores["fidelity"]["psnr"] <= scores["linear filter"]["psnr"]:
-        print("The net is no better than the linear filter that it began as: it has learned nothing.")
+    print(results.table(scores), *evaluation.nothing_learned(scores), sep="\n")
 
     # Figures and results
-    figures.save_all(figs, data, lr, fakes, hr, scores, trained_on=about["data"], device=device)
+    figures.save_all(figs, data, fakes, hr, scores, perceptual, trained_on=about["data"], device=device)
     if run:
         figures.save_training(figs, data, run.history, methods)
     skipped = data.train.skipped | data.validation.skipped | data.test.skipped
     more: dict[str, Any] = {"seconds": time.monotonic() - start, "device": device}
-    more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped)}
+    more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped), "count": len(hr)}
     others = {name: values for name, values in scores.items() if name not in metrics}
-    results.save(
-        figs, "gan_upscale", config, data=data, count=len(hr), metrics=metrics, baselines=others, **more
-    )
-    gan, cubic = scores["GAN"], scores["bicubic"]
-    print(
-        f"GAN: {gan['psnr']:.2f} dB PSNR, detail {gan['detail_db']:.1f} dB of the originals' (bicubic: "
-        f"{cubic['psnr']:.2f} and {cubic['detail_db']:.1f}). Images: {figs}/GAN_upscaling_final.png"
-    )
+    results.save(figs, "gan_upscale", config, data=data, metrics=metrics, baselines=others, **more)
+    print(f"{evaluation.summary(scores)}. Images: {figs}/GAN_upscaling_final.png")
     return 0
 
 

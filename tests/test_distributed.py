@@ -5,6 +5,7 @@ The fast tests fork processes that train nets of a few numbers; the slow ones ru
 
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -315,6 +316,14 @@ def test_a_mistake_is_said_once_and_minutes_are_those_of_the_first(tmp_path: Pat
     )
     assert codes(fork(2, lambda: train_slowly(folder, minutes=0.01), log)) == [0, 0]
     assert log.read_text().count("fill 0.01 minutes") == 1
+
+
+def test_no_metric_waits_for_processes_that_do_not_compute_it() -> None:
+    """torchmetrics' classes meet in all processes by themselves; the first one evaluates alone."""
+    for path in (ROOT / "common").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        for name in re.findall(r"from torchmetrics\S* import ([A-Z]\w+)", source):
+            assert source.count(f"{name}(") == source.count("sync_on_compute"), path
 
 
 # ----------------------------------------------------------------------------------- the scripts, by torchrun

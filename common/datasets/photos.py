@@ -25,7 +25,7 @@ from common.cli import UserError, command_line, user_path
 from common.datasets import imagenet
 from common.datasets.dead_leaves import dead_leaves
 from common.datasets.image_files import SUFFIXES
-from common.datasets.images import resize_shorter, to_8_bits, upright
+from common.datasets.images import plain, resize_shorter
 from common.files import cause_of
 
 LR_SIDE, HR_SIDE = 64, 224
@@ -61,13 +61,11 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
         with Image.open(io.BytesIO(photo.read()) if isinstance(photo, imagenet.Member) else photo) as file:
             if enough:
                 file.draft(None, (enough, enough))
-            file.load()
-            image = to_8_bits(upright(file))
+            image, _ = plain(file)
         if max(image.size) > 200 * min(image.size):  # scaled up it would fill the memory
             raise ValueError(f"{image.width}x{image.height} is a line, not a photo")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if image.mode.endswith("A"):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return image.convert("RGB")
     except MemoryError:  # is not the photo's fault
         raise
