@@ -240,9 +240,8 @@ def main(config: Config) -> int:
     with distributed.first_alone():
         data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
-    print(
-        f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
-    )
+    facts = f"{len(data.train):,} to train on, {cli.device_name(device)}"
+    print(f"Data: {data.name}, {facts}. {data.note}".strip())
     size = "quick" if config.quick else config.preset
     if size == "auto":
         size = "gpu" if device.type == "cuda" else "letters" if len(data.characters) > 10 else "cpu"
