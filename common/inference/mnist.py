@@ -32,7 +32,7 @@ METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
 PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
 SHIPPED = {name: PRETRAINED / f"{name}.safetensors" for name in ("digits", "handwriting")}
 BATCH = 500
-# How probable the classifier of Method 2 must find a shape to accept a sample; of letters it is seldom as sure
+# How probable the classifier of Method 2 must find a shape to accept a sample; it is less sure of letters
 THRESHOLD, THRESHOLD_OF_LETTERS = 0.99, 0.5
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
 SAME_STYLE = 0.6  # how near its noise lies to a given one; at 1 only one image would come of it
