@@ -74,6 +74,14 @@ def sweep(folder: Path, age: float = FORGOTTEN) -> None:
 _sweep_once = cache(sweep)
 
 
+def parse_json(text: str) -> Any:
+    """What JSON says; a ValueError where it is none, or nested so deeply that nobody has meant it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def save_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, whole or not at all."""
     with atomic_write(path) as temporary:

@@ -6,7 +6,6 @@ letters") has letters too, in the same format, IDX.
 """
 
 import errno
-import gzip
 import hashlib
 import io
 import math
@@ -34,6 +33,7 @@ from common.cli import UserError, user_path
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
+from common.datasets.packed import gunzip, unzip
 from common.files import atomic_write, cause_of
 
 ORIGINAL = "1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"
@@ -235,8 +235,9 @@ def _arrays(path: Source, content: bytes) -> list[np.ndarray]:
     nothing where it has no labels; of Keras' file those of training and of test."""
     name = _plain(path.name)
     if name.endswith(".npz"):
-        with np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False) as file:
-            return [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            members = (unzip(file, f"{name}_{part}.npy") for part in ("train", "test") for name in "xy")
+            return [np.load(io.BytesIO(member), allow_pickle=False) for member in members]
     if name.endswith(".csv"):
         first = content.partition(b"\n")[0]
         header = 0 if re.search(rb"[A-Za-z]", first) else None  # without one the label stands first
@@ -266,9 +267,10 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
     arrays = []
     for path, content in contents.items():
         try:
-            content = path.read_bytes() if content is None else content
+            if content is None:
+                content = path.read_bytes() if isinstance(path, Path) else unzip(path.root, path.at)
             if content.startswith(b"\x1f\x8b"):  # packed, whatever its name says
-                content = gzip.decompress(content)
+                content = gunzip(content)
             for array in map(np.atleast_1d, _arrays(path, content)):
                 arrays.append((path, np.clip(np.nan_to_num(array), 0, 255).astype(np.uint8)))
                 if not np.array_equal(array, arrays[-1][1]):
@@ -360,7 +362,7 @@ def _download(folder: Path, public: PublicSet) -> Digits:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room" if full else f"fetch {names} from {source} by hand and put them into {folder}"
         raise UserError(f"{public.name} could not be had ({in_one_line(error)}); {remedy}") from None
-    contents = {folder / name: gzip.decompress(packed[f"{name}.gz"]) for name in public.files()}
+    contents = {folder / name: gunzip(packed[f"{name}.gz"]) for name in public.files()}
     digits = _digits(public, contents)
     try:
         with ExitStack() as stack:  # all four are written before the first one gets its name
