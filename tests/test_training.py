@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, poisoned and resumed come out as if nothing had happened."""
 
+import contextlib
 import copy
 import json
 import math
@@ -92,8 +93,10 @@ def run_lesson(
     send: int = 0,
     saves: int = 1,
     after: float = 0.0,
+    hit: bool = False,
 ) -> tuple[int, str]:
-    """Exit code and output of a run in a process of its own, sent a signal after saves and seconds."""
+    """Exit code and output of a run in a process of its own, sent a signal after saves and seconds; with
+    `hit` also not before a file is being written."""
     assert server.stdin is not None
     assert server.stdout is not None
     print(json.dumps([str(folder), *words]), file=server.stdin, flush=True)
@@ -104,7 +107,10 @@ def run_lesson(
             while saved_at(folder) == before:
                 time.sleep(0.002)
         time.sleep(after)
-        os.kill(process, send)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            while hit and not [*folder.glob(f"{PREFIX}*")]:
+                os.kill(process, 0)
+            os.kill(process, send)
     code = int(server.stdout.readline())
     return code, Path(f"{folder}.log").read_text()
 

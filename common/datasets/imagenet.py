@@ -148,8 +148,8 @@ def cache_of(root: Path) -> Path:
     key = hashlib.blake2b(os.fsencode(root.resolve()) + repr(SUFFIXES).encode(), digest_size=16).hexdigest()
     try:
         folder = Path(pooch.os_cache("deep-learning-experiments"))
-    except RuntimeError:  # this user has no home
-        folder = Path(tempfile.gettempdir()) / f"deep-learning-experiments-{os.getuid()}"
+    except RuntimeError:  # this user has no home, and a place in /tmp could be anybody's: nothing is kept
+        folder = Path(os.devnull)
     return folder / f"listing-{key}.npz"
 
 

@@ -173,8 +173,15 @@ class Source:
         raise self.nothing_readable()
 
     def skip(self, unreadable: Unreadable) -> None:
-        """Counts an image that cannot be read, and names it on screen the first time."""
+        """Counts an image that cannot be read, and names it on screen the first time.
+
+        Raises:
+            UserError: none can, since the folder or the archive itself is gone.
+        """
         name, cause = unreadable.args
+        if isinstance(self.items, imagenet.PhotoList) and not self.items.path.exists():
+            remedy = "bring it back, then --resume goes on from the last checkpoint"
+            raise UserError(f"{self.items.path} has vanished; {remedy}")
         if name not in self.skipped:
             self.skipped[name] = cause
             tqdm.write(f"skipped {name}: {cause}", file=sys.stderr)
