@@ -64,7 +64,7 @@ def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
             fault = f"the index of {tar} is damaged"
     except FileNotFoundError as error:
         fault = f"{tar} has no index ({Path(error.filename).name})"
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever damaged bytes lead NumPy into
         fault = f"the index of {tar} is damaged ({cause_of(error)})"
     remedy = command_line("python", "util/unzip_imagenet", str(tar), "--mode", "index")
     raise UserError(f"{fault}; make it: {remedy}")

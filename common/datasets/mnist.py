@@ -29,7 +29,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets  # which knows addresses and checksums
 
-from common.cli import UserError, user_path
+from common.cli import UserError, out_of_memory, user_path
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
@@ -200,7 +200,7 @@ def _read(path: Path, sets: tuple[PublicSet, ...]) -> Digits | None:
             if not forms and re.fullmatch(r"(?!emnist).*\.(csv|npz)", name):  # by a name of one's own
                 forms = [(MNIST, [name])]
         found = [(place, _listing(place)) for place in places]
-    except (OSError, zipfile.BadZipFile) as error:
+    except FAILURES as error:
         raise _unusable(f"{path} cannot be read ({cause_of(error)})") from None
     for public, names in forms:
         for place, files in found:
@@ -275,8 +275,8 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
                 arrays.append((path, np.clip(np.nan_to_num(array), 0, 255).astype(np.uint8)))
                 if not np.array_equal(array, arrays[-1][1]):
                     raise ValueError("it has other values than whole numbers from 0 to 255")
-        except (*FAILURES, TypeError, ValueError) as error:
-            if "out of memory" in str(error):  # in pandas' words, as if the file were at fault
+        except Exception as error:  # whatever damaged bytes lead NumPy and pandas into
+            if out_of_memory(error):  # in pandas' words, as if the file were at fault
                 raise MemoryError from None
             raise _unusable(f"{path} cannot be used: {cause_of(error)}") from None
     if not arrays:
