@@ -32,7 +32,7 @@ SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits.safetensor
 BATCH = 500
 THRESHOLD = 0.99  # how probable Method 2's classifier must find a character, for the sample to be accepted
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
-SAME_STYLE = 0.6  # how near its noise lies to that of a word's style; at 1 only one image would come of it
+SAME_STYLE = 0.6  # how near its noise lies to a given one; at 1 only one image would come of it
 
 
 @dataclass
@@ -54,18 +54,21 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(
-        self, labels: Tensor, rng: torch.Generator, style: Tensor | None = None
+        self, labels: Tensor, rng: torch.Generator, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Samples the characters of `labels`, int64 [N]; with `style`, [latent], of the same noise, else each
-        of its own by `rng`, on the CPU. Returns uint8 [N,28,28], 255 for ink; and by character how many
-        samples one cost.
+        """Samples the characters of `labels`, int64 [N], each of its noise, [N,latent], which by default is
+        drawn by `rng`, on the CPU; Method 2 can only stay near a given noise. Returns uint8 [N,28,28], 255
+        for ink; and by character how many samples one cost.
 
         Raises:
             UserError: `MAX_REJECTED` samples in vain, and Method 2 still lacks a character.
         """
         if self.method == "2":
-            return self._rejection_sampling(labels, rng, style)
-        fake = torch.cat([self._sample_batch(part, rng, style) for part in labels.split(BATCH)])
+            return self._rejection_sampling(labels, rng, noise)
+        parts = torch.arange(len(labels)).split(BATCH)
+        fake = torch.cat(
+            [self._sample_batch(labels[i], rng, noise if noise is None else noise[i]) for i in parts]
+        )
         return fake, {self.characters[k]: 1.0 for k in labels.unique().tolist()}
 
     @torch.inference_mode()
@@ -90,18 +93,20 @@ class Sampler:
         device = next(self.generator.parameters()).device
         return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
 
-    def _sample_batch(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
+    def _sample_batch(self, labels: Tensor, rng: torch.Generator, noise: Tensor | None) -> Tensor:
         """One sample for each label [N], by a conditional net or by nets side by side."""
         if self.method == "conditional":
-            noise = self._noise(rng, len(labels)) if style is None else style.expand(len(labels), -1)
+            noise = self._noise(rng, len(labels)) if noise is None else noise
             return self._generate(noise[:, None], labels)[:, 0]
         # all nets run at once: labels are dealt out to rows in which no character comes twice
         row = (labels[:, None] == labels).tril(-1).sum(1)
-        noise = self._noise(rng, int(row.max()) + 1, self.generator.nets)
-        return self._generate(noise if style is None else style.expand_as(noise))[row, labels]
+        dealt = self._noise(rng, int(row.max()) + 1, self.generator.nets)
+        if noise is not None:
+            dealt[row, labels] = noise
+        return self._generate(dealt)[row, labels]
 
     def _rejection_sampling(
-        self, labels: Tensor, rng: torch.Generator, style: Tensor | None
+        self, labels: Tensor, rng: torch.Generator, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, float]]:
         """Samples until the classifier is sure of every character, and counts."""
         assert self.classifier is not None
@@ -114,10 +119,11 @@ class Sampler:
                 missing = ", ".join(self.characters[k] for k, places in wanted.items() if places)
                 drew = f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain"
                 raise UserError(f"{drew}: no more of {missing}; train it longer, or take another --method")
-            noise = self._noise(rng, BATCH)
-            if style is not None:
-                noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
-            fake = self._generate(noise[:, None])[:, 0]  # [BATCH,28,28]
+            near = self._noise(rng, BATCH)
+            if noise is not None:
+                some = noise[torch.randint(len(noise), (BATCH,), generator=rng)]
+                near = SAME_STYLE * some + math.sqrt(1 - SAME_STYLE**2) * near
+            fake = self._generate(near[:, None])[:, 0]  # [BATCH,28,28]
             probability, label = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu().max(1)
             drawn, vain = drawn + BATCH, vain + BATCH
             for i in (probability >= THRESHOLD).nonzero()[:, 0].tolist():
@@ -228,42 +234,38 @@ def evaluate(
 
 
 def run_inference(config: Any, device: torch.device) -> int:
-    """Samples digits (--sample), or writes a text (--write), each word in a style of its own, into --output.
+    """Samples digits (--sample), or writes a text in one hand (--write), into --output.
 
     Raises:
         UserError: the weights, the text or a colour cannot be used, or the file cannot be written.
     """
     sampler = load_chosen(config, config.method, device)
-    rng, content = torch.Generator().manual_seed(config.seed), io.BytesIO()
-    cost: dict[str, float] = {}  # by character, where it cost most
+    rng, suffix = torch.Generator().manual_seed(config.seed), config.output.suffix.lower()
+    cost: dict[str, float] = {}
 
-    def sample(labels: Tensor, style: Tensor | None = None) -> Tensor:
-        images, used = sampler.sample(labels, rng, style)
-        cost.update({of: max(used[of], cost.get(of, 0.0)) for of in used})
+    def sample(labels: Tensor, noise: Tensor | None = None) -> Tensor:
+        images, used = sampler.sample(labels, rng, noise)
+        cost.update(used)
         return images
 
-    def sample_word(word: str) -> Tensor:
-        style = torch.randn(sampler.generator.latent, generator=rng)
-        return sample(torch.tensor([sampler.characters.index(character) for character in word]), style)
-
     if config.write is not None:
-        handwriting.check_text(config.write, sampler.characters)
-        page = handwriting.compose(config.write, sample_word, ink=config.ink, paper=config.paper)
-        page.save(content, "PNG")
+        content = handwriting.write(
+            config, sampler.characters, lambda *of: to_float(sample(*of)), sampler.generator.latent
+        )
     else:
-        labels = torch.arange(config.sample) % len(sampler.characters)
+        labels, buffer = torch.arange(config.sample) % len(sampler.characters), io.BytesIO()
         images = sample(labels)
-        if config.output.suffix.lower() == ".npz":
-            np.savez_compressed(content, images=images.numpy(), labels=labels.numpy())
+        if suffix == ".npz":
+            np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
         else:
-            Image.fromarray(tiled(images, len(sampler.characters))).save(content, "PNG")
+            Image.fromarray(tiled(images, len(sampler.characters))).save(buffer, "PNG")
+        content = buffer.getvalue()
     with atomic_write(config.output) as temporary:  # at once: encoders tell a full disk in words of their own
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content)
     print(f"Written: {config.output}")
     if config.method == "2":
-        where = " in the word where it cost most" if config.write is not None else ""
         each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
-        print(f"Samples that one character cost{where}: {each}")
+        print(f"Samples that one character cost: {each}")
     return 0
 
 
