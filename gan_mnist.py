@@ -27,14 +27,14 @@ class Config(PageFlags):
     """Generate digits with a GAN: train it, score it, write with it."""
 
     data: str = "auto"
-    """Digits: MNIST's or EMNIST's files in a folder or .zip, mnist.npz, .csv, `emnist` (letters too, 560 MB),
-    `builtin`, or auto: data/MNIST, else a download of 12 MB, else builtin."""
+    """Characters: MNIST's or EMNIST's files in a folder or .zip, mnist.npz, .csv, `emnist` (letters too,
+    560 MB) or `emnist:balanced`, `builtin`, or auto: data/MNIST, else a download of 12 MB, else builtin."""
     method: Literal["conditional", "1", "2"] = "conditional"
     """The way to a character: one conditional net, a net for each (1), or one and rejection sampling (2)."""
     unconditional: bool = False
     """Train the classic set-up, a net without labels: the same as --method 2."""
     sample: int | None = None
-    """Generate so many digits, 0 to 9 in turn, into --output, and do nothing else."""
+    """Generate so many characters, each in turn, into --output, and do nothing else."""
     write: str | None = None
     """Write this text in one hand into --output, and do nothing else."""
     output: Path | None = None
@@ -43,6 +43,9 @@ class Config(PageFlags):
     """Train small GANs in which one player is stronger or weaker, and show where it collapses."""
     compare: bool = False
     """Compare the three methods, with the newest weights of each, and save these in one file."""
+    weights: str = "auto"
+    """Weights to use where nothing is trained: a .safetensors file, `digits` or `handwriting` of those that
+    come along, or auto: the newest trained, else these, that know the characters of --data or --write."""
     train_evaluator: bool = False
     """Train the evaluator anew, in place of the one that comes along."""
 
@@ -110,11 +113,14 @@ class Preset:
 
 PRESETS = {
     "cpu": Preset(g_channels=32, d_channels=24, batch=24, learning_rate=2.5e-3),
+    # more than ten characters on a CPU: most steps are the generator's, which teach it most for their time
+    "letters": Preset(g_channels=32, d_channels=24, batch=32, learning_rate=2.5e-3, d_every=2),
     "gpu": Preset(g_channels=64, d_channels=48, batch=64),
     "quick": Preset(g_channels=24, d_channels=16, batch=16, steps=250),
 }
 SIDE_BY_SIDE = {  # for Method 1
     "cpu": Preset(g_channels=16, d_channels=12, batch=12, latent=32),
+    "letters": Preset(g_channels=8, d_channels=8, batch=8, latent=16, d_every=2),
     "gpu": Preset(g_channels=24, d_channels=16, batch=32, latent=32),
     "quick": Preset(g_channels=8, d_channels=8, batch=8, latent=32, steps=120),
 }
@@ -228,14 +234,17 @@ def main(config: Config) -> int:
         return inference.run_inference(config, device)
     figs = config.figs_dir()
     check_writable(figs, config.runs)
-    size = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
-    preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)["quick" if config.quick else size]
 
     # Data, and the evaluator
     data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
-    facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
-    print(f"Data: {facts}. {data.note}".strip())
+    print(
+        f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
+    )
+    size = "quick" if config.quick else config.preset
+    if size == "auto":
+        size = "gpu" if device.type == "cuda" else "letters" if len(data.characters) > 10 else "cpu"
+    preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)[size]
     evaluator, was_stopped = evaluation.find_evaluator(config, data, device)
     config = replace(config, resume=config.resume and not was_stopped)  # stopped before the GAN began
 
@@ -250,24 +259,20 @@ def main(config: Config) -> int:
         sampler, progress = inference.load_chosen(config, config.method, device, data), None
     else:
         sampler, progress = train(config, preset, data, evaluator, device)
-        inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
         start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
 
     # Evaluate beside real characters, blurred ones and noise
-    fake, labels, scores, more = inference.evaluate(sampler, evaluator, data, config.seed)
-    baselines = evaluation.baselines(evaluator, data)
-    metrics, references = (evaluation.named(rows, data.name) for rows in (scores, baselines))
-    print(results.table(metrics | references))
+    fake, labels, verdict, scores = inference.evaluate(sampler, evaluator, data, config.seed)
     if progress:
         inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
         progress.run.finish()
 
     # Figures and results
-    name = "gan_mnist" if config.method == "conditional" else f"gan_mnist_method_{config.method}"
-    path = figures.save_all(figs, name, sampler, fake, labels, data, config.seed, progress)
-    more |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
-    results.save(figs, name, config, data=data, metrics=metrics, baselines=references, **more)
-    print(f"{evaluation.verdict(scores['GAN'], baselines, data.name)}. Images: {path}")
+    name = inference.name_of(data.characters, config.method, "_method_")
+    path = figures.save_all(figs, name, sampler, evaluator, fake, labels, data, config.seed, progress)
+    scores |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
+    results.save(figs, name, config, data=data, **scores)
+    print(f"{verdict}. Images: {path}")
     return 0
 
 

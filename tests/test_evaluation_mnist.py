@@ -6,6 +6,7 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
+from common.datasets import mnist
 from common.evaluation import mnist as evaluation
 
 
@@ -33,7 +34,8 @@ def grid_evaluator(count: int = 400) -> tuple[evaluation.Evaluator, Tensor]:
     real = torch.zeros(count, 28, 28, dtype=torch.uint8)
     real[:, 0, :2] = places[:count].to(torch.uint8)
     labels = (real[:, 0, 0] >= 100).long()
-    return evaluation.Evaluator(predict, real, labels), real
+    digits = mnist.Digits("squares", real, labels, real, labels, "01", builtin=False, note="")
+    return evaluation.Evaluator(predict, digits), real
 
 
 def test_precision_recall_and_coverage() -> None:

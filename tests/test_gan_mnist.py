@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     preset = replace(gan_mnist.PRESETS["quick"], g_channels=4, d_channels=4, batch=8)
 
     def weights(name: str, resume: bool = False) -> dict[str, Tensor]:
@@ -305,7 +305,7 @@ def test_a_full_disk_is_named_while_film_and_figures_are_written(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     config = replace(trained, steps=1, runs=tmp_path)
     sampler, progress = gan_mnist.train(config, gan_mnist.PRESETS["quick"], data, evaluator, CPU)
 
@@ -427,6 +427,49 @@ def test_method_2_accepts_only_what_its_classifier_is_sure_of(monkeypatch: pytes
         sampler.sample(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
 
 
+def test_method_2_draws_among_characters_that_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alike(GreyClassifier):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([0.6, 0.3, 0.1]).log().expand(len(images), -1)
+
+    labels = torch.tensor([0, 1, 2] * 300)
+    _, cost = Sampler("2", Grey(), "0Oo", Alike()).sample(labels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    assert [1 / cost[of] for of in "0Oo"] == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
+    monkeypatch.setattr(inference, "MAX_REJECTED", 1_000)
+    with pytest.raises(UserError, match="no more of a, b, c"):  # of other shapes it is sure of none
+        Sampler("2", Grey(), "abc", Alike()).sample(labels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+
+
+def test_the_weights_that_know_the_characters_are_taken(
+    letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def put_weights(path: Path, characters: str) -> Path:
+        inference.save(
+            path,
+            [Sampler("conditional", Generator(4, 4, len(characters)), characters, None, {"data": "none"})],
+        )
+        return path
+
+    all_characters = mnist.EMNIST[0].characters
+    digits = put_weights(tmp_path / "digits.safetensors", "0123456789")
+    handwriting = put_weights(tmp_path / "handwriting.safetensors", all_characters)
+    monkeypatch.setattr(inference, "SHIPPED", {"digits": digits, "handwriting": handwriting})
+
+    def chosen(text: str = "", data: mnist.Digits | None = None, **flags: Any) -> str:
+        inference.load_chosen(Config(runs=tmp_path, **flags), "conditional", CPU, data, text)
+        return capsys.readouterr().out.split()[1].removesuffix(",")
+
+    assert chosen() == chosen("2026: 11") == str(digits)
+    assert chosen("Hello, 2026!") == chosen("2026", weights="handwriting") == str(handwriting)
+    assert chosen("Hello", weights="digits") == str(digits)  # which cannot: asked for is asked for
+    newest = put_weights(tmp_path / "gan_letters" / "weights.safetensors", "abcdefghijklmnopqrstuvwxyz")
+    assert chosen("hello") == chosen(data=mnist.find(str(letters))) == str(newest)
+    assert chosen("Hello") == chosen("hello", weights="shipped") == str(handwriting)
+    assert chosen("2026") == str(digits)
+    newest = put_weights(tmp_path / "gan_mnist" / "weights.safetensors", "0123456789")
+    assert chosen("2026") == chosen() == str(newest)
+
+
 @pytest.mark.parametrize("method", inference.METHODS)
 def test_weights_of_each_method_are_saved_and_loaded(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -465,7 +508,7 @@ def test_the_three_methods_are_compared_and_saved_in_one_file(
 
     classifier, _ = evaluation.load_classifier(trained.runs / "gan_mnist-evaluator" / "evaluator.safetensors")
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(classifier.predict, data)
     monkeypatch.setattr(inference, "load_chosen", load)
     config = replace(trained, quick=False, runs=tmp_path, figs=tmp_path / "figs")
     assert studies.compare(config, data, evaluator, CPU) == 0

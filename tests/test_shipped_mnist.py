@@ -44,7 +44,7 @@ def test_they_are_as_good_as_promised() -> None:
     data = mnist.find(str(REAL.parent))
     classifier, about = evaluation.load_classifier(evaluation.SHIPPED)
     assert about["fingerprint"] == data.fingerprint()[:16]
-    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(classifier.predict, data)
     labels = torch.arange(len(data.test)) % 10
     for method, distance, recall in (("conditional", 0.30, 0.80), ("1", 0.50, 0.74)):
         sampler = inference.load(inference.SHIPPED, method, CPU)

@@ -23,7 +23,6 @@ from common.cli import UserError
 from common.inference import strokes
 from common.inference.strokes import MARKS
 
-LETTERS = "data/pretrained/handwriting.safetensors"  # the weights that write them
 MAX_CHARACTERS, MAX_PIXELS = 5_000, 60_000_000  # of a text, of its page
 
 # EMNIST scales every character to the size of its image. How far they truly reach above and below the
@@ -114,7 +113,7 @@ def check_text(text: str, characters: str) -> None:
     if unknown:
         some = ", ".join(map(repr, list(unknown)[:10]))
         more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        others = f"; --weights {LETTERS} writes letters" if set(unknown) & set(string.ascii_letters) else ""
+        others = "; --weights handwriting writes letters" if set(unknown) & set(string.ascii_letters) else ""
         raise UserError(f"--write: cannot write {some}{more}; {known}{others}")
     if not words:
         raise UserError(f"--write: there is nothing to write; {known}")
