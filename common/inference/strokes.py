@@ -42,17 +42,17 @@ MARKS = {  # the ways of the pen, through points
 def _thinning_tables() -> list[np.ndarray]:
     """For the two halves of a step, whether an ink pixel goes, by its neighbours: bit k of the index is the
     k-th, clockwise from the one above."""
-    bits = np.arange(256)[:, None] >> np.arange(8) & 1  # [256,8]
-    up, right, down, left = bits[:, ::2].T
-    count, runs = bits.sum(1), (bits < np.roll(bits, -1, 1)).sum(1)
-    border = (runs == 1) & (count >= 2) & (count <= 6)
-    first = border & (up * right * down == 0) & (right * down * left == 0)
-    return [first, border & (up * right * left == 0) & (up * down * left == 0)]
+    p = (np.arange(256) >> np.arange(8)[:, None] & 1).astype(bool)  # [8,256]
+    after, before = np.roll(p, -1, 0), np.roll(p, 1, 0)
+    one_run = (~p & (after | np.roll(p, -2, 0)))[::2].sum(0) == 1
+    count = np.minimum((p | before)[::2].sum(0), (p | after)[::2].sum(0))
+    border = one_run & (count >= 2) & (count <= 3)
+    return [border & ~((p[k] | p[k + 1] | ~p[k + 3]) & p[k + 2]) for k in (0, 4)]
 
 
 def thin(ink: np.ndarray) -> np.ndarray:
-    """Thins strokes, bool [N,h,w] with no ink at the border, to lines one pixel wide (Zhang and Suen 1984, "A
-    fast parallel algorithm for thinning digital patterns")."""
+    """Thins strokes, bool [N,h,w] with no ink at the border, to lines one pixel wide (Guo and Hall 1989,
+    "Parallel thinning with two-subiteration algorithms")."""
     width = ink.shape[2]
     flat, at, before = ink.astype(np.uint8).ravel(), np.flatnonzero(ink), -1
     around = (-width, 1 - width, 1, width + 1, width, width - 1, -1, -width - 1)
@@ -82,15 +82,20 @@ def middles(images: np.ndarray) -> np.ndarray:
     return thin(ink & (area > SPECK * ink.sum((1, 2), keepdims=True)))
 
 
-def outlines(line: np.ndarray, pixel: float) -> list[np.ndarray]:
-    """Draws a line, bool [h,w] with pixels `pixel` wide, by the pen. Returns its closed outlines, [M,2] each:
-    x to the right, y upwards, from the lower left corner of the line's own box."""
+def steady(line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of a line, bool [h,w]: row and column, int [P,2], row 0 the lowest; and the same on a smooth
+    way, float [P,2], with 0 as their least."""
     at = np.argwhere(line[::-1])
-    at -= at.min(0)
     weight = np.exp(cdist(at, at, "sqeuclidean") / (-2 * (STEADY * FINE) ** 2))
     weight /= weight.sum(1, keepdims=True)
     smooth = weight @ at
     smooth += weight @ (at - smooth)  # what smoothing has cut off at the ends
+    return at - np.floor(smooth.min(0)).astype(int), smooth - smooth.min(0)
+
+
+def outlines(at: np.ndarray, smooth: np.ndarray, pixel: float) -> list[np.ndarray]:
+    """Draws a line, as `steady` gives it, with pixels `pixel` wide, by the pen. Returns its closed outlines,
+    [M,2] each: x to the right, y upwards, the middle of the lowest stroke at 0, as that of the leftmost."""
     around = int(PEN / 2 / pixel) + 6
     number = np.full(at.max(0) + 1 + 2 * around, -1)
     number[tuple(at.T + around)] = np.arange(len(at))
@@ -109,16 +114,17 @@ def outlines(line: np.ndarray, pixel: float) -> list[np.ndarray]:
 
 @cache
 def mark(character: str) -> list[np.ndarray]:
-    """The outlines of one of `MARKS`, from its left end and the baseline on."""
+    """The outlines of one of `MARKS`, standing where it belongs above the baseline."""
     pixel, ways = 0.015, []
     for points in MARKS[character]:
         curve = make_interp_spline(np.linspace(0, 1, len(points)), points, min(3, len(points) - 1))
         ways.append(np.rint(curve(np.linspace(0, 1, 200)) / pixel).astype(int))
-    at = np.concatenate(ways)
-    low = at.min(0)
-    line = np.zeros(np.ptp(at, 0)[::-1] + 1, bool)
-    line[tuple((at - low).T[::-1])] = True
-    return [loop + np.array([0, low[1] * pixel + PEN / 2]) for loop in outlines(line[::-1], pixel)]
+    at = np.concatenate(ways)  # x and y
+    x, y = (at - at.min(0)).T
+    line = np.zeros((y.max() + 1, x.max() + 1), bool)
+    line[y.max() - y, x] = True
+    foot = at.min(0)[1] * pixel + PEN / 2
+    return [loop + np.array([0, foot]) for loop in outlines(*steady(line), pixel)]
 
 
 def letter(line: np.ndarray, top: float, foot: float, widest: float) -> list[np.ndarray]:
@@ -126,7 +132,8 @@ def letter(line: np.ndarray, top: float, foot: float, widest: float) -> list[np.
     `foot` to `top`, but to no more than `widest`; without ink there are none."""
     if not line.any():
         return []
-    height, width = np.ptp(np.argwhere(line), axis=0).tolist()
+    at, smooth = steady(line)
+    height, width = smooth.max(0).tolist()
     flattest = 10 * FINE  # a line that lies is not made thirty times as large
     pixel = min((top - foot - PEN) / max(height, flattest), (widest - PEN) / max(width, 1))
-    return [loop + np.array([0, foot + PEN / 2]) for loop in outlines(line, pixel)]
+    return [loop + np.array([0, foot + PEN / 2]) for loop in outlines(at, smooth, pixel)]
