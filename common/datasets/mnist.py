@@ -174,20 +174,19 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
     if data == "builtin":
         return _stand_in()
     split = re.fullmatch(f"(.+):({'|'.join(of.name.split()[1] for of in EMNIST)})", data)
-    where, sets = split[1] if split else data, EMNIST if data == "emnist" else PUBLIC_SETS
+    where, sets = data, {"auto": (MNIST,), "emnist": EMNIST}.get(data, PUBLIC_SETS)
     if split:
-        sets = tuple(of for of in EMNIST if of.name.endswith(split[2]))
+        where, sets = split[1], tuple(of for of in EMNIST if of.name.split()[1] == split[2])
     if data != "auto" and where != "emnist":
         path = user_path("data", where)
         if digits := _read(path, sets):
             return digits
-        wrong = (
-            f"has no {sets[0].name}" if split else "is none of these" if path.exists() else "does not exist"
-        )
+        wrong = "is none of these" if path.exists() else "does not exist"
+        wrong = f"has no {sets[0].name}" if split else wrong
         raise UserError(f"--data {path} {wrong}: {FORMS}; name one, or `auto`, `emnist`, `builtin`")
-    public = MNIST if data == "auto" else sets[0]
+    public = sets[0]
     path = folder / where.replace("auto", "mnist").upper() / "raw"
-    if digits := _read(path.parent, (MNIST,) if data == "auto" else sets):
+    if digits := _read(path.parent, sets):
         return digits
     try:
         if not download:

@@ -15,7 +15,7 @@ from common.inference import handwriting
 from common.inference.mnist import Sampler
 from common.results import Scores
 
-SENTENCE = "Sphinx of black quartz, judge my vow"  # has every letter
+SENTENCE = "Pack my box with five dozen liquor jugs!"  # has every letter
 HEIGHT, STYLES, STEPS = 96, 5, 16  # pixels of a line; hands; letters on the way from one to another
 LETTER = "a"
 
