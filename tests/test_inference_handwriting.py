@@ -40,6 +40,8 @@ SHAPES: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {  # of 112x112, thin
     "x": lambda pen: (pen.line((20, 20, 92, 92), 255, 12), pen.line((20, 92, 92, 20), 255, 12))[0],
     "m": lambda pen: pen.rectangle((8, 54, 104, 60), fill=255),  # flat
     "b": lambda pen: None,  # no ink
+    "i": lambda pen: (pen.rectangle((50, 40, 58, 100), fill=255), pen.ellipse((48, 12, 60, 24), fill=255))[0],
+    "j": lambda pen: pen.line((60, 12, 60, 90, 40, 100), fill=255, width=10),  # without its dot
     "H": lambda pen: (pen.rectangle((50, 12, 58, 100), fill=255), pen.rectangle((104, 8, 108, 12), fill=255))[
         0
     ],
@@ -189,10 +191,11 @@ def test_ink_and_paper_have_the_colours_that_were_asked_for() -> None:
 
 @pytest.mark.usefixtures("even")
 def test_characters_have_their_true_sizes_and_one_baseline() -> None:
-    boxes = {of.character: np.array(of.box()) for of in composed("xAlogr").characters}
+    boxes = {of.character: np.array(of.box()) for of in composed("xAlogij").characters}
     base = boxes["x"][3]
     heights = {of: (base - box[[1, 3]]) / 100 for of, box in boxes.items()}
-    for of, (top, foot) in {"x": (1, 0), "A": (1.4, 0), "l": (1.63, 0), "o": (1, 0), "g": (1, -0.72)}.items():
+    true = {"A": (1.4, 0), "l": (1.63, 0), "o": (1, 0), "g": (1, -0.72), "i": (1.45, 0), "j": (1, -0.72)}
+    for of, (top, foot) in true.items():
         assert heights[of] == pytest.approx((top, foot), abs=0.05), of
     flat = composed("m").characters[0].box()  # is not made as high as an x
     assert flat[2] - flat[0] == pytest.approx(180, abs=5) and flat[3] - flat[1] < 30

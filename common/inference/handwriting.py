@@ -170,8 +170,13 @@ def compose(
 
     glyphs, drift = [], 0.0
     for of in flow:
-        reach = REACH.get(of, (1.0, 0.0))
-        shape = strokes.letter(next(middles), *reach, WIDEST) if of in characters else strokes.mark(of)
+        if of in characters:
+            line, (top, foot) = next(middles), REACH.get(of, (1.0, 0.0))
+            if of in "ij" and ndimage.label(line, np.ones((3, 3)))[1] == 1:
+                top = 1.0  # many leave out the dot
+            shape = strokes.letter(line, top, foot, WIDEST)
+        else:
+            shape = strokes.mark(of)
         drift = STAYS * drift + DRIFT * rng.standard_normal()
         angle, size = ROTATION * rng.standard_normal(), np.exp(SIZE * rng.standard_normal())
         turn = size * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
