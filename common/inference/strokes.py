@@ -74,7 +74,7 @@ def middles(images: np.ndarray) -> np.ndarray:
     kernel /= kernel.sum(1, keepdims=True)
     fine = kernel @ images @ kernel.T
     darkest = fine.max((1, 2), keepdims=True)
-    around = ndimage.gaussian_filter(fine, (0, AROUND * FINE, AROUND * FINE), truncate=2)
+    around = kernel @ ndimage.gaussian_filter(images, (0, AROUND, AROUND), truncate=2) @ kernel.T
     ink = (fine > EDGE[0] * darkest) & (fine > EDGE[1] * darkest + EDGE[2] * around) & (darkest > FAINT)
     ink[:, [0, -1]] = ink[:, :, [0, -1]] = False
     piece, _ = ndimage.label(ink, np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))]))
@@ -101,8 +101,8 @@ def outlines(at: np.ndarray, smooth: np.ndarray, pixel: float) -> list[np.ndarra
     number[tuple(at.T + around)] = np.arange(len(at))
     nearest = ndimage.distance_transform_edt(number < 0, return_distances=False, return_indices=True)
     y, x = smooth.T[:, number[tuple(nearest)]] + around  # [h,w] each: of the nearest point
-    distance = np.hypot(y - np.arange(len(y))[:, None], x - np.arange(y.shape[1]))
-    distance = ndimage.gaussian_filter(distance, 0.2 * PEN / pixel)
+    distance = np.hypot(y - np.arange(len(y))[:, None], x - np.arange(y.shape[1]), dtype=np.float32)
+    distance = ndimage.gaussian_filter(distance, 0.2 * PEN / pixel, truncate=2)
     found = []
     for loop in contourpy.contour_generator(z=-distance).lines(-PEN / 2 / pixel):
         points = (np.asarray(loop) - around) * pixel
