@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 SHAPES: dict[str, Callable[[ImageDraw.ImageDraw], None]] = {  # of 112x112, thin and bold, small and large
     "o": lambda pen: pen.ellipse((16, 16, 96, 96), outline=255, width=12),
     "l": lambda pen: pen.rectangle((50, 12, 58, 100), fill=255),
-    "r": lambda pen: pen.rectangle((46, 12, 66, 100), fill=255),  # bold
+    "r": lambda pen: pen.rounded_rectangle((46, 12, 66, 100), 10, fill=255),  # bold
     "A": lambda pen: pen.line((20, 98, 56, 14, 92, 98), fill=255, width=14),
     "V": lambda pen: pen.line((20, 14, 56, 98, 92, 14), fill=255, width=8),
     "T": lambda pen: (pen.line((14, 20, 98, 20), fill=255, width=12), pen.line((56, 20, 56, 100), fill=255))[

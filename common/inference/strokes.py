@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 
 PEN = 0.15  # width of a stroke
 STEP = 0.06  # between the points of an outline
-FINE = 4  # pieces a side that a pixel is cut into
+FINE = 3  # pieces a side that a pixel is cut into
 BLUR = 0.7  # pixels: what is finer is noise
 EDGE = (0.25, 0.1, 0.75)  # ink is above so much of the darkest, and above so much of it and of what is around
 AROUND = 2.5  # pixels; so thin strokes are kept, and small loops stay open
