@@ -94,7 +94,7 @@ from common.figures import mnist as figures
 from common.inference import mnist as inference
 from common.models.mnist import Discriminator, Generator
 from common.studies import mnist as studies
-from common.training import loop
+from common.training import distributed, loop
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,8 @@ def discriminator_losses(
         losses["auxiliary_classification"] = CLASSIFICATION_WEIGHT * F.cross_entropy(match, condition[1])
     if step % R1_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
         losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * gradient_penalty(discriminator, real, condition)
-    return losses, scores_real - scores_fake.mean(), scores_fake - scores_real.mean()
+    mean_real, mean_fake = map(distributed.mean, (scores_real.mean(), scores_fake.mean()))
+    return losses, scores_real - mean_fake, scores_fake - mean_real
 
 
 def generator_losses(
@@ -181,6 +182,7 @@ def train(
     config: Config, preset: Preset, data: mnist.Digits, evaluator: evaluation.Evaluator, device: torch.device
 ) -> tuple[inference.Sampler, figures.Progress]:
     """Trains what --method names, and shows its progress to the evaluator on validation characters."""
+    distributed.check_share(preset.batch, Discriminator.GROUP)
     budget = config.budget(preset.steps, MINUTES)
     run = inference.open_run(config, asdict(replace(preset, steps=None)), budget, data, device)
     split = data.validation_split()
@@ -232,7 +234,8 @@ def main(config: Config) -> int:
     check_writable(figs := config.figs_dir(), config.runs)
 
     # Data, and the evaluator
-    data = mnist.find(config.data, download=not config.quick)
+    with distributed.first_alone():
+        data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
     print(
         f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
@@ -257,6 +260,8 @@ def main(config: Config) -> int:
         sampler, progress = train(config, preset, data, evaluator, device)
         inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
         start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
+    if not cli.is_first():
+        return 0  # of several processes, one evaluates and draws
 
     # Evaluate beside real characters, blurred ones and noise
     fake, labels, verdict, scores = inference.evaluate(sampler, evaluator, data, config.seed)

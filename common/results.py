@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     import pandas
     import torch
 
-Scores = dict[str, dict[str, float]]
-"""Numbers by method and metric."""
+Scores = dict[str, dict[str, Any]]
+"""Numbers by method and metric; None for what could not be measured."""
 
 HEADINGS = {
     "psnr": "PSNR, dB",
+    "lpips": "LPIPS",
     "ssim": "SSIM",
     "detail_db": "detail, dB",
     "lr_psnr": "LR PSNR, dB",
@@ -45,12 +46,14 @@ HEADINGS = {
 }
 DIGITS = (  # after the point: none, one, two, ...; other metrics have four digits in all
     ("parameters",),
-    ("detail_db", "checkerboard", "lr_psnr", "training, minutes"),
-    ("psnr", "ms", "FID-MNIST", "writing, ms a character", "million parameters"),
-    ("ssim", "f1", "precision", "recall", "min_class_share"),
+    ("detail_db", "lr_psnr", "training, minutes"),
+    ("psnr", "checkerboard", "ms", "FID-MNIST", "writing, ms a character", "million parameters"),
+    ("lpips", "ssim", "f1", "precision", "recall", "min_class_share"),
     ("accuracy", "class_accuracy"),
 )
 DEVIATION = "_sd"  # ends the name of a metric's standard deviation, which is shown beside it
+BICUBIC = "_bicubic"  # ends that of a metric on images that bicubic made small; beside it, bilinear's
+BOTH = "LR: bilinear / bicubic"
 
 
 def printable(text: str, characters: Container[int] | None = None) -> str:
@@ -102,14 +105,30 @@ def save(
 
 
 def table(scores: Scores, digits: int = 3) -> str:
-    """For the screen: methods by rows, metrics by columns; what is infinite is a dash."""
+    """For the screen: methods by rows, metrics by columns; what is infinite or missing is a dash."""
     import pandas
 
-    columns = list(next(iter(scores.values())))
-    names = [f"{name:14}" for name in scores]
-    numbers = pandas.DataFrame(list(scores.values()), names, columns, dtype=float)
-    number = f"{{:.{digits}f}}".format
-    return numbers.where(numbers < 1e4).to_string(float_format=number, na_rep="-", col_space=11)
+    def text(_: str, value: float | None) -> str:
+        return "-" if value is None or not value < 1e4 else f"{value:.{digits}f}"
+
+    frame = pandas.DataFrame(columns(scores, text), [f"{name:14}" for name in scores])
+    return frame.rename_axis(columns=BOTH if _has_both(scores) else None).to_string(col_space=11)
+
+
+def columns(scores: Scores, text: Callable[[str, float | None], str]) -> dict[str, list[str]]:
+    """By metric, a cell for each method: its number, or that for bilinear / that for bicubic."""
+    metrics = dict.fromkeys(metric for values in scores.values() for metric in values)
+    cells = {}
+    for metric in metrics:
+        if not metric.endswith(BICUBIC):
+            names = [name for name in (metric, metric + BICUBIC) if name in metrics]
+            numbers = ([text(metric, values.get(name)) for name in names] for values in scores.values())
+            cells[metric] = [" / ".join(both) for both in numbers]
+    return cells
+
+
+def _has_both(scores: Scores) -> bool:
+    return any(metric.endswith(BICUBIC) for values in scores.values() for metric in values)
 
 
 def format_number(metric: str, value: float | None) -> str:
@@ -207,15 +226,15 @@ def _table(metrics: dict[str, Any], baselines: Scores) -> pandas.DataFrame:
 
     named = all(isinstance(values, dict) for values in metrics.values())
     rows: Scores = (metrics if named else {"this run": metrics}) | baselines
-    table = {"method": list(rows)}
-    for metric in dict.fromkeys(metric for values in rows.values() for metric in values):
-        if metric.endswith(DEVIATION):
-            continue
-        cells = table[HEADINGS.get(metric, metric.replace("_", " "))] = []
-        for values in rows.values():
-            deviation = values.get(metric + DEVIATION)
-            spread = f" ± {format_number(metric, deviation)}" if deviation else ""
-            cells.append(format_number(metric, values.get(metric)) + spread)
+    table = {f"method ({BOTH})" if _has_both(rows) else "method": list(rows)}
+    for metric, cells in columns(rows, format_number).items():
+        if not metric.endswith(DEVIATION):
+            deviations = [values.get(metric + DEVIATION) for values in rows.values()]
+            spreads = [
+                f" ± {format_number(metric, deviation)}" if deviation else "" for deviation in deviations
+            ]
+            heading = HEADINGS.get(metric, metric.replace("_", " "))
+            table[heading] = list(map(str.__add__, cells, spreads))
     return pandas.DataFrame(table)
 
 

@@ -4,3 +4,4 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported, in subprocesses too
 os.environ.pop("MPLBACKEND", None)  # a notebook hands down its own
+os.environ["TORCH_HOME"] = os.devnull  # LPIPS takes seconds; the tests of it say where its net lies

@@ -77,6 +77,8 @@ def test_links_are_followed_and_nothing_comes_twice(tmp_path: Path) -> None:
     assert names(images) == listed
     assert "5 links to what is there already" in images.left_out_line()
     assert names(ImageFiles(root, without=away)) == [n for n in listed if not n.startswith("away")]
+    (root / "everything").symlink_to("/")
+    assert "links to what is there" in ImageFiles(root, without=Path("/")).left_out_line()
 
 
 def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_is_found(

@@ -24,11 +24,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile, ImageOps
 from torchvision.datasets import Imagenette
-from torchvision.transforms.v2 import functional as TF
 
 import gan_upscale
 from common.cli import UserError, one_line
-from common.datasets import imagenet, imagenet_archive, photo_batches, photos
+from common.datasets import degradation, imagenet, imagenet_archive, photo_batches, photos
 from common.datasets.dead_leaves import dead_leaves
 from common.datasets.images import resize_shorter
 from util.imagenet.indexing import write_index
@@ -70,21 +69,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "here")
 
 
-# ------------------------------------------------------------------------------------ low-resolution version
-
-
-def test_downscale_is_torchvisions_default_resize_in_any_memory_layout() -> None:
-    hr = torch.randint(0, 256, (3, 3, 224, 448), dtype=torch.uint8)
-    plain = TF.resize(hr, [64, 128], antialias=True)
-    assert torch.equal(degradation.downscale(hr), plain)
-    assert torch.equal(degradation.downscale(hr.to(memory_format=torch.channels_last)), plain)
-    assert torch.equal(degradation.downscale(hr[0]), plain[0])
-
-
-@pytest.mark.parametrize("hr", [torch.zeros(3, 224, 223, dtype=torch.uint8), torch.zeros(3, 224, 224)])
-def test_downscale_refuses_what_it_cannot_do_exactly(hr: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="multiples of 7"):
-        degradation.downscale(hr)
+# ------------------------------------------------------------------------------------ standard images
 
 
 @pytest.mark.skipif(not (SHARED / "tools/measure_upscaling.py").exists(), reason="needs the scoring tool")
@@ -267,6 +252,31 @@ def test_imagenets_layout_keeps_its_own_split(tmp_path: Path) -> None:
         assert "100 of 120" in data.note
     assert list(data.test.items) == sorted(test)
     assert photos.find(str(tmp_path / "set"), limit=500).note == ""
+
+
+def test_more_places_are_trained_on_and_the_first_alone_is_scored_on(tmp_path: Path) -> None:
+    for name in ("set/train/n01", "set/val/n01", "mine/a", "theirs"):
+        for k in range(40):
+            file = tmp_path / name / f"{k:02}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    alone, joined = (
+        photos.find(*(str(tmp_path / name) for name in names))
+        for names in (["set"], ["set", "mine", "theirs"])
+    )
+    assert joined.name == "set + photos in mine + photos in theirs"
+    assert parts(joined)[1:] == parts(alone)[1:]
+    more = {str(file) for name in ("mine/a", "theirs") for file in (tmp_path / name).iterdir()}
+    assert parts(joined)[0] == parts(alone)[0] | more and len(joined.train) == len(alone.train) + 80
+    assert joined.validation.reserve is joined.train
+    for places, words in [
+        (("set", "."), "shares photos with"),
+        (("mine", "theirs", "mine/a"), "shares photos with"),
+        (("set", "missing"), "missing"),
+        (("set", "builtin"), "stand alone"),
+    ]:
+        with pytest.raises(UserError, match=f"^--data.*{words}"):
+            photos.find(*(str(tmp_path / place) if place != "builtin" else place for place in places))
 
 
 def test_what_cannot_be_a_set_of_photos_is_refused_with_a_remedy(tmp_path: Path) -> None:
@@ -464,7 +474,7 @@ def test_gan_upscale_trains_from_the_archive_and_its_note_reaches_screen_and_res
     unpacked: Path, packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tar = archive_of(unpacked / "train", packed / "ILSVRC2012_img_train.tar", part="2 classes")
-    config = gan_upscale.Config(data=str(tar), quick=True, steps=4, device="cpu")
+    config = gan_upscale.Config(data=(str(tar),), quick=True, steps=4, device="cpu")
     assert gan_upscale.main(config) == 0
     data = json.loads(Path("figs/quick/gan_upscale.json").read_text())
     assert data["data"]["name"] == tar.name and data["data"]["count"] == 12

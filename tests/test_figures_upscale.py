@@ -7,11 +7,18 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from test_figures_page import WORDS, find, noise, pixels_of
+from torch import Tensor
 
+from common.datasets.images import to_float
+from common.evaluation.upscale import psnr
 from common.figures import page
 from common.figures import upscale as figures
 
-SCORE = {"psnr": 25.6512, "ssim": 0.7381, "detail_db": -4.52, "checkerboard": 1.2, "lr_psnr": 45.0}
+SCORE = {"psnr": 25.6512, "lpips": 0.1223, "ssim": 0.7381, "detail_db": -4.52, "checkerboard": 1.2}
+SCORE |= {f"{name}_bicubic": 0.99 * value for name, value in SCORE.items()}
+NAMES = ["nearest", "bilinear", "bicubic", "Lanczos", "linear filter"]
+NAMES += ["fidelity", "fidelity, self-ensemble", "GAN"]
+MILLISECONDS = (0.1, 0.1, 0.1, 0.1, 0.9, 9.5, 76.0, 9.5)
 
 
 def test_triples_stand_in_rows_of_three_at_one_size(tmp_path: Path) -> None:
@@ -28,31 +35,80 @@ def test_triples_stand_in_rows_of_three_at_one_size(tmp_path: Path) -> None:
     assert positions[0][0][0] + 448 < positions[1][0][0]
 
 
+@pytest.fixture
+def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written on pages."""
+    written: list[str] = []
+    text = page.Page.text
+    monkeypatch.setattr(
+        page.Page,
+        "text",
+        lambda self, x, y, line, **style: (written.append(line), text(self, x, y, line, **style)),
+    )
+    return written
+
+
+@pytest.mark.parametrize("measured", [True, False])
 def test_methods_shows_every_image_and_labels_every_point(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], measured: bool
 ) -> None:
     drawn: list[Figure] = []
     charts = page.Page.charts
     monkeypatch.setattr(page.Page, "charts", lambda *args: drawn.append(charts(*args)) or drawn[-1])
-    names = ["nearest", "bilinear", "bicubic", "Lanczos", "linear filter", "fidelity", "GAN"]
-    milliseconds = (0.1, 0.1, 0.1, 0.1, 0.9, 9.5, 9.5)
     scores = {  # some points coincide
-        name: SCORE | {"psnr": 24 + i // 2, "ms": milliseconds[i]} for i, name in enumerate(names)
+        name: SCORE | {"psnr": 24 + i // 2, "ms": MILLISECONDS[i]} for i, name in enumerate(NAMES)
     }
     scores["nearest"]["checkerboard"] = math.inf
-    images = {name: noise(3, 112, 112) // (i + 1) for i, name in enumerate(names)}
-    images |= {"input": noise(3, 32, 32), "original": noise(3, 112, 112) // 9}
+    for of in scores.values():
+        of |= {} if measured else {"lpips": None, "lpips_bicubic": None}
+    images = {name: noise(3, 112, 112) // (i + 1) for i, name in enumerate([*NAMES, "original"])}
     figures.methods(tmp_path / "m.png", images, scores, title="T", caption=WORDS)
 
     pixels = pixels_of(tmp_path / "m.png")
-    for name, image in images.items():
-        find(pixels, image, 14 if name == "input" else 4)
+    for image in images.values():
+        find(pixels, image, 4)
+    assert "checkerboard – / 1.19" in texts and texts.count("SSIM 0.738 / 0.731") == len(NAMES)
+    assert texts.count("LPIPS 0.122 / 0.121" if measured else "LPIPS – / –") == len(NAMES)
     (figure,) = drawn
-    assert len(figure.axes) == 2
-    for axes in figure.axes:
+    nearness, lpips = figure.axes
+    assert lpips.get_title(loc="left") == "LPIPS (lower is better)" + ": –" * (not measured)
+    assert lpips.axison == measured
+    for axes in (nearness, lpips)[: 1 + measured]:
         labels = [text for text in axes.texts if isinstance(text, Annotation)]
-        assert [label.get_text() for label in labels] == names
+        assert [label.get_text() for label in labels] == NAMES
         # of the text alone, without the line that leads to its point
         boxes = [super(Annotation, label).get_window_extent() for label in labels]
         for i, box in enumerate(boxes):
             assert not box.count_overlaps(boxes[:i]), labels[i].get_text()
+        filled, open_ = axes.lines
+        metric = "psnr" if axes is nearness else "lpips"
+        assert list(filled.get_ydata()) == [of[metric] for of in scores.values()]
+        assert list(open_.get_ydata()) == [of[f"{metric}_bicubic"] for of in scores.values()]
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_the_worst_stand_first_with_their_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], measured: bool
+) -> None:
+    monkeypatch.setattr(figures, "WORST", 2)
+    lr, hr = noise(3, 3, 64, 64), noise(3, 3, 224, 224)
+    gan = hr.clone()
+    for i in range(3):  # the last is the worst by PSNR
+        gan[i, :, :, : 8 * i] //= 2
+
+    def brightness(fake: Tensor, hr: Tensor) -> Tensor:
+        return fake.float().mean((1, 2, 3)) / 255  # by this the first is the worst
+
+    fakes, lpips = {"GAN": gan, "bicubic": hr}, brightness if measured else None
+    figures.worst(tmp_path / "w.png", lr, fakes, hr, lpips, caption=WORDS)
+    pixels = pixels_of(tmp_path / "w.png")
+    places = [find(pixels, lr[2], 7), find(pixels, gan[2], 2), find(pixels, hr[2], 2)]
+    assert len({top for top, _ in places}) == 1 and places[0][1] < places[1][1] < places[2][1]
+    assert find(pixels, gan[1], 2)[0] > places[0][0] + 448
+    rows = [(2, "PSNR: 1"), (1, "PSNR: 2"), *([(0, "LPIPS: 1"), (1, "LPIPS: 2")] if measured else [])]
+    assert [text for text in texts if "worst by" in text] == [f"worst by {rank}" for _, rank in rows]
+    for method, fake in {"GAN": gan, "bicubic": hr}.items():
+        near, far = psnr(to_float(fake), to_float(hr)), brightness(fake, hr)
+        said = [f"{near[i]:.2f} dB, LPIPS " + (f"{far[i]:.3f}" if measured else "–") for i, _ in rows]
+        under = [text for text in texts if text.startswith(f"{method}: ")]
+        assert under == [f"{method}: PSNR {numbers}" for numbers in said]

@@ -6,9 +6,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.datasets import photos
+from common.datasets import degradation
 from common.datasets.images import to_float
-from common.models.upscale import LinearFilter, PatchDiscriminator, Upscaler, bicubic
+from common.models.upscale import (
+    LinearFilter,
+    PatchDiscriminator,
+    SelfEnsemble,
+    Upscaler,
+    bicubic,
+    even,
+    upscaled_size,
+)
 
 
 def lively(channels: int = 8, blocks: int = 1) -> Upscaler:
@@ -89,3 +97,38 @@ def test_the_discriminator_scores_patches_and_sees_both_images() -> None:
     assert scores.shape == (2, 1, 28, 28)
     assert not torch.allclose(scores, discriminator(hr.flip(3), lr))
     assert not torch.allclose(scores, discriminator(hr, lr.flip(3)))
+
+
+class Bicubic(torch.nn.Module):
+    """Treats all directions alike."""
+
+    reach = 3
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        height, width = map(upscaled_size, lr.shape[-2:])
+        return bicubic(even(lr))[..., :height, :width]
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_self_ensemble_leaves_a_net_that_treats_all_directions_alike_as_it_is(
+    height: int, width: int
+) -> None:
+    """At odd sizes a flip of the padded image must not move it by a pixel."""
+    lr = torch.rand(2, 3, height, width)
+    torch.testing.assert_close(SelfEnsemble(Bicubic())(lr), Bicubic()(lr))
+
+
+@torch.no_grad()
+def test_self_ensemble_flips_and_turns_with_the_image() -> None:
+    net = lively()
+    both, lr = SelfEnsemble(net), torch.rand(1, 3, 8, 14)
+    assert both.reach == net.reach
+    fake = both(lr)
+    assert (fake - net(lr)).abs().max() > 0.01
+    for turn in (lambda x: x.flip(3), lambda x: x.flip(2), lambda x: x.rot90(1, (2, 3))):
+        torch.testing.assert_close(both(turn(lr)), turn(fake))
+        assert (net(turn(lr)) - turn(net(lr))).abs().max() > 0.01
+    eight = [net(lr.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in range(4)]
+    eight += [net(lr.flip(3).rot90(k, (2, 3))).rot90(-k, (2, 3)).flip(3) for k in range(4)]
+    torch.testing.assert_close(fake, sum(eight) / 8)

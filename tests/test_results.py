@@ -53,13 +53,27 @@ def figs(tmp_path: Path) -> Path:
 def test_results_table_has_metrics_beside_baselines(figs: Path) -> None:
     lines = re.sub(" +", " ", results.results_table(figs)).splitlines()  # cells are padded
     assert "| method | PSNR, dB | SSIM | detail, dB | checkerboard | LR PSNR, dB | ms an image |" in lines
-    assert "| GAN | 25.65 | 0.738 | −4.5 | 1.2 | 45.0 | 9.51 |" in lines
+    assert "| GAN | 25.65 | 0.738 | −4.5 | 1.20 | 45.0 | 9.51 |" in lines
     assert "| nearest | 25.65 | 0.738 | −4.5 | – | 45.0 | 0.11 |" in lines
     assert "| bicubic | 24.59 | – | – | – | – | – |" in lines
     assert "| this run | 0.9912 | – |" in lines and "| majority class | 0.8700 ± 0.0100 | 0.000 |" in lines
     assert "1,234" in lines[0] and "5.2 minutes" in lines[0] and "--minutes 20" in lines[0]
     assert "stand-in" not in lines[0]
     assert any("**lstm**" in line and "built-in stand-in" in line for line in lines)
+
+
+def test_both_kernels_stand_side_by_side(figs: Path) -> None:
+    gan = {"psnr": 25.92, "lpips": 0.1223, "psnr_bicubic": 25.461, "lpips_bicubic": None, "ms": 9.5}
+    of = UPSCALE | {"metrics": {"GAN": gan}, "baselines": {"bicubic": gan | {"psnr_bicubic": math.inf}}}
+    (figs / "gan_upscale.json").write_text(json.dumps(of))
+    lines = re.sub(" +", " ", results.results_table(figs)).splitlines()
+    assert "| method (LR: bilinear / bicubic) | PSNR, dB | LPIPS | ms an image |" in lines
+    assert "| GAN | 25.92 / 25.46 | 0.122 / – | 9.50 |" in lines
+    assert "| bicubic | 25.92 / – | 0.122 / – | 9.50 |" in lines
+    assert results.table({"GAN": gan}).splitlines() == [
+        "LR: bilinear / bicubic             psnr       lpips          ms",
+        "GAN                     25.920 / 25.461   0.122 / -       9.500",
+    ]
 
 
 def test_publish_writes_between_the_markers_only(figs: Path) -> None:

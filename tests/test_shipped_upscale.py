@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common import weights
-from common.datasets import photos
+from common.datasets import degradation, photos
 from common.evaluation import upscale as evaluation
 from common.inference import upscale as inference
 from gan_upscale import SHIPPED
@@ -62,7 +62,7 @@ def test_the_goals_by_files_and_the_tool(nets: dict[str, torch.nn.Module], tmp_p
     subprocess.run([sys.executable, TOOL, VAL, "--make", tmp_path / "low"], check=True, capture_output=True)
     for share in goals:
         net = inference.blend(nets["fidelity"], nets["gan"], share)
-        assert inference.upscale_files(net, tmp_path / "low", tmp_path / str(share), overwrite=False) == 0
+        assert inference.upscale_files(net, tmp_path / "low", tmp_path / str(share), inference.Options()) == 0
     done = subprocess.run(
         [sys.executable, TOOL, VAL, "--score", *(tmp_path / str(share) for share in goals)],
         check=True,

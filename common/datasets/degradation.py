@@ -5,6 +5,7 @@ the others: so training draws the kernel anew for every image. An image that is 
 """
 
 import io
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as TF
 
-from common.datasets.images import to_uint8
+from common.datasets.images import to_float, to_uint8
 
 KERNELS = ("bilinear", "bicubic")
 """By which the images that are scored are made small: torchvision's default, and the field's usual one."""
@@ -99,5 +100,23 @@ def draw_pairs(hr: Tensor, rng: np.random.Generator, kind: str = "classic") -> t
         lr, uint8 [N,3,2/7 s,2/7 s], and the kernels, [N,2/7 s,s].
     """
     kernels = draw_kernels(rng, len(hr), hr.shape[-1])
-    lr = to_uint8(shrink(hr.float() / 255, kernels))
+    lr = to_uint8(shrink(to_float(hr), kernels))
     return (spoil(lr, rng) if kind == "wild" else lr), kernels
+
+
+def pairs(
+    crops: Callable[[int], Iterator[Tensor]], seed: int, kind: str = "classic"
+) -> Callable[[int], Iterator[tuple[tuple[Tensor], tuple[Tensor, Tensor]]]]:
+    """Makes batches of images, `crops(first)` as of `photo_batches`, into what an upscaler is trained on.
+
+    Returns:
+        `start(first)`, without end: ((lr,), (hr, kernels)), floats, the images in 0..1; what a step has
+        follows from the seed and the step alone.
+    """
+
+    def start(first: int) -> Iterator[tuple[tuple[Tensor], tuple[Tensor, Tensor]]]:
+        for step, hr in enumerate(crops(first), first):
+            lr, kernels = draw_pairs(hr, np.random.default_rng([seed, 2, step]), kind)
+            yield (to_float(lr),), (to_float(hr), kernels)
+
+    return start

@@ -18,11 +18,11 @@ FAILURES = (OSError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, ta
 """What is raised where nothing can be fetched, or where what came is not the archive that was expected."""
 
 
-def fetch(url: str, file: IO[bytes], md5: str = "") -> None:
+def fetch(url: str, file: IO[bytes], md5: str = "", sha256: str = "") -> None:
     """Writes what is at `url` into `file`, which is open for writing and reading, and goes back to its start.
 
     Raises:
-        OSError: it cannot be had as a whole, or its MD5 sum is another one than `md5`.
+        OSError: it cannot be had as a whole, or its sums do not begin with `md5` and `sha256`.
     """
     get = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(),
@@ -32,11 +32,13 @@ def fetch(url: str, file: IO[bytes], md5: str = "") -> None:
         hooks={"response": lambda response, **_: response.raw.headers.discard("Content-Encoding")},
     )
     get(url, file, None)
+    for name, expected in {"md5": md5, "sha256": sha256}.items():
+        file.seek(0)
+        has = hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
+        if not has.startswith(expected):
+            wrong = f"its {name} is {has} instead of {expected}"
+            raise OSError(f"{url} has another content than expected, {wrong}")
     file.seek(0)
-    has = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
-    file.seek(0)
-    if md5 and has != md5:
-        raise OSError(f"{url} has another content than expected, its md5 is {has} instead of {md5}")
 
 
 def fetch_from_mirrors(mirrors: list[str], name: str, file: IO[bytes], md5: str = "") -> None:

@@ -128,7 +128,7 @@ class ImageFiles:
             self._add(link, is_dir)
             return
         file = path.resolve()
-        listed = file.name[0] != "." and file.name.lower().endswith(SUFFIXES)
+        listed = file.name[:1] != "." and file.name.lower().endswith(SUFFIXES)
         if (
             _identity(state) in self._seen
             or file in self._linked

@@ -137,8 +137,10 @@ def join(first: PhotoList, second: PhotoList) -> PhotoList:
         path = Path(os.path.commonpath([photos.path for photos in parts]))
     except ValueError:  # two drives of Windows
         raise UserError(f"{first.path} and {second.path} are on different drives; put them on one") from None
-    below = [os.fsencode(photos.path.relative_to(path).as_posix() + "/") for photos in parts]
-    rows = [np.char.add(prefix, photos.rows) for prefix, photos in zip(below, parts, strict=True)]
+    rows = []
+    for photos in parts:
+        below = os.fsencode(os.path.relpath(photos.path, path)) + b"/"
+        rows.append(photos.rows if below == b"./" else np.char.add(below, photos.rows))
     return PhotoList(path, np.concatenate(rows), first.about)
 
 

@@ -25,7 +25,7 @@ from common.cli import UserError, command_line, user_path
 from common.datasets import imagenet
 from common.datasets.dead_leaves import dead_leaves
 from common.datasets.image_files import SUFFIXES
-from common.datasets.images import resize_shorter, to_8_bits, upright
+from common.datasets.images import plain, resize_shorter
 from common.files import cause_of
 
 LR_SIDE, HR_SIDE = 64, 224
@@ -61,13 +61,11 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
         with Image.open(io.BytesIO(photo.read()) if isinstance(photo, imagenet.Member) else photo) as file:
             if enough:
                 file.draft(None, (enough, enough))
-            file.load()
-            image = to_8_bits(upright(file))
+            image, _ = plain(file)
         if max(image.size) > 200 * min(image.size):  # scaled up it would fill the memory
             raise ValueError(f"{image.width}x{image.height} is a line, not a photo")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if image.mode.endswith("A"):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return image.convert("RGB")
     except MemoryError:  # is not the photo's fault
         raise
@@ -111,10 +109,6 @@ class Source:
     def first(self, count: int) -> "Source":
         """The first `count` images alone."""
         return replace(self, items=self.items[:count])
-
-    def shorten(self, count: int) -> None:
-        """Keeps only the first `count` images, for a short run."""
-        self.items = self.items[:count]
 
     def fingerprint(self) -> str:
         """The same for the same images in the same order: a run is resumed on these alone."""
@@ -202,6 +196,16 @@ class Photos:
     validation: Source
     test: Source
     note: str = ""
+
+    def shorten(self, *, train: int, validation: int) -> None:
+        """Keeps only so many of these images, for a short run."""
+        for part, count in ((self.train, train), (self.validation, validation)):
+            part.items = part.items[:count]
+
+    def skipped(self) -> list[str]:
+        """The names of the files that could not be read so far."""
+        parts = (self.train, self.validation, self.test)
+        return sorted(Path(name).name for part in parts for name in part.skipped)
 
 
 def find(*places: str, limit: int = 100, download: bool = True) -> Photos:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -11,15 +12,19 @@ from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.transforms.v2 import functional as TF
 
+from common.datasets.degradation import KERNELS, downscale, spoil
 from common.datasets.images import to_float, to_uint8
-from common.datasets.degradation import downscale
-from common.results import Scores
+from common.evaluation.lpips import Distance
+from common.models.upscale import SelfEnsemble
+from common.results import BICUBIC, Scores, format_number
 
 Method = Callable[[Tensor], Tensor]
 """From lr to upscaled images, both uint8."""
 CLASSICAL = ("nearest", "bilinear", "bicubic", "Lanczos")
-NETS = {"linear filter": "linear", "fidelity": "fidelity", "GAN": "gan"}
-"""By the name of the method: the name of its net in a weights file."""
+TRAINED = ("fidelity", "fidelity, self-ensemble", "GAN")
+"""The methods that training makes; all others are what they must beat."""
+SUFFIXES = dict(zip(KERNELS, ("", BICUBIC), strict=True))
+"""By the kernel that made the input small: what the names of the scores then end in."""
 
 
 def psnr(fake: Tensor, hr: Tensor) -> Tensor:
@@ -45,13 +50,16 @@ def power_by_frequency(images: Tensor) -> Tensor:
     return torch.zeros(int(ring.max()) + 1).scatter_add(0, ring, power.flatten())
 
 
-def score(fake8: Tensor, hr8: Tensor) -> dict[str, float]:
-    """How good upscaled images, uint8 [N,3,224,224], are, by five numbers.
+def score(
+    fake8: Tensor, hr8: Tensor, kernel: str = "bilinear", lpips: Distance | None = None
+) -> dict[str, float]:
+    """How good upscaled images, uint8 [N,3,224,224], are, whose input `kernel` made small; by six numbers.
 
-    psnr: dB, higher is nearer to the original. ssim: structural similarity (Wang et al. 2004), up to 1.
-    detail_db: power in the frequencies that 64x64 cannot hold, in dB against the original's; 0 is as sharp as
-    the original. checkerboard: finest details by row and column modulo 7, strongest over weakest; photos have
-    about 1.1, a pattern of dots 10. lr_psnr: PSNR of the output, downscaled again, against the input.
+    psnr: dB, higher is nearer to the original. lpips: how different both look, where it can be had; lower is
+    better. ssim: structural similarity (Wang et al. 2004), up to 1. detail_db: power in the frequencies that
+    64x64 cannot hold, in dB against the original's; 0 is as sharp as the original. checkerboard: finest
+    details by row and column modulo 7, strongest over weakest; photos have about 1.1, a pattern of dots 10.
+    lr_psnr: PSNR of the output, downscaled again, against the input.
     """
     fake, hr = to_float(fake8), to_float(hr8)
     # 64 of 224 pixels hold up to 64/448 cycles a pixel, so rings from 10 on are lost in them
@@ -59,10 +67,11 @@ def score(fake8: Tensor, hr8: Tensor) -> dict[str, float]:
     detail = detail_by_position(fake)
     return {
         "psnr": psnr(fake, hr).mean().item(),
+        **({"lpips": lpips(fake8, hr8).mean().item()} if lpips else {}),
         "ssim": structural_similarity_index_measure(fake, hr, data_range=1.0).item(),
         "detail_db": power[10:32].mean().item(),
         "checkerboard": (detail.max() / detail.min()).item(),
-        "lr_psnr": psnr(to_float(downscale(fake8)), to_float(downscale(hr8))).mean().item(),
+        "lr_psnr": psnr(*(to_float(downscale(x, kernel)) for x in (fake8, hr8))).mean().item(),
     }
 
 
@@ -82,14 +91,36 @@ def upscale_classical(method: str, lr: Tensor) -> Tensor:
 
 def methods(nets: dict[str, nn.Module]) -> dict[str, Method]:
     """Every method by name, the classical ones first."""
+    of_nets = (nets["fidelity"], SelfEnsemble(nets["fidelity"]), nets["gan"])
+    by_name = {"linear filter": nets["linear"], **dict(zip(TRAINED, of_nets, strict=True))}
     classical: dict[str, Method] = {name: partial(upscale_classical, name) for name in CLASSICAL}
-    return classical | {name: partial(upscale, nets[net]) for name, net in NETS.items()}
+    return classical | {name: partial(upscale, net) for name, net in by_name.items()}
 
 
-def compare(methods: dict[str, Method], lr: Tensor, hr: Tensor) -> tuple[dict[str, Tensor], Scores]:
-    """Upscales `lr`, uint8 [N,3,64,64], by every method; `ms` of the scores is the median for one image."""
-    fakes = {name: method(lr) for name, method in methods.items()}
-    scores = {name: score(fake, hr) for name, fake in fakes.items()}
+def split(scores: Scores) -> tuple[Scores, Scores]:
+    """The scores of what was trained, and of what it must beat."""
+    trained = {name: values for name, values in scores.items() if name in TRAINED}
+    return trained, {name: values for name, values in scores.items() if name not in trained}
+
+
+def compare(
+    methods: dict[str, Method], hr: Tensor, lpips: Distance | None
+) -> tuple[dict[str, Tensor], Scores]:
+    """Makes `hr`, uint8 [N,3,224,224], small by each kernel and large again by every method.
+
+    Returns:
+        by method, the upscaled images of bilinear's; and the scores of both: those of bicubic's end in
+        `_bicubic`, `lpips` is None where it cannot be had, and `ms` is the median for one image.
+    """
+    fakes: dict[str, Tensor] = {}
+    scores: Scores = {name: {} for name in methods}
+    for kernel, suffix in SUFFIXES.items():
+        lr = downscale(hr, kernel)
+        for name, method in methods.items():
+            fake = method(lr)
+            of = {"psnr": None, "lpips": None} | score(fake, hr, kernel, lpips)
+            scores[name] |= {metric + suffix: value for metric, value in of.items()}
+            fakes.setdefault(name, fake)
     for name, method in methods.items():
         times = []
         for _ in range(12):
@@ -98,3 +129,24 @@ def compare(methods: dict[str, Method], lr: Tensor, hr: Tensor) -> tuple[dict[st
             times.append(time.perf_counter() - start)
         scores[name]["ms"] = 1000 * sorted(times[2:])[5]  # the first ones are slower
     return fakes, scores
+
+
+def score_spoiled(method: Method, hr: Tensor, lpips: Distance | None) -> dict[str, float]:
+    """`score` where cameras and the web had the small images between; the same noise and JPEG for all."""
+    lr = spoil(downscale(hr), np.random.default_rng(0))
+    return score(method(lr), hr, lpips=lpips)
+
+
+def nothing_learned(scores: Scores) -> list[str]:
+    """A line for each kernel on whose images the fidelity net is no better than what it began as."""
+    line = "On {} LR the net is no better than the linear filter that it began as: it has learned nothing."
+    net, start = scores["fidelity"], scores["linear filter"]
+    psnr = {kernel: f"psnr{suffix}" for kernel, suffix in SUFFIXES.items()}
+    return [line.format(kernel) for kernel, metric in psnr.items() if net[metric] <= start[metric]]
+
+
+def summary(scores: Scores) -> str:
+    """The GAN beside bicubic, in one line."""
+    metrics = ("psnr", "lpips", "detail_db")
+    gan, cubic = ([format_number(m, scores[name][m]) for m in metrics] for name in ("GAN", "bicubic"))
+    return "GAN: {} dB PSNR, LPIPS {}, detail {} dB (bicubic: {}, {} and {})".format(*gan, *cubic)

@@ -192,7 +192,8 @@ PLACES = [(distance, side) for distance in (10, 18, 36, 54, 72, 90) for side in 
 
 
 def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
-    """Writes each name beside its point, where it hides neither a point nor another name.
+    """Writes each name beside its point, where it hides neither a point nor another name; there may be more
+    points than names.
 
     Call it when the charts of the page are complete: what moves them later moves the points away.
     """
@@ -200,7 +201,7 @@ def label_points(page: Page, axes: Axes, names: Sequence[str], points: Sequence[
     inside = axes.get_window_extent()
     at = axes.transData.transform(points)  # [N,2], pixels
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in at]
-    for name, centre, point in zip(names, at, points, strict=True):
+    for name, centre, point in zip(names, at, points, strict=False):
         size = np.array([page.width_of(name), TEXT + 3])
         for distance, side in (*PLACES, PLACES[0]):  # the first is the last resort
             corner = centre + (side - 1) / 2 * size + side * distance

@@ -5,44 +5,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from common.cli import device_name
-from common.datasets.images import to_float
 from common.datasets.degradation import downscale
+from common.datasets.images import to_float
 from common.datasets.photos import Photos
-from common.evaluation.upscale import Method, detail_by_position, score
+from common.evaluation.lpips import Distance
+from common.evaluation.upscale import SUFFIXES, Method, detail_by_position, psnr, score
 from common.figures import page as pages
 from common.figures import training
 from common.figures.page import BLUE, GAP, LINE, MARGIN, SIDE, WIDTH, few_ticks, label_points, new_page
-from common.results import Scores, format_number
+from common.results import Scores, columns, format_number
 
-CELL = SIDE + 3 * LINE + 2 * GAP  # an image with three lines of text under it
-CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "detail_db": "detail in dB (0 is as sharp as real)"}
+CELL = SIDE + 4 * LINE + 2 * GAP  # an image with four lines of text under it
+NUMBERS = {  # under an image, two in a line
+    "psnr": "PSNR {}",
+    "lpips": "LPIPS {}",
+    "ssim": "SSIM {}",
+    "detail_db": "detail {}",
+    "checkerboard": "checkerboard {}",
+}
+CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "lpips": "LPIPS (lower is better)"}
+WORST = 3
 
 
 def save_all(
     figs: Path,
     data: Photos,
-    lr: Tensor,
     fakes: dict[str, Tensor],
     hr: Tensor,
     scores: Scores,
+    lpips: Distance | None,
     *,
     trained_on: str,
     device: torch.device,
 ) -> None:
-    """Draws the test images before and after training and by every method, and the stand-in for photos.
+    """Draws the test images before and after training and by every method, the GAN's worst, and the stand-in.
 
-    Of `lr` and `hr`, uint8 [N,3,64,64] and [N,3,224,224], and what `evaluation.compare` made of them; with
-    weights trained on the data `trained_on`, timed on `device`.
+    Of `hr`, uint8 [N,3,224,224], and what `evaluation.compare` made of them; with weights trained on the data
+    `trained_on`, timed on `device`. `lpips` is None where it cannot be had: a dash stands for it then.
 
     Raises:
         UserError: a figure cannot be written; so do all functions here.
     """
+    lr = downscale(hr)  # uint8 [N,3,64,64]
     shown = torch.linspace(0, len(hr) - 1, min(6, len(hr))).long()  # six that nobody chose
     note = data.note.partition("\n")[0]
-    caption = f"Weights trained on {trained_on}. Test images, evenly spaced over the list. {note}".strip()
+    trained = f"Weights trained on {trained_on}."
+    caption = f"{trained} Test images, evenly spaced over the list. {note}".strip()
     for name, method, title in (
         ("initial", "linear filter", "Before training: the generator begins as the fitted linear filter"),
         ("final", "GAN", "After training: low resolution, the GAN's, original"),
@@ -50,14 +62,16 @@ def save_all(
         columns = {"64×64 input": lr, f"{method} 224×224": fakes[method], "original 224×224": hr}
         columns = {heading: images[shown] for heading, images in columns.items()}
         triples(figs / f"GAN_upscaling_{name}.png", columns, title=title, caption=caption)
+    faults = f"{trained} The worst of {len(hr)} test images, from bilinear LR. {note}".strip()
+    worst(figs / "GAN_upscaling_worst.png", lr, fakes, hr, lpips, caption=faults)
 
     detail = torch.stack([detail_by_position(to_float(hr[i : i + 1])).sum() for i in shown])
     i = shown[detail.argmax()]
-    crops = {"input": lr[i, :, 16:48, 16:48]}
-    crops |= {name: images[i, :, 56:168, 56:168] for name, images in (fakes | {"original": hr}).items()}
+    crops = {name: images[i, :, 56:168, 56:168] for name, images in (fakes | {"original": hr}).items()}
     title = f"Every method: means over {len(hr)} images, and the middle of one"
-    caption += f" Shown: the one with the most detail.\nTimes: nets on {device_name(device)}; "
-    caption += "nearest to Lanczos by Pillow, on one thread."
+    caption += " Shown: the one with the most detail; nearest repeats the pixels of its LR, by bilinear.\n"
+    caption += "Two numbers, PSNR and detail in dB: on bilinear LR / on bicubic LR. "
+    caption += f"Times: nets on {device_name(device)}, nearest to Lanczos by Pillow on one thread."
     methods(figs / "GAN_upscaling_methods.png", crops, scores, title=title, caption=caption)
 
     path = figs / "GAN_upscaling_standin.png"
@@ -82,40 +96,88 @@ def save_training(
     )
 
 
-def triples(path: Path, columns: dict[str, Tensor], *, title: str, caption: str) -> None:
-    """Rows of three images at one size, uint8 [N,3,64,64] or [N,3,224,224] by heading of the column."""
+def triples(
+    path: Path,
+    columns: dict[str, Tensor],
+    texts: list[tuple[str, ...]] | None = None,
+    *,
+    title: str,
+    caption: str,
+) -> None:
+    """Rows of three images at one size, uint8 [N,3,64,64] or [N,3,224,224] by heading of the column.
+
+    Args:
+        texts: for each row, what stands under each of its images.
+    """
     rows = len(next(iter(columns.values())))
-    with new_page(path, WIDTH, LINE + rows * (SIDE + GAP) - GAP, title, caption) as page:
+    height = SIDE + GAP + (LINE + GAP if texts else 0)
+    with new_page(path, WIDTH, LINE + rows * height - GAP, title, caption) as page:
         for column, (heading, images) in enumerate(columns.items()):
             x = MARGIN + column * (SIDE + GAP)
             page.text(x, 0, heading, weight="bold")
             for row, image in enumerate(images):
-                page.image(x, LINE + row * (SIDE + GAP), image)
+                page.image(x, LINE + row * height, image)
+                if texts:
+                    page.text(x, LINE + row * height + SIDE + 3, texts[row][column])
+
+
+def worst(
+    path: Path, lr: Tensor, fakes: dict[str, Tensor], hr: Tensor, lpips: Distance | None, *, caption: str
+) -> None:
+    """The three images at which the GAN is worst by PSNR, and those by LPIPS: faults are to be seen, too.
+
+    Under each input stands what bicubic has there, from the same `lr`, uint8 [N,3,64,64].
+    """
+    gan = fakes["GAN"]
+    orders = {"PSNR": psnr(to_float(gan), to_float(hr)).argsort()}
+    if lpips:
+        orders["LPIPS"] = lpips(gan, hr).argsort(descending=True)
+    shown = torch.cat([order[:WORST] for order in orders.values()])
+    ranks = [f"worst by {name}: {i + 1}" for name, order in orders.items() for i in range(len(order[:WORST]))]
+
+    def numbers(method: str) -> list[str]:
+        fake = fakes[method][shown]
+        near = psnr(to_float(fake), to_float(hr[shown])).tolist()
+        far = lpips(fake, hr[shown]).tolist() if lpips else [None] * len(fake)
+        of = [(format_number("psnr", a), format_number("lpips", b)) for a, b in zip(near, far, strict=True)]
+        return [f"{method}: PSNR {psnr} dB, LPIPS {lpips}" for psnr, lpips in of]
+
+    columns = {"64×64 input": lr, "GAN 224×224": gan, "original 224×224": hr}
+    columns = {heading: images[shown] for heading, images in columns.items()}
+    texts = zip(numbers("bicubic"), numbers("GAN"), ranks, strict=True)
+    title = "The GAN's worst: six by PSNR, six by LPIPS" if lpips else "The GAN's worst six by PSNR"
+    triples(path, columns, list(texts), title=title, caption=caption)
 
 
 def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str) -> None:
-    """Crops, uint8 [3,h,w], by method with its scores (input and original have none); quality by time."""
+    """Crops, uint8 [3,h,w], by method with its scores (the original has none); quality by time."""
     below, height = math.ceil(len(images) / 3) * CELL + GAP, 470
+    cells = columns(scores, format_number)
     with new_page(path, WIDTH, below + height, title, caption) as page:
         for i, (name, image) in enumerate(images.items()):
             x, y = MARGIN + i % 3 * (SIDE + GAP), i // 3 * CELL
             page.image(x, y, image)
-            page.text(x, y + SIDE + 3, name, weight="bold")
-            if name in scores:
-                of = {metric: format_number(metric, value) for metric, value in scores[name].items()}
-                line = f"PSNR {of['psnr']} dB   SSIM {of['ssim']}   detail {of['detail_db']} dB"
-                page.text(x, y + SIDE + 3 + LINE, line)
-                line = f"checkerboard {of['checkerboard']}   LR PSNR {of['lr_psnr']} dB"
-                page.text(x, y + SIDE + 3 + 2 * LINE, line)
+            y += SIDE + 3
+            page.text(x, y, name, weight="bold")
+            for at, (metric, text) in enumerate(NUMBERS.items() if name in scores else ()):
+                number = cells[metric][list(scores).index(name)]
+                page.text(x + at % 2 * SIDE // 2, y + (1 + at // 2) * LINE, text.format(number))
 
-        panels = page.charts(below, height).subplots(1, 2)
-        points = [[(of["ms"], of[metric]) for of in scores.values()] for metric in CHARTS]
-        for axes, at, label in zip(panels, points, CHARTS.values(), strict=True):
-            axes.set_title(label)
-            axes.set_xlabel("milliseconds for one image")
-            axes.set_xscale("log")
+        panels = page.charts(below, height).subplots(1, 2, sharex=True)
+        points: dict[Axes, list[tuple[float, float]]] = {}
+        for axes, (metric, heading) in zip(panels, CHARTS.items(), strict=True):
+            if any(of[metric] is None for of in scores.values()):
+                axes.set_title(f"{heading}: –")
+                axes.set_axis_off()
+                continue
+            axes.set_title(heading)
+            axes.set_xlabel("ms for one image (filled: bilinear LR, open: bicubic)")
             few_ticks(axes.xaxis)
             axes.margins(0.15, 0.12)
-            axes.plot(*zip(*at, strict=True), "o", color=BLUE, markersize=7)
-        for axes, at in zip(panels, points, strict=True):
-            label_points(page, axes, list(scores), at)
+            points[axes] = []
+            for suffix, fill in zip(SUFFIXES.values(), ("full", "none"), strict=True):
+                times, values = zip(*((of["ms"], of[metric + suffix]) for of in scores.values()), strict=True)
+                axes.plot(times, values, "o", color=BLUE, markersize=7, fillstyle=fill)
+                points[axes] += zip(times, values, strict=True)
+        for axes, places in points.items():
+            label_points(page, axes, list(scores), places)

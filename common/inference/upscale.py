@@ -1,4 +1,4 @@
-"""What trained upscalers are used for: image files are read, upscaled by 3.5 in tiles, and saved.
+"""What trained upscalers are used for: image files are read, upscaled in tiles by any factor, and saved.
 
 The net takes floats in 0..1, [N,3,h,w], and returns [N,3,(7h+1)//2,(7w+1)//2]; `reach` says how many
 low-resolution pixels away an output pixel can still see.
@@ -7,40 +7,71 @@ low-resolution pixels away an output pixel can still see.
 import copy
 import io
 import itertools
+import math
 import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageFile, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageFilter, UnidentifiedImageError
 from PIL.ExifTags import IFD, Base
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from common import weights
-from common.cli import UserError, command, commit
+from common.cli import UserError, command, commit, user_path
 from common.datasets.image_files import FORMATS, REASONS, SUFFIXES, ImageFiles
-from common.datasets.images import to_8_bits, upright
+from common.datasets.images import plain
 from common.evaluation.upscale import upscale
 from common.files import DiskFull, atomic_write, cause_of, check_writable
-from common.models.upscale import LinearFilter, Upscaler, upscaled_size
+from common.models.upscale import DOWN, UP, LinearFilter, SelfEnsemble, Upscaler, upscaled_size
 
 WRITES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}  # libjpeg stops a little below its format
-SAVE_OPTIONS = {
-    "PNG": {"compress_level": 1},  # on photos 5 times as fast as level 6, and 10 % larger
-    "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4
-    "WEBP": {"quality": 95},
-}
+WRITES |= {".avif": "AVIF"} if "AVIF" in FORMATS else {}
+LONGEST_SIDE = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383, "AVIF": 16_384}  # that libraries read back
+# Each format takes its own. PNGs take a fifth of the usual time and 10 % more bytes, AVIFs a ninth and 15 %
+SAVE_OPTIONS: dict[str, Any] = {"subsampling": "4:4:4", "compress_level": 1, "speed": 9}
 TILE = 256  # low-resolution pixels a side: on a CPU, larger ones save overlap and lose the cache
-LARGEST = 120_000_000  # pixels of an input; the result then takes 6 GB of memory
+LARGEST = 1_470_000_000  # pixels of a result and what it is reduced from: 6 GB of memory
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is to become of images.
+
+    Attributes:
+        scale: factor, 1 to 12.25. The net's result is reduced to it; above 3.5 the net upscales that first.
+        format: `png`, `jpg`, `webp`, `avif`, or `auto`: by the output's suffix, PNG in a folder.
+        quality: 1 to 100, of JPEG, WebP and AVIF; None for 95.
+        overwrite: whether files that are there are replaced.
+    """
+
+    scale: float = UP / DOWN
+    format: str = "auto"
+    quality: int | None = None
+    overwrite: bool = False
+
+    @property
+    def passes(self) -> int:
+        """How often the net is applied."""
+        return 1 if self.scale <= UP / DOWN else 2
+
+    def size(self, image: Image.Image) -> tuple[int, int]:
+        """Width and height of the result in pixels; halves are rounded up."""
+        return math.floor(image.width * self.scale + 0.5), math.floor(image.height * self.scale + 0.5)
+
+    def largest(self) -> int:
+        """How many pixels an image may have."""
+        part = self.scale / (UP / DOWN) ** self.passes % 1  # 0 where nothing is reduced: width, then height
+        return int(LARGEST / (UP / DOWN) ** (2 * self.passes) / (1 + part + part**2))
 
 
 def save(path: Path, nets: dict[str, nn.Module], facts: dict[str, Any]) -> dict[str, Any]:
@@ -80,11 +111,21 @@ def blend(fidelity: nn.Module, gan: nn.Module, share: float) -> nn.Module:
     return mixed
 
 
-def upscale_files(model: nn.Module, source: Path, target: Path, *, overwrite: bool) -> int:
-    """Upscales an image file, or every image below a folder, by 3.5.
+def run(config: Any, path: Path, device: torch.device) -> int:
+    """What --input asks for, with the weights in `path`; returns and raises as `upscale_files`."""
+    source, target = user_path("input", config.input), user_path("output", config.output)
+    nets, _ = load(path, device)
+    net = blend(nets["fidelity"], nets["gan"], config.blend)
+    net = SelfEnsemble(net) if config.self_ensemble else net
+    options = Options(config.scale, config.format, config.quality, config.overwrite)
+    return upscale_files(net, source, target, options)
 
-    A file goes to the file `target`, in the format of its suffix, or into the folder `target` as a PNG.
-    A folder goes to the folder `target`: PNGs with the same relative paths and stems.
+
+def upscale_files(model: nn.Module, source: Path, target: Path, options: Options) -> int:
+    """Upscales an image file, or every image below a folder.
+
+    A file goes to the file `target`, in the format of its suffix, or into the folder `target`.
+    A folder goes to the folder `target`: images with the same relative paths and stems.
 
     What stays: transparency, colour profile, EXIF (turned upright, sizes brought up to date), greyscale.
     Palettes become RGB or RGBA. What changes is said: 16 bits become 8, CMYK becomes RGB, by its profile if
@@ -94,25 +135,32 @@ def upscale_files(model: nn.Module, source: Path, target: Path, *, overwrite: bo
         0, or 1 where a part of a folder could not be done; it is named on stderr, and the rest is done.
 
     Raises:
-        UserError: `source` is a file that cannot be done, or a folder without images; `target` cannot be
-            written; the disk is full.
+        UserError: `source` is no image and holds none; `target` cannot be written; the disk is full.
     """
     try:
+        into = source.is_dir() or target.is_dir()
+        suffix = f".{options.format}".replace("auto", "png") if into else target.suffix.lower()
+        if suffix not in WRITES:
+            raise UserError(f"{_name(target)}: end it in {', '.join(WRITES)}, or name a folder that is there")
+        if options.format != "auto" and WRITES[suffix] != WRITES.get(f".{options.format}"):
+            raise UserError(f"--format {options.format} is not what {_name(target)} ends in; leave it out")
+        if options.quality and suffix == ".png":
+            raise UserError("--quality means nothing with PNG, which loses nothing; leave it out")
+        if options.passes > 1:
+            print("Above 3.5 the net upscales its own result: its made-up details get made-up details.")
         if source.is_dir():
-            return _upscale_folder(model, source, target, overwrite)
-        if target.is_dir():
-            target = target / f"{source.stem}.png"
-        with Progress(check(source, target, overwrite)) as progress:
-            width, height = _upscale_file(model, source, target, progress)
+            return _upscale_folder(model, source, target, suffix, options)
+        target = target / f"{source.stem}{suffix}" if into else target
+        with Progress(check(source, target, options)) as progress:
+            width, height = _upscale_file(model, source, target, options, progress)
     except OSError as error:  # a path too long, a folder that may not be entered
         raise UserError(f"{_name(Path(error.filename or source))}: {cause_of(error)}") from None
     print(f"{_name(target)}: {width}x{height}")
     return 0
 
 
-def _upscale_folder(model: nn.Module, source: Path, target: Path, overwrite: bool) -> int:
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{_name(target)} is a file; name a folder for the images of {_name(source)}")
+def _upscale_folder(model: nn.Module, source: Path, target: Path, suffix: str, options: Options) -> int:
+    check_writable(target)
     if target.exists() and target.samefile(source):
         raise UserError(f"{_name(target)} holds the images themselves; name another folder")
     found = ImageFiles(source, without=target)
@@ -126,25 +174,23 @@ def _upscale_folder(model: nn.Module, source: Path, target: Path, overwrite: boo
     sources: dict[Path, Path] = {}
     jobs = []
     for file in files:
-        output = (target / file.relative_to(source)).with_suffix(".png")
+        output = (target / file.relative_to(source)).with_suffix(suffix)
         first = sources.setdefault(output, file)
         try:
             if first != file:
                 raise UserError(f"{_name(file)}: {_name(first)} becomes {output.name} too; rename one")
             if output.resolve() in inputs:
                 raise UserError(f"{_name(file)}: would replace {_name(output)}, an image to be upscaled")
-            jobs.append((file, output, check(file, output, overwrite)))
+            jobs.append((file, output, check(file, output, options)))
         except (UserError, OSError) as error:
             print(error, file=sys.stderr)
-    if jobs:
-        check_writable(target)
 
     done = 0
     with Progress(sum(pixels for _, _, pixels in jobs)) as progress:
         for file, output, pixels in jobs:
             end = progress.done + pixels
             try:
-                _upscale_file(model, file, output, progress)
+                _upscale_file(model, file, output, options, progress)
                 done += 1
             except DiskFull as error:  # would meet every further image too
                 raise UserError(f"{error}; {done} of {len(files)} images are done") from None
@@ -157,43 +203,42 @@ def _upscale_folder(model: nn.Module, source: Path, target: Path, overwrite: boo
     return 1 if failed or found.unreadable else 0
 
 
-def check(source: Path, target: Path, overwrite: bool) -> int:
-    """What can be known before computing; returns the number of pixels of `source`. A UserError as `_opened`,
-    or where `target` is there, is `source`, or is of a format that cannot hold the result."""
-    with _opened(source) as (image, _):
-        width, height = image.size
-    kind = WRITES.get(target.suffix.lower())
-    if kind is None:
-        raise UserError(f"{_name(target)}: end it in {', '.join(WRITES)}, or name a folder that is there")
+def check(source: Path, target: Path, options: Options) -> int:
+    """How many pixels go into the net; a UserError where it is known before that there can be no result."""
+    with _opened(source, options) as (image, _):
+        size = options.size(image)
     if target.exists():
         if target.samefile(source):
             raise UserError(f"{_name(target)} is the image to be upscaled; name another output")
         if target.is_dir():
             raise UserError(f"{_name(target)} is a folder; move it, or name another output")
-        if not overwrite:
+        if not options.overwrite:
             raise UserError(f"{_name(target)} exists; --overwrite replaces it")
-    size, longest = (upscaled_size(width), upscaled_size(height)), LONGEST_SIDE.get(kind)
-    if longest and max(size) > longest:
-        limit = f"the result is {size[0]}x{size[1]}, and {kind} holds at most {longest:,} pixels a side"
-        raise UserError(f"{_name(source)}: {limit}; write a .png")
-    return width * height
+    kind = WRITES[target.suffix.lower()]
+    if max(size) > LONGEST_SIDE[kind]:
+        most = f"{kind} holds at most {LONGEST_SIDE[kind]:,} pixels a side"
+        raise UserError(f"{_name(source)}: the result is {size[0]}x{size[1]}, and {most}; write a .png")
+    again = upscaled_size(image.width) * upscaled_size(image.height) * (options.passes - 1)
+    return image.width * image.height + again
 
 
-def _upscale_file(model: nn.Module, source: Path, target: Path, progress: "Progress") -> tuple[int, int]:
+def _upscale_file(
+    model: nn.Module, source: Path, target: Path, options: Options, progress: "Progress"
+) -> tuple[int, int]:
     """Upscales one checked file; returns width and height of the result."""
     kind = WRITES[target.suffix.lower()]
-    colours, alpha, extras = _read(source, kind)
-    if alpha and kind == "JPEG":
+    lr, extras = _read(source, kind, options)
+    if lr.mode.endswith("A") and kind == "JPEG":
         raise UserError(f"{_name(source)} has transparency, and JPEG has not; write a .png or a .webp")
     try:
         with atomic_write(target) as temporary:  # from here on, so that an unwritable folder costs no waiting
-            hr = _upscale_image(model, colours, alpha, progress)
+            hr = _upscale_image(model, lr, options, progress)
             with _Stream(temporary.open("wb", buffering=0)) as stream:
-                hr.save(stream, kind, **SAVE_OPTIONS[kind], **extras)
+                hr.save(stream, kind, quality=options.quality or 95, **SAVE_OPTIONS, **extras)
     except (MemoryError, RuntimeError) as error:  # torch has no MemoryError of its own
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if "memory" not in cause_of(error):
             raise
-        width, height = map(upscaled_size, colours.size)
+        width, height = options.size(lr)
         raise UserError(f"{_name(source)}: there is not enough memory for {width}x{height} pixels") from None
     return hr.size
 
@@ -238,8 +283,7 @@ def tiles(
         (top, left, uint8 [3,h,w]), all in high-resolution pixels, until the image is covered.
     """
     _, height, width = lr.shape
-    reach = cast(int, model.reach)
-    margin = reach + reach % 2  # even as well, to keep the pairs together
+    margin = 2 * math.ceil(cast(int, model.reach) / 2)  # even as well, to keep the pairs together
     for top, left in itertools.product(range(0, height, tile), range(0, width, tile)):
         above, before = min(top, margin), min(left, margin)
         part = lr[:, top - above : top + tile + margin, left - before : left + tile + margin]
@@ -251,24 +295,37 @@ def tiles(
         progress.add(min(tile, height - top) * min(tile, width - left), seconds)
 
 
-def _upscale_image(
-    model: nn.Module, colours: Image.Image, alpha: Image.Image | None, progress: Progress
-) -> Image.Image:
+def _upscale_image(model: nn.Module, lr: Image.Image, options: Options, progress: Progress) -> Image.Image:
     """Upscales colours by the net and alpha by bicubic interpolation; mode L, LA, RGB or RGBA."""
-    hr = Image.new(colours.mode, (upscaled_size(colours.width), upscaled_size(colours.height)))
-    for top, left, block in tiles(model, TF.pil_to_tensor(colours.convert("RGB")), progress):
-        hr.paste(TF.to_pil_image(block).convert(hr.mode), (left, top))  # so the result exists only once
+    alpha, size, factor = None, options.size(lr), (UP / DOWN) ** options.passes
+    if lr.mode.endswith("A"):
+        # Under full transparency any colour may stand, often black, and would bleed into what is seen. The
+        # blur of the premultiplied image carries the visible colours there
+        alpha = lr.getchannel("A")
+        around = lr.convert(f"{lr.mode[:-1]}a").filter(ImageFilter.GaussianBlur(8)).convert(lr.mode)
+        around.paste(lr, mask=alpha.point([0] + [255] * 255))
+        lr = around.convert(lr.mode[:-1])
+    hr = lr
+    for _ in range(options.passes):
+        pixels = TF.pil_to_tensor(hr.convert("RGB"))
+        hr = Image.new(lr.mode, (upscaled_size(hr.width), upscaled_size(hr.height)))
+        for top, left, block in tiles(model, pixels, progress):
+            hr.paste(TF.to_pil_image(block).convert(hr.mode), (left, top))  # so the result exists only once
+    # What `size` covers of the net's result, which goes on a little beyond it at odd sides
+    right, bottom = (min(factor * new / options.scale, made) for new, made in zip(size, hr.size, strict=True))
+    if hr.size != size:
+        hr = hr.resize(size, Image.Resampling.LANCZOS, (0, 0, right, bottom))
     if alpha:
-        # Padded to even sides as the net does it, for the same alignment. Unlike Lanczos, bicubic leaves no
-        # ghost of an edge in the clear part
-        even = np.pad(np.asarray(alpha), ((0, alpha.height % 2), (0, alpha.width % 2)), mode="edge")
-        size = 7 * even.shape[1] // 2, 7 * even.shape[0] // 2
-        hr.putalpha(Image.fromarray(even).resize(size, Image.Resampling.BICUBIC).crop((0, 0, *hr.size)))
+        # Padded where the net is, for alignment. Unlike Lanczos, bicubic leaves no ghost in the clear part
+        width, height = right / factor, bottom / factor
+        more = (0, math.ceil(height) - alpha.height), (0, math.ceil(width) - alpha.width)
+        alpha = Image.fromarray(np.pad(np.asarray(alpha), more, mode="edge"))
+        hr.putalpha(alpha.resize(size, Image.Resampling.BICUBIC, (0, 0, width, height)))
     return hr
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[ImageFile.ImageFile, list[warnings.WarningMessage]]]:
+def _opened(path: Path, options: Options) -> Iterator[tuple[ImageFile.ImageFile, list[Any]]]:
     """An image whose head is read, and the warnings that come while it is open.
 
     Raises:
@@ -281,10 +338,9 @@ def _opened(path: Path) -> Iterator[tuple[ImageFile.ImageFile, list[warnings.War
             raise UserError("the file is empty")
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
-            # Pillow warns from 89 megapixels on; ours is the limit that holds
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit holds
             with Image.open(path, formats=FORMATS) as image:
-                if image.width * image.height > LARGEST:
+                if image.width * image.height > options.largest():
                     raise Image.DecompressionBombError
                 if image.width * image.height == 0:
                     raise UserError(f"the image has no pixels ({image.width}x{image.height})")
@@ -293,7 +349,7 @@ def _opened(path: Path) -> Iterator[tuple[ImageFile.ImageFile, list[warnings.War
     except UserError as error:
         cause = str(error)
     except Image.DecompressionBombError:
-        cause = f"over {LARGEST // 10**6} megapixels, the most that is read; make it smaller"
+        cause = f"over {options.largest():,} pixels, the most at --scale {options.scale:g}; make it smaller"
     except UnidentifiedImageError:
         suffix, cause = path.suffix.lower(), f"not an image that can be read ({', '.join(FORMATS)})"
         if suffix and suffix not in SUFFIXES:
@@ -304,98 +360,49 @@ def _opened(path: Path) -> Iterator[tuple[ImageFile.ImageFile, list[warnings.War
     raise UserError(f"{_name(path)}: {cause.replace('{s}', '')}")
 
 
-def _read(path: Path, kind: str) -> tuple[Image.Image, Image.Image | None, dict[str, bytes]]:
+def _read(path: Path, kind: str, options: Options) -> tuple[Image.Image, dict[str, bytes]]:
     """Decodes an image, to be upscaled and saved in format `kind`, and says what the result will lack.
 
     Returns:
-        the colours, upright, mode L or RGB; alpha, mode L, 255 where opaque, or None without transparency;
-        `icc_profile` and `exif` for Pillow's `save`, where there are such.
+        the image, upright, mode L, LA, RGB or RGBA; `icc_profile` and `exif` for Pillow's `save`.
     """
-    with _opened(path) as (image, notes):
-        for coding, _, _, how in image.tile[:1]:  # how the file holds its pixels; a PPM's has their maximum
-            if ";16" in str(how) or (coding.startswith("ppm") and cast(Any, how)[1] > 255):
-                _note("16 bits a channel become 8")
-        image.load()
-        turned, exif = _follow_exif(image, kind)
-        colours, alpha = _split_alpha(turned)
-        if getattr(image, "is_animated", False) and image.format != "MPO":  # a photo, its preview
-            _note("only the first of its images is upscaled")
-        # A profile describes one kind of pixels; WebP has no greyscale
-        profile = image.info.get("icc_profile") if image.mode != "CMYK" else None
-        if profile and profile[16:20] != (b"GRAY" if colours.mode == "L" and kind != "WEBP" else b"RGB "):
-            _note("its colour profile is for other pixels than the result has, and is left out")
-            profile = None
-        gamma = 2.2 * image.info.get("gamma", 0)  # a PNG's, times a screen's; sRGB and profiles go before it
-        if 0.05 < abs(gamma - 1) < 20 and gamma > 0.02 and not {"icc_profile", "srgb"} & image.info.keys():
-            _note(f"its gamma of {gamma / 2.2:.3g} is applied")
-            levels = 255 * np.linspace(0, 1, 256) ** (1 / gamma)
-            colours = colours.point(levels.round().astype(int).tolist() * len(colours.getbands()))
-    for note in notes:
-        tqdm.write(f"{_name(path)}: {' '.join(str(note.message).split())}", file=sys.stderr)
-    extras = {"icc_profile": profile, "exif": exif}
-    return colours, alpha, {name: content for name, content in extras.items() if content}
+    with _opened(path, options) as (file, warned):
+        image, notes = plain(file)
+        if getattr(file, "is_animated", False) and file.format != "MPO":  # a photo, its preview
+            notes.append("only the first of its images is upscaled")
+        # A profile describes one kind of pixels; the other formats have no greyscale
+        grey = image.mode.startswith("L") and kind in ("PNG", "JPEG")
+        profile = file.info.get("icc_profile", b"") if file.mode != "CMYK" else b""
+        if profile and profile[16:20] != (b"GRAY" if grey else b"RGB "):
+            notes.append("its colour profile is for other pixels than the result has, and is left out")
+            profile = b""
+        exif = _exif(file, kind, options.size(image), notes)
+    for note in [*(str(warning.message) for warning in warned), *notes]:
+        tqdm.write(f"{_name(path)}: {' '.join(note.split())}", file=sys.stderr)
+    return image, {"icc_profile": profile, "exif": exif}
 
 
-def _follow_exif(image: Image.Image, kind: str) -> tuple[Image.Image, bytes]:
-    """Turns the image as its EXIF says; also gives that EXIF for the result, without orientation."""
-    turned, content = image, b""
+def _exif(file: ImageFile.ImageFile, kind: str, size: tuple[int, int], notes: list[str]) -> bytes:
+    """The EXIF for the result, which is upright and has this size; the notes say why there is none."""
     try:
-        exif = image.getexif()
-        if image.info.get("exif") and not exif:  # nothing in it could be read
-            raise ValueError("no entries")
-        turned = upright(image)
+        exif = file.getexif()
+        if file.info.get("exif") and not exif:
+            raise ValueError("no entry can be read")
         exif.pop(Base.Orientation, None)
         details = exif.get_ifd(IFD.Exif)
-        if image.format == "TIFF":  # there EXIF is mixed with the description of the file itself
-            if details:
-                _note("a TIFF's EXIF is left out")
-            return turned, b""
-        for tag, side in ((Base.ExifImageWidth, turned.width), (Base.ExifImageHeight, turned.height)):
+        if file.format == "TIFF":  # there EXIF is mixed with the description of the file itself
+            notes += ["a TIFF's EXIF is left out"] * bool(details)
+            return b""
+        for tag, side in zip((Base.ExifImageWidth, Base.ExifImageHeight), size, strict=True):
             if tag in details:
-                details[tag] = upscaled_size(side)
+                details[tag] = side
         content = exif.tobytes() if exif else b""
-    except MemoryError:
-        raise
+        if kind == "JPEG" and len(content) > 65_533:
+            raise ValueError("larger than JPEG allows")
+        return content
     except Exception as error:  # as in `_opened`
-        _note(f"its EXIF is damaged and left out ({cause_of(error)})")
-    if kind == "JPEG" and len(content) > 65_533:
-        _note("its EXIF is larger than JPEG allows, and left out")
-        content = b""
-    return turned, content
-
-
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Brings any of Pillow's modes to L or RGB, and alpha apart."""
-    if image.mode == "F":
-        raise UserError("floating-point pixels have no known range; save it with 8 bits")
-    if image.mode.startswith("I"):  # I;16, I;16B, and I for the 16 bits of a PGM
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65_535:
-            raise UserError("32-bit pixels have no known range; save it with 8 bits")
-        image = to_8_bits(image)
-    if image.mode == "CMYK":
-        try:
-            profile, srgb = io.BytesIO(image.info["icc_profile"]), ImageCms.createProfile("sRGB")
-            image = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB") or image
-            _note("CMYK becomes RGB through its colour profile")
-        except (KeyError, ImageCms.PyCMSError):
-            _note("CMYK becomes RGB without a colour profile that can be used, with colours about right")
-    plain = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if not image.has_transparency_data:
-        return image.convert(plain), None
-
-    # Under full transparency any colour may stand, often black, and would bleed into what is seen. The blur
-    # of the premultiplied image carries the visible colours there
-    image = image.convert(plain + "A")
-    alpha = image.getchannel("A")
-    around = image.convert(plain + "a").filter(ImageFilter.GaussianBlur(8)).convert(plain + "A")
-    around.paste(image, mask=alpha.point([0] + [255] * 255))
-    return around.convert(plain), alpha
-
-
-def _note(text: str) -> None:
-    """Adds to the warnings of the image that is being read."""
-    warnings.warn(text, stacklevel=2)
+        notes.append(f"its EXIF is left out: {cause_of(error)}")
+        return b""
 
 
 def _name(path: Path) -> str:

@@ -5,6 +5,7 @@ block into channels, `PixelShuffle(7)` unfolds channels into 7x7 blocks, so inpu
 exactly, with nothing to crop (Shi et al. 2016, "Real-Time Single Image Super-Resolution", section 3.2).
 """
 
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -18,6 +19,12 @@ DOWN, UP = 2, 7
 def upscaled_size(side: int) -> int:
     """What a side of `side` low-resolution pixels becomes."""
     return (UP * side + 1) // DOWN
+
+
+def even(lr: Tensor) -> Tensor:
+    """`lr` [N,3,h,w] with odd sides made even: one more column on the right, one more row below."""
+    height, width = lr.shape[-2:]
+    return F.pad(lr, (0, width % DOWN, 0, height % DOWN), mode="replicate")
 
 
 def bicubic(lr: Tensor) -> Tensor:
@@ -98,13 +105,13 @@ class Upscaler(nn.Module):
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="relu")
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]
-        self.reach = 2 * blocks + 1 + 2 * DOWN - 1
-        """How many low-resolution pixels to each side a pixel of the output depends on, at most."""
+        self.reach = 2 * blocks + 1 + DOWN
+        """How many low-resolution pixels to each side a pixel of the output depends on."""
 
     def forward(self, lr: Tensor) -> Tensor:
         """`lr` [N,3,h,w] in 0..1; returns float [N,3,(7h+1)//2,(7w+1)//2], about 0..1."""
         height, width = lr.shape[-2:]
-        lr = F.pad(lr, (0, width % DOWN, 0, height % DOWN), mode="replicate")  # [N,3,h,w], even
+        lr = even(lr)  # [N,3,h,w]
         # Without the factor 4 contrasts are so small that the net stays almost linear for minutes
         features = self.head((lr - 0.5) * 4)  # [N,channels,h,w]
         features = F.pixel_unshuffle(features + self.body(features), DOWN)  # [N,4 channels,h/2,w/2]
@@ -112,6 +119,27 @@ class Upscaler(nn.Module):
         with torch.autocast(lr.device.type, enabled=False):  # 8 bits of mantissa would be seen in images
             fake = self.skip(lr) + detail.float()  # [N,3,3.5h,3.5w]
         return fake[..., : upscaled_size(height), : upscaled_size(width)]
+
+
+class SelfEnsemble(nn.Module):
+    """The mean of what a net makes of the eight flips and turns of an image, each turned back.
+
+    From Lim et al. 2017, "Enhanced Deep Residual Networks for Single Image Super-Resolution", section 3.4.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.reach = net, net.reach
+
+    def forward(self, lr: Tensor) -> Tensor:
+        """As the net's: `lr` [N,3,h,w] in 0..1; returns float [N,3,(7h+1)//2,(7w+1)//2], about 0..1."""
+        height, width = lr.shape[-2:]
+        lr = even(lr)  # before it is turned, so that no turn puts the net's own padding elsewhere
+        fakes = []
+        for turns, flip in itertools.product(range(4), ([], [3])):
+            fake = self.net(lr.flip(flip).rot90(turns, (2, 3)))
+            fakes.append(fake.rot90(-turns, (2, 3)).flip(flip))
+        return torch.stack(fakes).mean(0)[..., : upscaled_size(height), : upscaled_size(width)]
 
 
 class PatchDiscriminator(nn.Module):
