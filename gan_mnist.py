@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from common.cli import UserError, check_unused, chosen_mode, launch, read_flags, user_path
+from common.cli import UserError, check_range, check_unused, chosen_mode, launch, read_flags, user_path
 from common.files import check_output, check_writable
 from common.inference.page import PAGE, PageFlags
 
@@ -70,8 +70,7 @@ class Config(PageFlags):
             raise UserError(f"--preset {self.preset}: --quick has a size of its own; leave one of them out")
         if self.unconditional and self.method == "1":
             raise UserError("--unconditional is --method 2; give one of them")
-        if self.sample is not None and not 1 <= self.sample <= 1_000_000:  # they are held in memory
-            raise UserError(f"--sample {self.sample}: give a whole number from 1 to 1000000")
+        check_range(self, sample=(1, 1_000_000))  # they are held in memory
         if mode in ("sample", "write"):
             self.output = self.output and user_path("output", self.output)
             check_output(self.output, (".png", {"sample": ".npz", "write": ".svg"}[mode]), self.overwrite)
@@ -237,9 +236,8 @@ def main(config: Config) -> int:
     with distributed.first_alone():
         data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
-    print(
-        f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}. {data.note}".strip()
-    )
+    facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
+    print(f"Data: {facts}. {data.note}".strip())
     size = "quick" if config.quick else config.preset
     if size == "auto":
         size = "gpu" if device.type == "cuda" else "letters" if len(data.characters) > 10 else "cpu"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from common.cli import TrainingFlags, UserError
+from common.cli import TrainingFlags, check_range
 
 
 @dataclass
@@ -23,10 +23,7 @@ class PageFlags(TrainingFlags):
     def check(self) -> None:
         """Refuses, with a UserError, values that cannot be used."""
         super().check()
-        ranges = {"style": (0, 2**32 - 1), "height": (16, 1_000), "width": (4 * self.height, 20_000)}
-        for name, (least, most) in ranges.items():
-            if not least <= getattr(self, name) <= most:
-                raise UserError(f"--{name} {getattr(self, name)}: give a whole number from {least} to {most}")
+        check_range(self, style=(0, 2**32 - 1), height=(16, 1_000), width=(4 * self.height, 20_000))
 
 
 PAGE = ("style", "width", "height", "ink", "paper")
