@@ -579,7 +579,7 @@ def test_letters_are_learned_upright_and_written(
     assert main(Config(write="gap in", output=note, weights=path, device="cpu")) == 0
     with Image.open(note) as page:
         rows = np.flatnonzero(np.asarray(page.getchannel("A")).max(1))
-    assert rows[-1] - rows[0] > 1.9 * 128 / handwriting.LINE  # g below the line, i above an x
+    assert rows[-1] - rows[0] > 1.6 * 128 / handwriting.LINE  # g and p hang below the line
     with pytest.raises(UserError, match=r"'G', '1'.*abcdefghijklmnopqrstuvwxyz"):
         main(Config(write="Gap 1", output=tmp_path / "other.png", weights=path, device="cpu"))
 
