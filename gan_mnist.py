@@ -238,7 +238,7 @@ def main(config: Config) -> int:
     data = data.trial() if config.quick else data
     facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
     print(f"Data: {facts}. {data.note}".strip())
-    size = "quick" if config.quick else config.preset
+    size: str = "quick" if config.quick else config.preset
     if size == "auto":
         size = "gpu" if device.type == "cuda" else "letters" if len(data.characters) > 10 else "cpu"
     preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)[size]
