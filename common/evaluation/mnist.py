@@ -28,7 +28,7 @@ from common.training.run import Run, checkpoint
 PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
 SHIPPED = [PRETRAINED / "digits_evaluator.safetensors", PRETRAINED / "handwriting_evaluator.safetensors"]
 MERGED = ("0Oo", "1Iil", *("Cc", "Ff", "Jj", "Kk", "Mm", "Pp", "Ss", "Uu", "Vv", "Ww", "Xx", "Yy", "Zz"))
-"""Characters that a reader cannot tell apart, since each is cut out and scaled to one size. The letters are
+"""Characters that a reader cannot distinguish, since each is cut out and scaled to one size. The letters are
 those that EMNIST's own split ByMerge merges (Cohen et al. 2017, section II), without L, which is no stroke as
 l is, and with F: the evaluator of letters reads 56 of 57 real f as F. 0 and 1 have the shapes of O and I."""
 
