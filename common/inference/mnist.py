@@ -194,11 +194,9 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
     states, about = weights.load(path)
     try:
         known, classifier = about[method], None
-        generator = Generator(*map(int, known["size"]))
-        generator.load_state_dict(states[method])  # half precision becomes float32
+        generator = weights.build(Generator, known["size"], states[method])
         if "classifier" in known:
-            classifier = Classifier(*map(int, known["classifier"]))
-            classifier.load_state_dict(states["classifier"])
+            classifier = weights.build(Classifier, known["classifier"], states["classifier"])
         characters = str(known["characters"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = f"holds no weights of --method {method} ({cause_of(error):.150})"
