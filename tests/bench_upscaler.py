@@ -7,8 +7,7 @@ All are trained by one loop on the same batches, with the warm-up, cosine schedu
 phase 1 of gan_upscale.py. A peer has its paper's loss and Adam. The paper's rate, 1e-4, is meant for 300,000
 steps (EDSR) or a million (SRResNet): as minutes hold some hundred, each is also trained at 1e-3, the rate of
 our generator. Every rate is a row, nothing is chosen by the test images. Peers train as much longer as it
-takes to fit the linear filter that ours begins as. The pace of the first steps sets the number of steps, so
-the machine should be idle.
+takes to fit the linear filter that ours begins as. An idle machine is needed: the first steps set the pace.
 """
 
 import argparse
@@ -36,13 +35,10 @@ from gan_upscale import LEARNING_RATE, PRESETS, fidelity_losses, optimizers
 
 
 def conv(before: int, after: int, size: int = 3) -> nn.Conv2d:
-    """A convolution that keeps the size of the image."""
     return nn.Conv2d(before, after, size, padding=size // 2)
 
 
 class Residual(nn.Sequential):
-    """Layers whose output is added to their input."""
-
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
@@ -74,9 +70,8 @@ class Reduced(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         """`lr` [N,3,h,w] in 0..1; returns float [N,3,3.5h,3.5w], about 0..1."""
-        height, width = lr.shape[-2:]
         large = 0.5 + self.net((lr - 0.5) * self.levels).float() / self.levels  # [N,3,4h,4w]
-        return self.reduce(large, upscaled_size(height), upscaled_size(width))
+        return self.reduce(large, *map(upscaled_size, lr.shape[-2:]))
 
     def reduce(self, large: Tensor, height: int, width: int) -> Tensor:
         return F.interpolate(large, (height, width), mode="bicubic", antialias=True)
@@ -90,11 +85,11 @@ class Cropped(Reduced):
         return large[..., top : top + height, left : left + width]
 
 
+# Each with the loss of its paper
 PEERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor, Tensor], Tensor]]] = {
     "SRResNet": (lambda: Reduced(srresnet(), levels=2), F.mse_loss),
     "EDSR-M": (lambda: Reduced(edsr(), levels=255), F.l1_loss),
 }
-"""Each peer with the loss of its paper."""
 
 
 def train(data: photos.Photos, minutes: float, rates: list[float]) -> tuple[dict[str, nn.Module], Any]:
@@ -110,7 +105,7 @@ def train(data: photos.Photos, minutes: float, rates: list[float]) -> tuple[dict
         run = Run(Path(folder), settings={}, device=torch.device("cpu"))
 
         def fit(name: str, net: nn.Module, optimizer: loop.Optimizers, loss: Any, **more: Any) -> None:
-            more |= {"schedule": loop.cosine_schedule(warm_up=0.01), "ema": 0.998}
+            more |= {"schedule": loop.cosine_schedule(warm_up=0.01), "ema": 0.998, "evaluations": 1}
             net.to(memory_format=torch.channels_last)
             nets[name] = loop.supervised(run, name, net, optimizer, loss, batches, **more)
 
@@ -160,8 +155,7 @@ def compare(data: photos.Photos, minutes: float, rates: list[float]) -> results.
         if name in nets:
             row["million parameters"] = sum(p.numel() for p in nets[name].parameters()) / 1e6
         row |= {"ms, one thread": ms[name], "x bicubic": ms[name] / ms["torch bicubic"]}
-        for metric in ("psnr", "psnr_bicubic", "lpips", "lpips_bicubic"):
-            row[metric] = quality.get(name, {}).get(metric)
+        row |= {k: v for k, v in quality.get(name, {}).items() if k.startswith(("psnr", "lpips"))}
     return scores
 
 

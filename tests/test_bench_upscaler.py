@@ -18,16 +18,13 @@ def test_all_are_trained_scored_and_timed(monkeypatch: pytest.MonkeyPatch) -> No
     first, linear, ours, larger, srresnet, edsr, cropped = scores.values()
     assert [round(1e6 * row["million parameters"]) for row in (srresnet, edsr)] == [1_549_462, 1_517_571]
     for row in (ours, larger, srresnet, edsr):
-        assert row["thousand steps"] > 0 and 0 < row["minutes"]
-    for suffix in ("", "_bicubic"):
-        psnr = [row["psnr" + suffix] for row in (srresnet, edsr, first, linear)]
-        assert psnr == sorted(psnr), "after three seconds a peer is not yet as good as bicubic"
-        assert ours["psnr" + suffix] > first["psnr" + suffix]
+        assert row["thousand steps"] > 0 and row["minutes"] > 0
+        assert row["psnr"] > 5 and row["psnr_bicubic"] > 5 and row["lpips"] is None
+    assert linear["psnr"] > first["psnr"] > max(srresnet["psnr"], edsr["psnr"]), "peers begin from nothing"
     assert first["x bicubic"] == 1 < ours["x bicubic"] < edsr["x bicubic"] < cropped["x bicubic"]
 
 
 @torch.no_grad()
-@pytest.mark.slow
 def test_peers_give_seven_halves_of_any_size_and_stay_aligned() -> None:
     """A net that only repeats pixels: what is reduced of it is the image itself, where it was."""
     y, x = torch.meshgrid(torch.linspace(0, 1, 21), torch.linspace(0, 1, 16), indexing="ij")
