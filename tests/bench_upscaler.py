@@ -59,10 +59,7 @@ def edsr() -> nn.Sequential:
 
 
 class Reduced(nn.Module):
-    """A net for x4 as one for x3.5, so that it is trained on the very images that it is scored on.
-
-    `levels` is how far colours reach from black to white inside the net, as in its paper; around 0 here.
-    """
+    """A net for x4 as one for x3.5, trained on what is scored; in it black and white are `levels` apart."""
 
     def __init__(self, net: nn.Module, levels: float) -> None:
         super().__init__()
@@ -85,8 +82,8 @@ class Cropped(Reduced):
         return large[..., top : top + height, left : left + width]
 
 
-# Each with the loss of its paper
 PEERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor, Tensor], Tensor]]] = {
+    # each with the loss of its paper
     "SRResNet": (lambda: Reduced(srresnet(), levels=2), F.mse_loss),
     "EDSR-M": (lambda: Reduced(edsr(), levels=255), F.l1_loss),
 }
@@ -125,14 +122,12 @@ def train(data: photos.Photos, minutes: float, rates: list[float]) -> tuple[dict
 
 @torch.inference_mode()
 def milliseconds(function: Callable[[Tensor], Tensor]) -> float:
-    """Of one 64x64 image: the median of the calls in a second, after some to warm up."""
+    """Of the processor for one 64x64 image, whatever else it does: the median of the calls in a second."""
     lr, times = torch.rand(1, 3, 64, 64), list[float]()
-    for _ in range(3):
-        function(lr)
     while sum(times) < 1 or len(times) < 5:
-        start = time.perf_counter()
+        start = time.thread_time()
         function(lr)
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return 1000 * sorted(times)[len(times) // 2]
 
 
@@ -148,14 +143,17 @@ def compare(data: photos.Photos, minutes: float, rates: list[float]) -> results.
     torch.set_num_threads(1)
     ms = {name: milliseconds(function) for name, function in timed.items()}
     scores: results.Scores = {}
-    for name in timed:
-        row = scores[name] = {}
-        if phase := record.get(name):
-            row |= {"minutes": phase["seconds"] / 60, "thousand steps": phase["steps"] / 1000}
-        if name in nets:
-            row["million parameters"] = sum(p.numel() for p in nets[name].parameters()) / 1e6
-        row |= {"ms, one thread": ms[name], "x bicubic": ms[name] / ms["torch bicubic"]}
-        row |= {k: v for k, v in quality.get(name, {}).items() if k.startswith(("psnr", "lpips"))}
+    for name, function in timed.items():
+        phase = record.get(name)
+        weights = list(function.parameters()) if isinstance(function, nn.Module) else []
+        scores[name] = {
+            "minutes": phase and phase["seconds"] / 60,
+            "thousand steps": phase and phase["steps"] / 1000,
+            "million parameters": sum(weight.numel() for weight in weights) / 1e6,
+            "ms, one thread": ms[name],
+            "x bicubic": ms[name] / ms["torch bicubic"],
+            **{k: v for k, v in quality.get(name, {}).items() if k.startswith(("psnr", "lpips"))},
+        }
     return scores
 
 
