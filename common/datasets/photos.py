@@ -111,10 +111,6 @@ class Source:
         """The first `count` images alone."""
         return replace(self, items=self.items[:count])
 
-    def shorten(self, count: int) -> None:
-        """Keeps only the first `count` images, for a short run."""
-        self.items = self.items[:count]
-
     def fingerprint(self) -> str:
         """The same for the same images in the same order: a run is resumed on these alone."""
         if isinstance(self.items, imagenet.PhotoList):
@@ -208,6 +204,16 @@ class Photos:
     validation: Source
     test: Source
     note: str = ""
+
+    def shorten(self, *, train: int, validation: int) -> None:
+        """Keeps only so many of these images, for a short run."""
+        for part, count in ((self.train, train), (self.validation, validation)):
+            part.items = part.items[:count]
+
+    def skipped(self) -> list[str]:
+        """The names of the files that could not be read so far."""
+        parts = (self.train, self.validation, self.test)
+        return sorted(Path(name).name for part in parts for name in part.skipped)
 
 
 def find(*places: str, limit: int = 100, download: bool = True) -> Photos:
