@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from common.cli import TrainingFlags, UserError, check_unused, chosen_mode, launch, read_flags, user_path
+from common.cli import UserError, check_range, check_unused, chosen_mode, launch, read_flags, user_path
 from common.files import check_output, check_writable
+from common.inference.page import PAGE, PageFlags
 
 
 @dataclass
-class Config(TrainingFlags):
+class Config(PageFlags):
     """Generate digits and letters with a GAN: train it, score it, write with it."""
 
     data: str = "auto"
@@ -36,13 +37,9 @@ class Config(TrainingFlags):
     sample: int | None = None
     """Generate so many characters, each in turn, into --output, and do nothing else."""
     write: str | None = None
-    """Write this text into --output, a PNG, and do nothing else."""
+    """Write this text in one hand into --output, and do nothing else."""
     output: Path | None = None
-    """File of --sample: .npz with `images` and `labels`, or .png; file of --write: .png."""
-    ink: str = "black"
-    """Colour of --write, by name or as #rrggbb."""
-    paper: str = "transparent"
-    """Background of --write: a colour, or transparent."""
+    """File of --sample: .npz with `images` and `labels`, or .png; file of --write: .png or .svg."""
     balance: bool = False
     """Train small GANs in which one player is stronger or weaker, and show where it collapses."""
     compare: bool = False
@@ -58,10 +55,10 @@ class Config(TrainingFlags):
         super().check()
         self.check_budget()
         mode = chosen_mode(self, "sample", "write", "evaluate", "balance", "compare")
-        budget, output = ("steps", "minutes", "preset", "precision"), ("output", "overwrite", "ink", "paper")
+        budget, output = ("steps", "minutes", "preset", "precision"), ("output", "overwrite", *PAGE)
         training, scoring = ("resume", "quick", *budget), ("data", "figs", "train_evaluator")
         unused = {
-            "sample": (*training, *scoring, "ink", "paper"),
+            "sample": (*training, *scoring, *PAGE),
             "write": (*training, *scoring),
             "evaluate": (*training, *output),
             "balance": (*budget, *output, "method", "unconditional", "weights"),
@@ -73,11 +70,10 @@ class Config(TrainingFlags):
             raise UserError(f"--preset {self.preset}: --quick has a size of its own; leave one of them out")
         if self.unconditional and self.method == "1":
             raise UserError("--unconditional is --method 2; give one of them")
-        if self.sample is not None and not 1 <= self.sample <= 1_000_000:  # they are held in memory
-            raise UserError(f"--sample {self.sample}: give a whole number from 1 to 1000000")
+        check_range(self, sample=(1, 1_000_000))  # they are held in memory
         if mode in ("sample", "write"):
             self.output = self.output and user_path("output", self.output)
-            check_output(self.output, (".npz", ".png") if mode == "sample" else (".png",), self.overwrite)
+            check_output(self.output, (".png", {"sample": ".npz", "write": ".svg"}[mode]), self.overwrite)
 
 
 if __name__ == "__main__":
@@ -240,8 +236,8 @@ def main(config: Config) -> int:
     with distributed.first_alone():
         data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
-    facts = f"{len(data.train):,} to train on, {cli.device_name(device)}"
-    print(f"Data: {data.name}, {facts}. {data.note}".strip())
+    facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
+    print(f"Data: {facts}. {data.note}".strip())
     size: str = "quick" if config.quick else config.preset
     if size == "auto":
         size = "gpu" if device.type == "cuda" else "letters" if len(data.characters) > 10 else "cpu"

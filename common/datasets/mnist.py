@@ -6,7 +6,6 @@ letters") has letters too, in the same format, IDX.
 """
 
 import errno
-import gzip
 import hashlib
 import io
 import math
@@ -30,10 +29,11 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets  # which knows addresses and checksums
 
-from common.cli import UserError, user_path
+from common.cli import UserError, out_of_memory, user_path
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
+from common.datasets.packed import gunzip, unzip
 from common.files import atomic_write, cause_of
 
 ORIGINAL = "1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"
@@ -234,7 +234,7 @@ def _read(path: Path, sets: tuple[PublicSet, ...]) -> Digits | None:
             if not forms and re.fullmatch(r"(?!emnist).*\.(csv|npz)", name):  # by a name of one's own
                 forms = [(MNIST, [name])]
         found = [(place, _listing(place)) for place in places]
-    except (OSError, zipfile.BadZipFile) as error:
+    except FAILURES as error:
         raise _unusable(f"{path} cannot be read ({cause_of(error)})") from None
     for public, names in forms:
         for place, files in found:
@@ -284,8 +284,9 @@ def _arrays(path: Source, content: bytes) -> list[np.ndarray]:
     nothing where it has no labels; of Keras' file those of training and of test."""
     name = _plain(path.name)
     if name.endswith(".npz"):
-        with np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False) as file:
-            return [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            members = (unzip(file, f"{name}_{part}.npy") for part in ("train", "test") for name in "xy")
+            return [np.load(io.BytesIO(member), allow_pickle=False) for member in members]
     if name.endswith(".csv"):
         first = content.partition(b"\n")[0]
         header = 0 if re.search(rb"[A-Za-z]", first) else None  # without one the label stands first
@@ -315,16 +316,17 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
     arrays = []
     for path, content in contents.items():
         try:
-            content = path.read_bytes() if content is None else content
+            if content is None:
+                content = path.read_bytes() if isinstance(path, Path) else unzip(path.root, path.at)
             if content.startswith(b"\x1f\x8b"):  # packed, whatever its name says
-                content = gzip.decompress(content)
+                content = gunzip(content)
             for array in map(np.atleast_1d, _arrays(path, content)):
                 whole = array if array.dtype == np.uint8 else np.clip(np.nan_to_num(array), 0, 255)
                 arrays.append((path, whole.astype(np.uint8)))
                 if not np.array_equal(array, arrays[-1][1]):
                     raise ValueError("it has other values than whole numbers from 0 to 255")
-        except (*FAILURES, TypeError, ValueError) as error:
-            if "out of memory" in str(error):  # in pandas' words, as if the file were at fault
+        except Exception as error:  # whatever damaged bytes lead NumPy and pandas into
+            if out_of_memory(error):  # in pandas' words, as if the file were at fault
                 raise MemoryError from None
             raise _unusable(f"{path} cannot be used: {cause_of(error)}") from None
     if not arrays:
@@ -413,7 +415,7 @@ def _download(folder: Path, public: PublicSet) -> Digits:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room" if full else f"fetch {names} from {source} by hand and put them into {folder}"
         raise UserError(f"{public.name} could not be had ({in_one_line(error)}); {remedy}") from None
-    contents = {folder / name: gzip.decompress(packed[f"{name}.gz"]) for name in public.files()}
+    contents = {folder / name: gunzip(packed[f"{name}.gz"]) for name in public.files()}
     digits = _digits(public, contents)
     try:
         with ExitStack() as stack:  # all four are written before the first one gets its name

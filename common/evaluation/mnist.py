@@ -28,7 +28,7 @@ from common.training.run import Run, checkpoint
 PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
 SHIPPED = [PRETRAINED / "digits_evaluator.safetensors", PRETRAINED / "handwriting_evaluator.safetensors"]
 MERGED = ("0Oo", "1Iil", *("Cc", "Ff", "Jj", "Kk", "Mm", "Pp", "Ss", "Uu", "Vv", "Ww", "Xx", "Yy", "Zz"))
-"""Characters that a reader cannot tell apart, since each is cut out and scaled to one size. The letters are
+"""Characters that a reader cannot distinguish, since each is cut out and scaled to one size. The letters are
 those that EMNIST's own split ByMerge merges (Cohen et al. 2017, section II), without L, which is no stroke as
 l is, and with F: the evaluator of letters reads 56 of 57 real f as F. 0 and 1 have the shapes of O and I."""
 
@@ -221,7 +221,8 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Eva
     weights.save(
         trained, {"classifier": classifier}, about | {"command": cli.command(), "commit": cli.commit()}
     )
-    run.path.unlink(missing_ok=True)  # a checkpoint is there only while its training was stopped
+    for path in (run.path, run.before):  # they are there only while a training was stopped
+        path.unlink(missing_ok=True)
     print(f"Evaluator: accuracy {evaluator.accuracy:.2%} on {len(data.test):,} test characters")
     return evaluator, stopped
 
@@ -234,9 +235,7 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     """
     try:
         states, about = weights.load(path)
-        classifier = Classifier(*map(int, about["size"]))
-        classifier.load_state_dict(states["classifier"])
-        return classifier.eval(), about
+        return weights.build(Classifier, about["size"], states["classifier"]).eval(), about
     except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         cause = f"{cause_of(error):.150}".partition("; ")[0]
         raise UserError(f"{path} holds no evaluator ({cause}); remove it, and a new one is trained") from None

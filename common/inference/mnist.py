@@ -194,11 +194,9 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
     states, about = weights.load(path)
     try:
         known, classifier = about[method], None
-        generator = Generator(*map(int, known["size"]))
-        generator.load_state_dict(states[method])  # half precision becomes float32
+        generator = weights.build(Generator, known["size"], states[method])
         if "classifier" in known:
-            classifier = Classifier(*map(int, known["classifier"]))
-            classifier.load_state_dict(states["classifier"])
+            classifier = weights.build(Classifier, known["classifier"], states["classifier"])
         characters = str(known["characters"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = f"holds no weights of --method {method} ({cause_of(error):.150})"
@@ -267,42 +265,38 @@ def evaluate(
 
 
 def run_inference(config: Any, device: torch.device) -> int:
-    """Samples digits (--sample), or writes a text (--write), each word in a style of its own, into --output.
+    """Samples digits (--sample), or writes a text in one hand (--write), into --output.
 
     Raises:
         UserError: the weights, the text or a colour cannot be used, or the file cannot be written.
     """
     sampler = load_chosen(config, config.method, device, text=config.write or "")
-    rng, content = torch.Generator().manual_seed(config.seed), io.BytesIO()
-    cost: dict[str, float] = {}  # by character, where it cost most
+    rng, suffix = torch.Generator().manual_seed(config.seed), config.output.suffix.lower()
+    cost: dict[str, float] = {}
 
-    def sample(labels: Tensor, style: Tensor | None = None) -> Tensor:
-        images, used = sampler.sample(labels, rng, None if style is None else style.expand(len(labels), -1))
-        cost.update({of: max(used[of], cost.get(of, 0.0)) for of in used})
+    def sample(labels: Tensor, noise: Tensor | None = None) -> Tensor:
+        images, used = sampler.sample(labels, rng, noise)
+        cost.update(used)
         return images
 
-    def sample_word(word: str) -> Tensor:
-        style = torch.randn(sampler.generator.latent, generator=rng)
-        return sample(torch.tensor([sampler.characters.index(character) for character in word]), style)
-
     if config.write is not None:
-        handwriting.check_text(config.write, sampler.characters)
-        page = handwriting.compose(config.write, sample_word, ink=config.ink, paper=config.paper)
-        page.save(content, "PNG")
+        content = handwriting.write(
+            config, sampler.characters, lambda *of: to_float(sample(*of)), sampler.generator.latent
+        )
     else:
-        labels = torch.arange(config.sample) % len(sampler.characters)
+        labels, buffer = torch.arange(config.sample) % len(sampler.characters), io.BytesIO()
         images = sample(labels)
-        if config.output.suffix.lower() == ".npz":
-            np.savez_compressed(content, images=images.numpy(), labels=labels.numpy())
+        if suffix == ".npz":
+            np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
         else:
-            Image.fromarray(tiled(images, len(sampler.characters))).save(content, "PNG")
+            Image.fromarray(tiled(images, len(sampler.characters))).save(buffer, "PNG")
+        content = buffer.getvalue()
     with atomic_write(config.output) as temporary:  # at once: encoders tell a full disk in words of their own
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content)
     print(f"Written: {config.output}")
     if config.method == "2":
-        where = " in the word where it cost most" if config.write is not None else ""
         each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
-        print(f"Samples that one character cost{where}: {each}")
+        print(f"Samples that one character cost: {each}")
     return 0
 
 

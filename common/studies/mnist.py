@@ -14,6 +14,7 @@ from common import results
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
 from common.evaluation.mnist import Evaluator
+from common.figures import handwriting
 from common.figures import mnist as figures
 from common.inference import mnist as inference
 from common.inference.mnist import METHODS, Sampler
@@ -124,6 +125,9 @@ def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.devic
     figure = config.figs_dir() / f"{study.replace('gan', 'GAN')}.png"
     caption = f"Some of {WRITTEN:,} written characters; distances of {len(data.test):,}."
     figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
+    if set(string.ascii_letters) <= set(data.characters):
+        caption = _caption(config, data, f"By --write, scores of {len(data.test):,} characters.")
+        handwriting.save(config.figs_dir() / "GAN_handwriting.png", samplers, scores, config.seed, caption)
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
     print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figure}")
