@@ -97,7 +97,7 @@ class Preset:
 PRESETS = {
     "cpu": Preset(channels=32, blocks=8, discriminator=32, batch=16, minutes=5),
     "gpu": Preset(channels=48, blocks=8, discriminator=48, batch=16, minutes=30),
-    "quick": Preset(channels=16, blocks=3, discriminator=16, batch=8, steps=400),
+    "quick": Preset(channels=16, blocks=3, discriminator=16, batch=8, steps=300),
 }
 FIDELITY_SHARE = 0.85  # of the budget is for phase 1
 LEARNING_RATE = 1e-3  # of phase 1
@@ -236,7 +236,7 @@ def main(config: Config) -> int:
 
     # Data
     with distributed.first_alone():
-        data = photos.find(*config.data, limit=12 if config.quick else 100, download=not config.quick)
+        data = photos.find(*config.data, limit=6 if config.quick else 100, download=not config.quick)
     if config.quick:
         data.shorten(train=64, validation=8)
     facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"

@@ -72,7 +72,7 @@ def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
     assert scores["GAN"]["lr_psnr"] > 35, "still the same image"
     assert result["data"]["name"] == "ImageNet" and not result["data"]["builtin"]
     phases = result["trained"]["phases"]
-    assert phases["fidelity"]["steps"] + phases["gan"]["steps"] == 400
+    assert phases["fidelity"]["steps"] + phases["gan"]["steps"] == 300
     for name in FIGURES:
         with Image.open(trained.figs / f"GAN_upscaling_{name}.png") as figure:
             assert min(figure.size) > 400
