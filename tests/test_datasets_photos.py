@@ -477,7 +477,7 @@ def test_gan_upscale_trains_from_the_archive_and_its_note_reaches_screen_and_res
     config = gan_upscale.Config(data=(str(tar),), quick=True, steps=4, device="cpu")
     assert gan_upscale.main(config) == 0
     data = json.loads(Path("figs/quick/gan_upscale.json").read_text())
-    assert data["data"]["name"] == tar.name and data["data"]["count"] == 12
+    assert data["data"]["name"] == tar.name and data["data"]["count"] == 6
     assert "a part of ImageNet: 2 classes" in data["data"]["note"]
     with Image.open("figs/quick/GAN_upscaling_final.png") as figure:
         assert "a part of ImageNet: 2 classes" in figure.info["Description"]
