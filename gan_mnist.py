@@ -93,7 +93,7 @@ from common.figures import mnist as figures
 from common.inference import mnist as inference
 from common.models.mnist import Discriminator, Generator
 from common.studies import mnist as studies
-from common.training import loop
+from common.training import distributed, loop
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def discriminator_losses(
         losses["auxiliary_classification"] = CLASSIFICATION_WEIGHT * F.cross_entropy(match, condition[1])
     if step % R1_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
         losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * gradient_penalty(discriminator, real, condition)
-    return losses, scores_real - scores_fake.mean(), scores_fake - scores_real.mean()
+    mean_real, mean_fake = map(distributed.mean, (scores_real.mean(), scores_fake.mean()))
+    return losses, scores_real - mean_fake, scores_fake - mean_real
 
 
 def generator_losses(
@@ -177,6 +178,7 @@ def train(
     config: Config, preset: Preset, data: mnist.Digits, evaluator: evaluation.Evaluator, device: torch.device
 ) -> tuple[inference.Sampler, figures.Progress]:
     """Trains what --method names, and shows its progress to the evaluator on validation characters."""
+    distributed.check_share(preset.batch, Discriminator.GROUP)
     budget = config.budget(preset.steps, MINUTES)
     run = inference.open_run(config, asdict(replace(preset, steps=None)), budget, data, device)
     split = data.validation_split()
@@ -198,14 +200,11 @@ def train(
     classifier = None
     if config.method == "2":
         classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
+    players = generator, discriminator, optimizers, generator_losses, discriminator_losses
     loop.adversarial(
         run,
         "gan",
-        generator,
-        discriminator,
-        optimizers,
-        generator_losses,
-        discriminator_losses,
+        *players,
         mnist.gan_batches(split, preset.batch, preset.latent, config.seed, classes > 0, nets > 1),
         **budget,
         schedule=loop.cosine_schedule(floor=0.1),
@@ -235,7 +234,8 @@ def main(config: Config) -> int:
     preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)["quick" if config.quick else size]
 
     # Data, and the evaluator
-    data = mnist.find(config.data, download=not config.quick)
+    with distributed.first_alone():
+        data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
     facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
     print(f"Data: {facts}. {data.note}".strip())
@@ -255,6 +255,8 @@ def main(config: Config) -> int:
         sampler, progress = train(config, preset, data, evaluator, device)
         inference.save(progress.run.path.with_name("weights.safetensors"), [sampler])
         start = time.monotonic() - progress.seconds()  # a resumed run counts from its first start on
+    if not cli.is_first():
+        return 0  # of several processes, one evaluates and draws
 
     # Evaluate beside real characters, blurred ones and noise
     fake, labels, scores, more = inference.evaluate(sampler, evaluator, data, config.seed)

@@ -84,7 +84,7 @@ from common.figures import upscale as figures
 from common.files import check_writable
 from common.inference import upscale as inference
 from common.models.upscale import LinearFilter, PatchDiscriminator, SelfEnsemble, Upscaler
-from common.training import loop
+from common.training import distributed, loop
 from common.training.run import Run
 
 
@@ -154,6 +154,7 @@ def generator_losses(
 ) -> loop.Losses:
     """Phase 2: besides the adversarial loss, what keeps the image true to its input and free of dots."""
     hr, kernels = real
+    detail = distributed.mean(evaluation.detail_by_position(fake.float()))  # [7,7], of the whole batch
     return {
         "pixel": F.mse_loss(fake, hr),
         "amplitude": 0.8 * amplitude_loss(fake, hr),
@@ -161,7 +162,7 @@ def generator_losses(
         "consistency": degradation.shrink(fake - hr, kernels).square().mean(),
         # our own: as much fine detail at each place of a 7x7 block, that PixelShuffle fills by other weights;
         # else a pattern of dots appears, which looks sharp to every measure. A flat image has none at all
-        "checkerboard_loss": 0.005 * (evaluation.detail_by_position(fake.float()) + 1e-8).log().var(),
+        "checkerboard_loss": 0.005 * (detail + 1e-8).log().var(),
         "adversarial": 0.0012 * -discriminator(fake, *condition).mean(),
     }
 
@@ -251,7 +252,8 @@ def main(config: Config) -> int:
     check_writable(figs, config.runs)
 
     # Data
-    data = photos.find(*config.data, limit=12 if config.quick else 100, download=not config.quick)
+    with distributed.first_alone():
+        data = photos.find(*config.data, limit=12 if config.quick else 100, download=not config.quick)
     if config.quick:
         data.train.shorten(64)
         data.validation.shorten(8)
@@ -266,6 +268,8 @@ def main(config: Config) -> int:
     else:
         nets, run = train(config, data, device)
         start = time.monotonic() - sum(phase["seconds"] for phase in run.record.values())  # if it was resumed
+    if not cli.is_first():
+        return 0  # of several processes, one evaluates and draws
 
     # Evaluate beside the classical methods
     methods = evaluation.methods(nets)

@@ -88,13 +88,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import results, weights
-from common.cli import command, commit, is_given, pick_device, seed_everything
+from common.cli import command, commit, is_first, is_given, pick_device, seed_everything
 from common.datasets import sms_spam
 from common.datasets.vocabulary import Batch, Vocabulary, ensemble_batches, steps_per_epoch, tokenize
 from common.evaluation import spam as evaluation
 from common.inference import spam
-from common.models.spam import Ensemble, SpamClassifier
-from common.training import loop
+from common.models.spam import Ensemble, SpamClassifier, draw_dropout
+from common.training import distributed, loop
 from common.training.run import Run
 
 LEARNING_RATE = 3e-3
@@ -118,10 +118,15 @@ build = partial(SpamClassifier, cell=nn.RNN, head=head)
 def losses(ensemble: nn.Module, batches: list[tuple[Batch, Tensor]], progress: float) -> loop.Losses:
     """Binary cross entropy of each model, in nats, on a batch of its own training messages."""
     assert isinstance(ensemble, Ensemble)
-    return {
-        f"model {number}": F.binary_cross_entropy_with_logits(model(*batch), labels)
-        for number, (model, (batch, labels)) in enumerate(zip(ensemble.models, batches, strict=True), 1)
-    }
+
+    def loss(model: nn.Module, batch: Batch, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(model(*batch), labels)
+
+    of_model = [
+        (partial(loss, model, *data), partial(draw_dropout, model, *data[0]))
+        for model, data in zip(ensemble.models, batches, strict=True)
+    ]  # of several processes, each computes some of them
+    return {f"model {number}": distributed.on_one(number, *of) for number, of in enumerate(of_model, 1)}
 
 
 def fit(
@@ -191,9 +196,9 @@ def main(config: Config) -> int:
     torch.set_num_threads(1)  # the steps are so small that more would only wait for one another
 
     # Data
-    data = sms_spam.find(
-        config.data, keep_duplicates=config.keep_duplicates or config.collapse, download=not config.quick
-    )
+    keep_duplicates = config.keep_duplicates or config.collapse
+    with distributed.first_alone():
+        data = sms_spam.find(config.data, keep_duplicates=keep_duplicates, download=not config.quick)
     if config.quick:
         data = data.sample(1_000, config.seed)
         small: dict[str, Any] = {"n_models": 2, "batch_size": 16}
@@ -225,6 +230,8 @@ def main(config: Config) -> int:
         spam_filter.about |= source | {"scores": scores[KIND], "test messages": len(test)}
         spam_filter.save(run_dir / "weights.safetensors")
     run.finish()
+    if not is_first():
+        return 0  # of several processes, one draws
     print(evaluation.table(scores))
     if scores[KIND]["accuracy"] <= scores["majority class"]["accuracy"]:
         print("The net is no better than answering ham to everything: it has learned nothing.")

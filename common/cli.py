@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +32,27 @@ class UserError(Exception):
 
     exit_code = 2
 
+
+# --------------------------------------------------------------------------------------------- processes
+
+
+def rank() -> int:
+    """The number of this process among those that torchrun has started together; 0 without it."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
+def size() -> int:
+    """How many processes torchrun has started together, on all machines; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return rank() == 0
+
+
+may_speak: Callable[[], bool] = is_first
+"""Whether it is this process that says why the program ends; later the first one to ask, whichever it is."""
 
 # ------------------------------------------------------------------------------------------------- flags
 
@@ -177,7 +198,7 @@ def read_flags(config_class: type[Config]) -> Config:
     import tyro  # not for the tools that only need UserError
 
     prepare_output()
-    with one_line():
+    with one_line(), redirect_stderr(sys.stderr if is_first() else sys.stdout):
         check_empty(sys.argv[1:])
         # tyro looks at stdout's terminal alone, also for what it writes to stderr, and not at NO_COLOR
         coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
@@ -227,21 +248,22 @@ def one_line() -> Iterator[None]:
             the output any more.
     """
     script = Path(sys.argv[0]).name
+
+    def leave(words: str, code: int) -> NoReturn:
+        if may_speak():
+            print(words, file=sys.stderr)
+        sys.exit(code)
+
     try:
         yield
     except UserError as error:
-        print(f"{script}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        leave(f"{script}: {error}", error.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        print(
-            f"{script}: there is not enough memory; close other programs, or take less data", file=sys.stderr
-        )
-        sys.exit(1)
+        leave(f"{script}: there is not enough memory; close other programs, or take less data", 1)
     except KeyboardInterrupt:
-        print(f"\n{script}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        leave(f"\n{script}: interrupted", 130)
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
@@ -255,7 +277,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _leave(number: int, frame: object) -> NoReturn:
     """At once: nothing has started, and a module that is half imported catches exceptions."""
-    os.write(2, f"\n{Path(sys.argv[0]).name}: interrupted\n".encode(errors="replace"))
+    if is_first():
+        os.write(2, f"\n{Path(sys.argv[0]).name}: interrupted\n".encode(errors="replace"))
     os._exit(130)
 
 
@@ -275,7 +298,7 @@ class _Output(io.TextIOWrapper):
 
     def isatty(self) -> bool:
         """Whether bars can be drawn: a dumb terminal, as an editor's, would show their control codes."""
-        return super().isatty() and os.environ.get("TERM") != "dumb"
+        return super().isatty() and os.environ.get("TERM") != "dumb" and is_first()
 
     @staticmethod
     def _try(function: Callable[..., object], *words: str) -> None:
@@ -288,7 +311,12 @@ class _Output(io.TextIOWrapper):
 
 
 def prepare_output() -> None:
-    """Lets no print fail, whatever the output is: another encoding, a full disk, or closed."""
+    """Lets no print fail, whatever the output is: another encoding, a full disk, or closed.
+
+    Of several processes the first one alone prints; all of them can say on stderr why they fail.
+    """
+    if not is_first():
+        sys.stdout = None
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the caller
@@ -324,6 +352,12 @@ def pick_device(name: str) -> torch.device:
     if not there.get(name, False):
         have = ", ".join(kind for kind, is_there in there.items() if is_there)
         raise UserError(f"--device {name}: this machine has none; it has {have}")
+    if name == "cuda" and size() > 1:
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= count:
+            raise UserError(f"--device cuda: this machine has {count}; give --nproc-per-node={count}")
+        torch.cuda.set_device(number)
+        return torch.device("cuda", number)
     return torch.device(name)
 
 
@@ -331,12 +365,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as a person knows it, for example `cpu, 2 threads` or `NVIDIA H200`."""
+    """The device as a person knows it: `cpu, 2 threads`, `NVIDIA H200`, or `4 x NVIDIA H200`."""
     import torch
 
+    many = f"{size()} x " if size() > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type}, {torch.get_num_threads()} threads"
+        return many + torch.cuda.get_device_name(device)
+    return f"{many}{device.type}, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:
@@ -381,4 +416,13 @@ def command() -> str:
 
     Without `--resume`: a run that was stopped and resumed ends as one left alone.
     """
-    return command_line("python", Path(sys.argv[0]).name, *(w for w in sys.argv[1:] if w != "--resume"))
+    words = Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--resume")
+    return command_line(*launcher("python"), *words)
+
+
+def launcher(python: str) -> list[str]:
+    """The words that start a script: `python`, or torchrun with as many processes as there are."""
+    if size() == 1:
+        return [python]
+    nodes, local = int(os.environ["GROUP_WORLD_SIZE"]), os.environ["LOCAL_WORLD_SIZE"]
+    return ["torchrun", *([f"--nnodes={nodes}"] if nodes > 1 else []), f"--nproc-per-node={local}"]

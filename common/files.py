@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from common.cli import UserError
+from common.cli import UserError, is_first
 
 PREFIX = ".unfinished-"  # short: a name of 250 bytes must find room too
 FORGOTTEN = 3600  # seconds after which the temporary file of a program that was killed is swept away
@@ -51,7 +51,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.umask(mask)
         with contextlib.suppress(OSError):  # some disks know no modes; mkstemp's own hides it
             temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        if is_first():  # of several processes; they all have the same to write
+            temporary.replace(path)
     except OSError as error:
         cause = f"cannot write {path}: {cause_of(error)}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -66,7 +66,7 @@ def batches(
     if workers is None:
         # a container may be given fewer processors than the machine has
         ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        workers = min(8, len(ours))
+        workers = max(1, min(8, len(ours) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     fits = len(source) * 3 * SHORTER * SHORTER * 4 / 3 <= MEMORY
     images = (keep_all if fits else keep_some)(source, seed, workers)
 
@@ -220,6 +220,8 @@ def _work(source: Source, pipe: Connection, other_ends: list[Connection]) -> Non
     for other in other_ends:  # a pipe breaks when nobody has its other end
         other.close()
     gc.freeze()  # what it has not yet closed is not to be closed here
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # torchrun signals the group of the main process, which is to answer
     torch.set_num_threads(1)  # a forked process has none of torch's other threads
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name in {"SIGINT", "SIGHUP"} & {*dir(signal)}:  # these are for the main process to answer

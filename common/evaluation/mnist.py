@@ -83,7 +83,8 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance between two sets of features, [N,F] and [M,F], taken as Gaussians."""
     net = _Features()
     net.num_features = real.shape[1]
-    metric = FrechetInceptionDistance(feature=net).set_dtype(torch.float64)
+    # else it would meet other processes, which have nothing to add, and wait
+    metric = FrechetInceptionDistance(feature=net, sync_on_compute=False).set_dtype(torch.float64)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return metric.compute().item()
@@ -202,7 +203,7 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Eva
     weights.save(
         trained, {"classifier": classifier}, about | {"command": cli.command(), "commit": cli.commit()}
     )
-    run.path.unlink()  # a checkpoint is there only while its training was stopped
+    run.path.unlink(missing_ok=True)  # a checkpoint is there only while its training was stopped
     print(f"Evaluator: accuracy {evaluator.accuracy:.2%} on {len(data.test):,} test characters")
     return evaluator, stopped
 

@@ -45,7 +45,7 @@ class Progress:
         self.evaluator = evaluation.Evaluator(evaluator.predict, split.test, split.test_labels)
         self.folder = run.path.parent / "film"
         for old in self.folder.glob("*.png") if not run.history else ():  # the run does not go on
-            old.unlink()
+            old.unlink(missing_ok=True)
 
     def validate(self, generator: Any) -> dict[str, float]:
         """Scores a generator, and adds ten rows of samples, a column for each character, to the film."""

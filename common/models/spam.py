@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -88,6 +89,18 @@ class SpamClassifier(nn.Module):
         tokens = self.dropout(self.embedding(features, starts, which))  # [T,E]
         states = read(self.forward_rnn, self.backward_rnn, tokens, lengths)  # [N,2H]
         return self.head(self.dropout(states)).squeeze(1)
+
+
+@torch.no_grad()
+def draw_dropout(model: nn.Module, features: Tensor, starts: Tensor, which: Tensor, lengths: Tensor) -> None:
+    """Draws the random numbers of the `forward` of a classifier and no more: another process computes it."""
+    assert isinstance(model, SpamClassifier)
+    like, steps, count = model.embedding.vectors.weight, int(lengths.max()), len(lengths)
+    model.dropout(like.new_empty(len(which), like.shape[1]))  # [T,E]
+    for rnn in (model.forward_rnn, model.backward_rnn):
+        for _ in range(rnn.num_layers - 1):
+            F.dropout(like.new_empty(steps, count, rnn.hidden_size), rnn.dropout)  # [L,N,H]
+    model.head(model.dropout(like.new_zeros(count, 2 * model.forward_rnn.hidden_size)))  # [N,2H]
 
 
 class Ensemble(nn.Module):

@@ -24,9 +24,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from common.cli import UserError
-from common.training.run import Interrupted, Phase, Run, get_rng, say, set_rng
-from common.training.run import Losses as Losses
+from common.cli import UserError, is_first
+from common.training import distributed
+from common.training.phase import Losses as Losses
+from common.training.phase import Phase, get_rng, set_rng
+from common.training.run import Interrupted, Run, say
 
 Batches = Callable[[int], Iterator[Any]]
 Schedule = Callable[[float], float]
@@ -280,7 +282,9 @@ def _steps(
             if not bar.disable and phase.sums and now - shown > 0.5:
                 bar.set_postfix_str(_format(phase.means()))
                 shown = now
-            if run.stopping or now - saved > run.checkpoint_every:
+            due = is_first() and now - saved > run.checkpoint_every
+            run.stopping, due = distributed.any_of(run.stopping, due)
+            if run.stopping or due:
                 run.checkpoint(phase)
                 saved = now
             if run.stopping:
@@ -298,7 +302,7 @@ def _step(phase: Phase, stream: Iterator[Any], progress: float, schedule: Schedu
     for group in phase.groups():
         group["lr"] = group["initial_lr"] * schedule(progress)
     with torch.random.fork_rng(devices=[]):  # a loader that starts draws a number: not from ours
-        batch = _to(next(stream), phase.device)
+        batch = _to(distributed.share(next(stream)), phase.device)
     phase.waiting += time.monotonic() - start
     yield batch, phase.step, progress
     phase.step += 1
@@ -323,7 +327,7 @@ def _fill(
             yield from _step(phase, stream, 0.0, schedule)
         _wait(run.device)
         start, count = time.monotonic(), 0
-        while count == 0 or time.monotonic() - start < seconds:
+        while count == 0 or distributed.on_first(lambda: time.monotonic() - start < seconds):
             yield from _step(phase, stream, 0.0, schedule)
             _average(phase.average, phase.modules[0], 0.0)
             count += 1
@@ -339,6 +343,7 @@ def _fill(
     evaluations = max(1, min(evaluations, int(0.2 * 60 * minutes / pause)))
     left = 60 * minutes - (time.monotonic() - phase.start) - evaluations * pause
     steps = max(1, int(left / pace))
+    steps, evaluations = distributed.on_first(lambda: (steps, evaluations))
     run.record[phase.name].update(minutes=minutes, seconds_per_step=pace, seconds_per_evaluation=pause)
     say(
         f"{phase.name}: {steps} steps of {pace:.3g} s and {evaluations} evaluations of {pause:.3g} s fill "
@@ -362,16 +367,17 @@ def _evaluate(run: Run, phase: Phase, evaluate: Evaluate | None) -> None:
 
 
 def _look(phase: Phase, evaluate: Evaluate | None) -> dict[str, float]:
-    """The numbers of an evaluation, which leaves the random numbers as they were."""
+    """The numbers of an evaluation, in the first process, which leaves the random numbers as they were."""
     rng = get_rng(phase.device)
     with torch.no_grad():
-        scores = evaluate(phase.average) if evaluate else {}
+        scores = distributed.on_first(lambda: evaluate(phase.average) if evaluate else {})
     set_rng(rng, phase.device)
     return {name: float(value) for name, value in scores.items()}
 
 
 def _log(run: Run, phase: Phase, scores: dict[str, float]) -> None:
     """Writes a row of the history, and says so the first time that one side of a GAN has won."""
+    phase.share_sums()
     phase.check(run.path)
     run.history.append({"phase": phase.name, "step": phase.step, **phase.means(), **scores})
     phase.sums, phase.counts = {}, {}
@@ -406,6 +412,7 @@ def _update(
     for optimizer in optimizers:
         optimizer.zero_grad()
     total.backward()
+    distributed.average_gradients(parameters)
     norm = nn.utils.clip_grad_norm_(parameters, clip)
     for optimizer in optimizers:
         optimizer.step()

@@ -1,7 +1,7 @@
 """One training run in one folder: what it remembers, its checkpoints, how it is stopped and resumed.
 
-A run has phases, one after the other. `Phase` is all that changes while one trains; `Run` writes it to
-`checkpoint.pt`, with the phases that are finished, and brings it back.
+A run has phases, one after the other. `Run` writes the one at work to `checkpoint.pt`, with those that are
+finished, and brings it back.
 """
 
 import copy
@@ -9,27 +9,25 @@ import errno
 import json
 import math
 import os
-import random
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 from tqdm import tqdm
 
-from common.cli import UserError, command_line, device_name, out_of_memory
+from common.cli import UserError, command_line, device_name, is_first, launcher, out_of_memory
 from common.files import atomic_write, cause_of, sweep
-
-Losses = dict[str, Tensor]
+from common.training import distributed
+from common.training.phase import Phase, get_rng, set_rng
 
 
 def checkpoint(run_dir: Path) -> Path:
@@ -48,88 +46,6 @@ def pick_precision(device: torch.device) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return "bfloat16" if has.get("amx_bf16") else "float32"
-
-
-@dataclass
-class Phase:
-    """All that changes while a phase trains: what a checkpoint keeps and a rewind brings back."""
-
-    name: str
-    modules: list[nn.Module]  # the first is the one that is averaged and returned
-    optimizers: list[Optimizer]
-    device: torch.device
-    step: int = 0
-    steps: int = 0  # 0: not settled yet
-    precision: str = ""
-    evaluations: int = 0
-    evaluated: int = -1  # step of the last evaluation
-    sums: Losses = field(default_factory=dict)  # since the last row of the history
-    counts: dict[str, int] = field(default_factory=dict)
-    stepping: float = 0.0  # seconds in all steps,
-    waiting: float = 0.0  # and of these until the batch was there
-    warned: set[str] = field(default_factory=set)  # sides of a GAN that were said to have won
-
-    PACKED = (
-        *("name", "step", "steps", "precision", "evaluations", "evaluated", "sums", "counts"),
-        *("stepping", "waiting"),
-    )
-
-    def __post_init__(self) -> None:
-        self.start = time.monotonic()
-        self.average = copy.deepcopy(self.modules[0]).eval().requires_grad_(False)
-        for group in self.groups():
-            group.setdefault("initial_lr", group["lr"])  # torch's own name; saved with the optimizer
-
-    def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of all optimizers."""
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
-
-    def pack(self) -> dict[str, Any]:
-        """The state as tensors, numbers and names."""
-        return {
-            **{name: getattr(self, name) for name in self.PACKED},
-            "modules": [module.state_dict() for module in (*self.modules, self.average)],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "rng": get_rng(self.device),
-        }
-
-    def unpack(self, packed: dict[str, Any]) -> None:
-        """Brings back what `pack` gave."""
-        packed = copy.deepcopy(packed)  # an optimizer would go on writing into it
-        for module, weights in zip((*self.modules, self.average), packed["modules"], strict=True):
-            module.load_state_dict(weights)
-        for optimizer, state in zip(self.optimizers, packed["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        for name in self.PACKED:
-            setattr(self, name, packed[name])
-        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
-        set_rng(packed["rng"], self.device)
-
-    def add(self, values: Losses) -> None:
-        """Adds numbers of a step to their sums, which stay on the device; some steps may lack some names."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
-            self.counts[name] = self.counts.get(name, 0) + 1
-
-    def means(self) -> dict[str, float]:
-        """The means since the last row of the history."""
-        return {name: value.item() / self.counts[name] for name, value in self.sums.items()}
-
-    def check(self, path: Path, weights: bool = False) -> None:
-        """Stops where a sum, so a loss or a gradient since the last row, or a weight is not finite.
-
-        Raises:
-            UserError: one is not; `path` keeps the last good state.
-        """
-        bad = [name for name, value in self.sums.items() if not math.isfinite(value)]
-        if weights:
-            tensors = [t for module in self.modules for t in module.state_dict().values()]
-            bad += [] if all(bool(torch.isfinite(t).all()) for t in tensors) else ["a weight"]
-        if bad:
-            raise UserError(
-                f"{self.name}, step {self.step}: not finite: {', '.join(bad)}. {path} keeps the last good "
-                "state: --resume goes on from there; if it happens again, start anew at a lower learning rate"
-            )
 
 
 class Run:
@@ -184,10 +100,11 @@ class Run:
         self._owns_file = resume  # False while the file, if any, is of an older run
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
         self._saved = False  # nothing would be lost by stopping right now
-        if resume and not self.path.exists():
-            raise UserError(f"--resume: there is no {self.path}; start without --resume")
-        self._lock(run_dir)
-        sweep(run_dir, age=-math.inf)  # the folder is this run's alone
+        if is_first():  # of several processes; the others see nothing of the folder
+            if resume and not self.path.exists():
+                raise UserError(f"--resume: there is no {self.path}; start without --resume")
+            self._lock(run_dir)
+            sweep(run_dir, age=-math.inf)  # the folder is this run's alone
         if resume:
             self._load()
 
@@ -226,11 +143,19 @@ class Run:
         if phase.name in self._started:
             raise ValueError(f"two phases are named {phase.name!r}")
         self._started.add(phase.name)
-        finished = self._finished.get(phase.name)
-        before = finished.get("state") if finished else self._pending.get(phase.name)
+        distributed.any_of(False)  # no process starts before all are here
         record = self.record.setdefault(phase.name, {})
         longer = (steps or 0) > record.get("steps", math.inf)
         longer = longer or (minutes or 0) > record.get("minutes", math.inf)
+        if not self._resume(phase, longer):
+            return False
+        phase.start = time.monotonic() - record.get("seconds", 0.0)
+        return self._extend(phase, steps or 0, minutes) if longer and phase.steps else True
+
+    def _resume(self, phase: Phase, longer: bool) -> bool:
+        """Brings a phase to where the checkpoint has it; returns whether it is at work, or grows `longer`."""
+        finished = self._finished.get(phase.name)
+        before = finished.get("state") if finished else self._pending.get(phase.name)
         try:
             if finished:
                 self.result(phase)
@@ -245,20 +170,24 @@ class Run:
                 f"--resume: {self.path} does not fit phase {phase.name} or its model; start without --resume"
             ) from None
         self._pending.pop(phase.name, None)
-        phase.start = time.monotonic() - record.get("seconds", 0.0)
-        if longer and phase.steps:
-            if minutes is not None:
-                steps = phase.steps + round(60 * (minutes - record["minutes"]) / record["seconds_per_step"])
-                record["minutes"] = minutes
-            phase.steps = record["steps"] = max(phase.steps, steps or 0)
-            if finished and phase.step == phase.steps:
-                return False
-            self._finished.pop(phase.name, None)  # it is at work again
-            say(f"{phase.name}: goes on to {phase.steps:,} steps, with a new schedule from here.")
+        return True
+
+    def _extend(self, phase: Phase, steps: int, minutes: float | None) -> bool:
+        """Lets a phase grow to a larger budget; returns whether it gives it any more steps."""
+        record = self.record[phase.name]
+        if minutes is not None:
+            steps = phase.steps + round(60 * (minutes - record["minutes"]) / record["seconds_per_step"])
+            record["minutes"] = minutes
+        phase.steps = record["steps"] = max(phase.steps, steps)
+        if phase.name in self._finished and phase.step == phase.steps:
+            return False
+        self._finished.pop(phase.name, None)  # it is at work again
+        say(f"{phase.name}: goes on to {phase.steps:,} steps, with a new schedule from here.")
         return True
 
     def checkpoint(self, phase: Phase) -> None:
         """Writes the state of the phase at work, if all its numbers are finite."""
+        phase.share_sums()
         phase.check(self.path, weights=True)
         self.record[phase.name]["seconds"] = time.monotonic() - phase.start
         self.save(phase)
@@ -285,8 +214,10 @@ class Run:
         Raises:
             UserError: it cannot be written.
         """
+        if not is_first():
+            return
         if not self._owns_file and self.path.exists():
-            old = _read(self.path)
+            old = _content(_read(self.path))
             if old is None or not old["done"]:
                 kept = self.path.replace(self.path.with_name("checkpoint-previous.pt"))
                 say(f"{self.path} was of an unfinished run; it is kept as {kept.name}.")
@@ -309,7 +240,7 @@ class Run:
         self._owns_file = True
 
     def _load(self) -> None:
-        content = _read(self.path)
+        content = _content(distributed.from_first(partial(_read, self.path)))
         if content is None:
             raise UserError(
                 f"--resume: {self.path} is damaged, or of an earlier version; start without --resume"
@@ -365,8 +296,8 @@ class Run:
             # Ctrl-C reaches loader workers too, and a step whose worker is gone fails
             if isinstance(error, RuntimeError) and not self.stopping:
                 raise
-            words = [sys.executable, *(word for word in sys.argv if word != "--resume"), "--resume"]
-            say(f"\nStopped. To go on: {command_line(*words)}")
+            words = *launcher(sys.executable), *(word for word in sys.argv if word != "--resume")
+            say(f"\nStopped. To go on: {command_line(*words, '--resume')}")
             raise SystemExit(130) from None
         finally:
             self.stopping = self._saved = False
@@ -389,32 +320,19 @@ class Interrupted(BaseException):
     """Leaves the training loop from wherever it is."""
 
 
-def get_rng(device: torch.device) -> dict[str, Any]:
-    """The states of all random number generators that a training draws from."""
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
-
-
-def set_rng(state: dict[str, Any], device: torch.device) -> None:
-    """Brings back what `get_rng` gave."""
-    torch.set_rng_state(state["torch"])
-    random.setstate(state["python"])
-    if device.type == "cuda" and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a checkpoint, or None where it is damaged or of an earlier version.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    parts = {"settings", "budget", "machine", "done", "record", "history", "finished", "phases"}
+def _read(path: Path) -> bytes:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return content if parts <= content.keys() else None
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {cause_of(error)}; see to it, or name another --runs") from None
+
+
+def _content(data: bytes) -> dict[str, Any] | None:
+    """The content of a checkpoint, or None where it is damaged or of an earlier version."""
+    parts = {"settings", "budget", "machine", "done", "record", "history", "finished", "phases"}
+    try:
+        content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+        return content if parts <= content.keys() else None
     except Exception as error:  # damaged bytes fail in many ways; the caller says so and names the file
         if out_of_memory(error):
             raise MemoryError from None

@@ -1,0 +1,256 @@
+"""Several processes, on one machine or on many, train one model: `torchrun --nproc-per-node=2 SCRIPT.py`.
+
+Each of them runs the whole script from the same seed, so all hold the same weights. Of a batch, which follows
+from seed and step, a process takes each n-th sample (`share`), and the gradients are averaged before a step.
+The mean over processes of means over as many samples is the mean over all, so most losses need nothing else.
+What is more than a mean of samples sees the others too, so that many processes do what one does:
+
+- Batch norm takes its statistics over all processes; dropout draws for the whole batch, and keeps its part.
+- A loss that is no mean itself, but a function of one, takes that by `mean`.
+- A group of the minibatch standard deviation is of samples N/4 apart. With each n-th sample of N, a multiple
+  of 4n, groups fall to one process whole, and are those of one process: nothing needs to be exchanged.
+- An ensemble is shared out by models (`on_one`): a step along the longest text takes as long for half of the
+  texts (LSTM: .71 of the time, RNN: .91).
+
+The loop averages gradients itself. DistributedDataParallel hooks into one module's `forward`; these losses
+call a discriminator several times, by its parts, with a gradient of a gradient (R1), and frozen in between.
+What it would save, the exchange during the backward pass, is little for nets this small:
+tests/bench_processes.py says how much. Nothing is pickled: what is exchanged is numbers and JSON.
+
+Without torchrun there is one process, no group, and every function gives back what it was given.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from common import cli
+from common.cli import UserError, is_first, rank, size
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # with the first process, which evaluates; that one is gone shows at once
+_alone = False  # whether this process computes what belongs to no other
+
+
+class ProcessLost(UserError):
+    """Another process of this run has ended."""
+
+    exit_code = 1  # none of the user's making
+
+
+@cache
+def _join() -> None:
+    """Meets the other processes, once. From then on it is the first one to fail that says why."""
+    store, number, count = next(rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+
+    def is_first_to_speak() -> bool:
+        try:
+            return store.add("spoken", 1) == 1
+        except RuntimeError:  # the machine that counts is lost, too
+            return is_first_here()
+
+    cli.may_speak = is_first_to_speak
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+@contextmanager
+def _exchange() -> Iterator[None]:
+    """Within it processes exchange something.
+
+    Raises:
+        ProcessLost: one of them is gone.
+    """
+    _join()
+    try:
+        yield
+    except RuntimeError:
+        lost = "another process of this run was lost, perhaps killed for memory"
+        raise ProcessLost(f"{lost}; --resume goes on from the last checkpoint, with any number") from None
+
+
+# ------------------------------------------------------------------------------------- a step of many
+
+
+def share(batch: Any) -> Any:
+    """This process' samples of a batch: of all tensors in tuples and dicts. A list, which has an item for
+    each model of an ensemble, stays whole.
+
+    Raises:
+        UserError: the processes cannot have equally many.
+    """
+    if size() == 1:
+        return batch
+    if isinstance(batch, Tensor):
+        check_share(len(batch))
+        return batch[rank() :: size()]
+    if isinstance(batch, dict):
+        return {name: share(value) for name, value in batch.items()}
+    return tuple(map(share, batch)) if isinstance(batch, tuple) else batch
+
+
+def check_share(count: int, group: int = 1) -> None:
+    """Refuses, by a UserError, a batch of `count` samples of which processes cannot have whole groups."""
+    if count % (group * size()):
+        groups = f" in groups of {group}" if group > 1 else ""
+        counts = ", ".join(str(n) for n in range(1, count + 1) if count % (group * n) == 0)
+        raise UserError(f"a batch of {count}{groups} cannot be shared by {size()} processes; start {counts}")
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces the gradients by their means over processes; one that is missing counts as 0."""
+    if size() == 1:
+        return
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    with _exchange():
+        dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient) / size())
+
+
+class _Mean(torch.autograd.Function):
+    """Where gradients are averaged over processes, that of a mean over processes is the same mean."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        with _exchange():
+            dist.all_reduce(x)
+        return x / size()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Mean.apply(*gradients)
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over processes of `x`, of the same shape in each; it can be differentiated, also twice."""
+    return x if size() == 1 else _Mean.apply(x)
+
+
+def on_one(number: int, loss: Callable[[], Tensor], otherwise: Callable[[], object]) -> Tensor:
+    """A loss that one process computes on a whole batch, as that of model `number` of an ensemble.
+
+    The others call `otherwise`, which draws the random numbers that `loss` would have drawn. The result is
+    such that its mean over processes is the loss.
+    """
+    global _alone
+    if size() == 1:
+        return loss()
+    _alone = True
+    try:
+        if number % size() == rank():
+            return size() * loss()
+        otherwise()
+        return torch.zeros((), requires_grad=True)  # a process may be left without any loss
+    finally:
+        _alone = False
+
+
+def convert(module: nn.Module) -> None:
+    """Lets batch norm and dropout in `module` be those of the whole batch; names of weights stay."""
+    for layer in module.modules() if size() > 1 else ():
+        if isinstance(layer, _BatchNorm):
+            layer.__class__ = BatchNorm
+        elif isinstance(layer, nn.Dropout):
+            layer.__class__ = Dropout
+
+
+class BatchNorm(_BatchNorm):
+    """Batch norm of the samples of all processes, on any device: torch's own takes GPUs alone."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any is right."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N,C,...], of as many samples in each process; returns as much."""
+        if _alone or not self.training:
+            return super().forward(x)
+        dims, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
+        average = mean(x.float().mean(dims))  # [C]
+        centred = x.float() - average.view(shape)
+        variance = mean(centred.square().mean(dims))  # [C]
+        count = size() * x.numel() / x.shape[1]
+        of_batch = (self.running_mean, average), (self.running_var, variance * count / (count - 1))
+        for running, now in of_batch:
+            if running is not None and self.momentum is not None:
+                running.lerp_(now.detach(), self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        x = (centred * (variance + self.eps).rsqrt().view(shape)).to(x.dtype)
+        return x if self.weight is None else x * self.weight.view(shape) + self.bias.view(shape)
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws for the samples of all processes, as one process would, and keeps its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [N,...], of as many samples in each process; returns as much."""
+        if _alone or not self.training:
+            return super().forward(x)
+        return x * F.dropout(x.new_ones(len(x) * size(), *x.shape[1:]), self.p)[rank() :: size()]
+
+
+# --------------------------------------------------------------------------------------- a run of many
+
+
+def any_of(*flags: bool) -> list[bool]:
+    """For each flag, whether it is true in any process."""
+    if size() == 1:
+        return list(flags)
+    numbers = torch.tensor(flags, dtype=torch.uint8)
+    with _exchange():
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return [bool(number) for number in numbers]
+
+
+def on_first(function: Callable[[], T]) -> T:
+    """What `function` returns, called in the first process alone, in all of them: as JSON."""
+    if size() == 1:
+        return function()
+    result: T = json.loads(from_first(lambda: json.dumps(function(), default=float).encode()))
+    return result
+
+
+def from_first(function: Callable[[], bytes]) -> bytes:
+    """The bytes that `function` returns, called in the first process alone, in all of them."""
+    if size() == 1:
+        return function()
+    content = function() if is_first() else b""
+    length = torch.tensor(len(content))
+    with _exchange():
+        dist.broadcast(length, 0)
+        data = torch.tensor(bytearray(content or int(length)), dtype=torch.uint8)
+        dist.broadcast(data, 0)
+    return data.numpy().tobytes()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """Within it the first process of each machine is alone at first, as to download what others then find."""
+    if not is_first_here():
+        any_of(True)
+    yield
+    if is_first_here():
+        any_of(True)
