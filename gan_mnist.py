@@ -228,8 +228,7 @@ def main(config: Config) -> int:
     config = replace(config, method="2" if config.unconditional else config.method)
     if config.sample is not None or config.write is not None:
         return inference.run_inference(config, device)
-    figs = config.figs_dir()
-    check_writable(figs, config.runs)
+    check_writable(config.figs_dir(), config.runs)
     size = config.preset if config.preset != "auto" else "gpu" if device.type == "cuda" else "cpu"
     preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)["quick" if config.quick else size]
 
@@ -269,10 +268,11 @@ def main(config: Config) -> int:
 
     # Figures and results
     name = "gan_mnist" if config.method == "conditional" else f"gan_mnist_method_{config.method}"
+    figs = config.figs_dir(data.builtin)
     path = figures.save_all(figs, name, sampler, fake, labels, data, config.seed, progress)
     more |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
     results.save(figs, name, config, data=data, metrics=metrics, baselines=references, **more)
-    print(f"{evaluation.verdict(scores['GAN'], baselines, data.name)}. Images: {path}")
+    print(f"{evaluation.verdict(scores['GAN'], baselines, data.name)}. Images: {results.where(path, data)}")
     return 0
 
 

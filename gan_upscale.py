@@ -248,8 +248,7 @@ def main(config: Config) -> int:
         net = SelfEnsemble(net) if config.self_ensemble else net
         options = inference.Options(config.scale, config.format, config.quality, config.overwrite)
         return inference.upscale_files(net, source, target, options)
-    figs = config.figs_dir()
-    check_writable(figs, config.runs)
+    check_writable(config.figs_dir(), config.runs)
 
     # Data
     with distributed.first_alone():
@@ -284,6 +283,7 @@ def main(config: Config) -> int:
     print(results.table(scores), *evaluation.nothing_learned(scores), sep="\n")
 
     # Figures and results
+    figs = config.figs_dir(data.builtin)
     figures.save_all(figs, data, fakes, hr, scores, perceptual, trained_on=about["data"], device=device)
     if run:
         figures.save_training(figs, data, run.history, methods)
@@ -292,7 +292,7 @@ def main(config: Config) -> int:
     more |= {"trained": about, "skipped": sorted(Path(name).name for name in skipped), "count": len(hr)}
     others = {name: values for name, values in scores.items() if name not in metrics}
     results.save(figs, "gan_upscale", config, data=data, metrics=metrics, baselines=others, **more)
-    print(f"{evaluation.summary(scores)}. Images: {figs}/GAN_upscaling_final.png")
+    print(f"{evaluation.summary(scores)}. Images: {results.where(figs / 'GAN_upscaling_final.png', data)}")
     return 0
 
 

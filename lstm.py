@@ -189,7 +189,7 @@ def fit(
 def main(config: Config) -> int:
     # Set up
     config.check()
-    figs, run_dir = config.figs_dir(), config.run_dir(SCRIPT)
+    run_dir = config.run_dir(SCRIPT)
     if config.predict is not None:
         path = weights.choose(config.weights, run_dir / "weights.safetensors", SHIPPED)
         return spam.predict(spam.load(path, KIND, build), config.predict, config.explain)
@@ -245,11 +245,12 @@ def main(config: Config) -> int:
     repeats = f"{config.folds} folds" if config.folds else f"one split, seed {config.seed}"
     title = f"Is this SMS spam? The mean logit of {config.n_models} models with an {KIND}"
     caption = f"{data.name}, {len(data):,} messages, {repeats}. {data.note.partition(chr(10))[0]}".strip()
+    figs = config.figs_dir(data.builtin)
     path = figs / f"{SCRIPT}.png"
     figures.report(path, KIND, folds, scores, run.history, title=title, caption=caption)
     numbers = evaluation.numbers(KIND, folds, scores, run.record)
     results.save(figs, SCRIPT, config, data=data, count=len(data), device=device, **numbers)
-    print(f"{evaluation.summary(KIND, scores)}. Figure: {path}")
+    print(f"{evaluation.summary(KIND, scores)}. Figure: {results.where(path, data)}")
     return 0
 
 

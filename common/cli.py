@@ -64,7 +64,7 @@ class Flags:
     data: str = "auto"
     """The data to use: a path, or auto for the first place that has some."""
     figs: Path = Path("figs")
-    """Folder for figures and for the results file."""
+    """Folder for figures and for the results file; a run on the built-in stand-in takes figs/builtin."""
     runs: Path = Path("runs")
     """Folder for checkpoints and trained weights."""
     seed: int = 0
@@ -85,13 +85,15 @@ class Flags:
         if not 0 <= self.seed < 2**32:  # NumPy takes no others
             raise UserError(f"--seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
 
-    def figs_dir(self) -> Path:
-        """The folder for figures; trials stay apart from real runs, unless --figs is given."""
-        if self.figs == Flags.figs:
-            for trial in ("quick", "evaluate"):
-                if getattr(self, trial, False):
-                    return self.figs / trial
-        return self.figs
+    def figs_dir(self, builtin: bool = False) -> Path:
+        """The folder for figures and results, unless --figs is given: trials, and runs on a `builtin` stand-in
+        for data, never replace those of real data."""
+        if self.figs != Flags.figs:
+            return self.figs
+        if self.quick:
+            return self.figs / "quick"
+        figs = self.figs / "builtin" if builtin else self.figs
+        return figs / "evaluate" if getattr(self, "evaluate", False) else figs
 
     def run_dir(self, name: str) -> Path:
         """The folder of a run: quick ones stay apart, so that they never stand in for a real one."""

@@ -62,10 +62,11 @@ def balance(
     more = {"seconds": seconds, "device": device, "discriminator_right": right}
     _save("gan_mnist_balance", config, data, scores, baselines, more)
     what = f"Conditional GANs, {player_steps:,} steps of each player or what is said; nothing else differs."
-    path = config.figs_dir() / "GAN_mnist_balance.png"
+    path = config.figs_dir(data.builtin) / "GAN_mnist_balance.png"
     figures.balance(path, rows, baselines["real"], _caption(config, data, what))
     best, *_, worst = sorted((score["distance"], name) for name, score in scores.items())
-    print(f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}. Figure: {path}")
+    verdict = f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}"
+    print(f"{verdict}. Figure: {results.where(path, data)}")
     return 0
 
 
@@ -115,12 +116,12 @@ def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.devic
     distances["real"] = evaluator.distances(*data.training_sample(len(data.test)))
     more = {"seconds": time.monotonic() - start, "device": device, "distance_by_class": distances}
     _save("gan_mnist_methods", config, data, scores, evaluation.baselines(evaluator, data), more)
-    figure = config.figs_dir() / "GAN_mnist_methods.png"
+    figure = config.figs_dir(data.builtin) / "GAN_mnist_methods.png"
     caption = f"The first of {WRITTEN:,} written characters; distances of {len(data.test):,}."
     figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
-    print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figure}")
+    print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {results.where(figure, data)}")
     return 0
 
 
@@ -137,4 +138,4 @@ def _save(
     scores, baselines = (evaluation.named(rows, data.name) for rows in (scores, baselines))
     print(results.table(scores | baselines))
     more |= {"data": data, "count": len(data.test), "metrics": scores, "baselines": baselines}
-    results.save(config.figs_dir(), script, config, **more)
+    results.save(config.figs_dir(data.builtin), script, config, **more)

@@ -83,10 +83,11 @@ def collapse(
     baselines = {"majority class": scores.pop("majority class")}
 
     # Figure
-    figs, name = config.figs_dir(), f"{script}_collapse"
+    figs, name = config.figs_dir(data.builtin), f"{script}_collapse"
+    path = figs / f"{name}.png"
     evaluated = pd.DataFrame(run.history).dropna(subset="validation_accuracy").groupby("phase", sort=False)
     figures.collapse(
-        figs / f"{name}.png",
+        path,
         lengths,
         {method: table.to_numpy().T for method, table in evaluated[["step", "validation_accuracy"]]},
         test.labels,
@@ -104,7 +105,7 @@ def collapse(
     results.save(figs, name, config, metrics=scores, baselines=baselines, trained=run.record, **about)
     print(
         f"The earlier set-up is right about {earlier:.2%}, the majority class about {majority:.2%}, the "
-        f"repaired {kind} about {best:.2%}. Figure: {figs}/{name}.png"
+        f"repaired {kind} about {best:.2%}. Figure: {results.where(path, data)}"
     )
     if earlier != majority:
         print("It has not collapsed this time: it says more than ham to everything.")
@@ -181,9 +182,10 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     }
 
     # Figure
-    figs = config.figs_dir()
+    figs = config.figs_dir(data.builtin)
+    path = figs / "rnn_scaling.png"
     figures.scaling(
-        figs / "rnn_scaling.png",
+        path,
         rows,
         {name: score for name, score in baselines.items() if name != "majority class"},
         title="Do vanilla RNNs scale? Single models of many sizes, RNN and LSTM",
@@ -197,7 +199,7 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     for kind in MODELS:
         means = [float(np.mean(row["accuracy"])) for row in rows if row["kind"] == kind]
         print(f"{kind}: accuracy {min(means):.2%} to {max(means):.2%} over all sizes")
-    print(f"Figure: {figs}/rnn_scaling.png")
+    print(f"Figure: {results.where(path, data)}")
     return 0
 
 
