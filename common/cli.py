@@ -86,8 +86,8 @@ class Flags:
             raise UserError(f"--seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
 
     def figs_dir(self, builtin: bool = False) -> Path:
-        """The folder for figures and results, unless --figs is given: trials, and runs on a `builtin` stand-in
-        for data, never replace those of real data."""
+        """The folder for figures and results; unless --figs is given, trials and runs on a `builtin` stand-in
+        for data never replace those of real data."""
         if self.figs != Flags.figs:
             return self.figs
         if self.quick:
