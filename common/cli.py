@@ -189,6 +189,14 @@ def check_positive(config: Flags, *names: str) -> None:
             raise UserError(f"{flag(name)} {getattr(config, name)}: give a whole number above 0")
 
 
+def check_range(config: Flags, **ranges: tuple[float, float]) -> None:
+    """Refuses numbers that are outside of their range, by a UserError; None is none."""
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        if value is not None and not least <= value <= most:
+            raise UserError(f"{flag(name)} {value}: give a number from {least} to {most}")
+
+
 # ------------------------------------------------------------------------------------------------- start
 
 Config = TypeVar("Config", bound=Flags)

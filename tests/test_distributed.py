@@ -5,6 +5,7 @@ The fast tests fork processes that train nets of a few numbers; the slow ones ru
 
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -94,7 +95,7 @@ def codes(processes: list[int]) -> list[int]:
             elif time.monotonic() > patience:
                 os.kill(process, signal.SIGTERM)
         if any(ended.values()):
-            patience = min(patience, time.monotonic() + 5)
+            patience = min(patience, time.monotonic() + 2)
         time.sleep(0.02)
     return [ended[process] for process in processes]
 
@@ -221,9 +222,9 @@ def test_two_processes_have_the_losses_of_one(steps: int, tmp_path: Path) -> Non
             lesson(folder / lesson.__name__, steps)
 
     log = tmp_path / "log"
+    train(tmp_path / "one")  # first: what is imported on the way is not imported again
     assert codes(fork(2, lambda: train(tmp_path / "two"), log)) == [0, 0], log.read_text()
-    assert log.read_text().count("train_norms") == 0
-    train(tmp_path / "one")
+    assert log.read_text().count("fidelity: ") == 1  # one alone prints
     for lesson in LESSONS:
         assert_same(tmp_path / "one" / lesson.__name__, tmp_path / "two" / lesson.__name__, steps)
 
@@ -282,7 +283,7 @@ def test_stopped_after_the_same_step_and_resumed_by_another_number(tmp_path: Pat
     os.kill(processes[1], signal.SIGTERM)  # one of them is enough
     assert codes(processes) == [130, 130]
     said = log.read_text()
-    assert said.count("Stopped. To go on: torchrun --nproc-per-node=2 ") == 1
+    assert said.count("Stopped by a signal") == said.count(". To go on: torchrun --nproc-per-node=2 ") == 1
     assert 5 <= at(folder) < 60
     train_slowly(folder, resume=True)
     train_slowly(tmp_path / "one")
@@ -315,6 +316,14 @@ def test_a_mistake_is_said_once_and_minutes_are_those_of_the_first(tmp_path: Pat
     )
     assert codes(fork(2, lambda: train_slowly(folder, minutes=0.01), log)) == [0, 0]
     assert log.read_text().count("fill 0.01 minutes") == 1
+
+
+def test_no_metric_waits_for_processes_that_do_not_compute_it() -> None:
+    """torchmetrics' classes meet in all processes by themselves; the first one evaluates alone."""
+    for path in (ROOT / "common").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        for name in re.findall(r"from torchmetrics\S* import ([A-Z]\w+)", source):
+            assert source.count(f"{name}(") == source.count("sync_on_compute"), path
 
 
 # ----------------------------------------------------------------------------------- the scripts, by torchrun
@@ -403,9 +412,11 @@ def test_torchrun_ends_with_a_lost_process_and_one_resumes(tmp_path: Path) -> No
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[-1]), signal.SIGKILL)
     start = time.monotonic()
-    _, error = process.communicate(timeout=60)
+    said, error = process.communicate(timeout=60)
     assert process.returncode == 1 and time.monotonic() - start < 30
-    assert error.count("gan_upscale.py: another process of this run was lost") == 1
+    # torchrun's signal can be there first, as in an evaluation
+    lost = "gan_upscale.py: another process of this run was lost"
+    assert error.count(lost) + said.count("perhaps for a process that was lost") == 1
     again = [*command(tmp_path, "gan_upscale"), "--steps", "400", "--resume"]
     done = subprocess.run(again, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "The checkpoint is from 2 x cpu" in done.stdout, done.stderr

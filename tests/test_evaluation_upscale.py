@@ -15,8 +15,8 @@ from torchvision.transforms.v2 import functional as TF
 from common.datasets import degradation, photos
 from common.evaluation import lpips
 from common.evaluation import upscale as evaluation
-from common.models.upscale import Upscaler
 from common.evaluation.lpips import Distance
+from common.models.upscale import Upscaler
 from common.results import table
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -325,7 +325,7 @@ def test_a_larger_budget_goes_on(
     if stop_at:
         with pytest.raises(SystemExit):  # and it can be stopped again
             run(longer, stop_at)
-    assert run(longer) == ((26, 4) if stop_at == "fidelity" else (17, 13))
+    assert run(longer) == ((25, 5) if stop_at == "fidelity" else (17, 13))
     if not stop_at:
         assert run(longer) == (17, 13), "nothing is left to do"
 

@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import pooch
-from torchvision.datasets import Imagenette
-from torchvision.datasets.utils import check_integrity
 
 from common.cli import UserError
 from common.datasets import imagenet_archive
@@ -189,6 +187,9 @@ def imagenette(root: Path) -> Path:
     Raises:
         UserError: it cannot be had; the message names address, checksum and where to put it by hand.
     """
+    from torchvision.datasets import Imagenette  # not above: `common.doctor` does without torch
+    from torchvision.datasets.utils import check_integrity
+
     url, md5 = Imagenette._ARCHIVES["320px"]
     archive = root / url.rsplit("/", 1)[1]
     folder = archive.with_suffix("")

@@ -2,7 +2,11 @@
 
 An image is uint8 RGB all the way to the batch. The high-resolution image (hr) is 224x224; its low-resolution
 version (lr) is 64x64: see `degradation`. Batches: see `photo_batches`.
+
+torch is imported where it is used: `common.doctor` looks for photos without it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -13,12 +17,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from tqdm import tqdm
 
 from common.cli import UserError, command_line, user_path
@@ -27,6 +29,9 @@ from common.datasets.dead_leaves import dead_leaves
 from common.datasets.image_files import SUFFIXES
 from common.datasets.images import plain, resize_shorter
 from common.files import cause_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LR_SIDE, HR_SIDE = 64, 224
 SHORTER = 256  # pixels: the images that are scored are cut from photos whose shorter side is this long
@@ -81,6 +86,8 @@ JPEG's own reduction stops at twice the side that is asked for, so the last halv
 
 def standard(image: Image.Image) -> Tensor:
     """The crop that is scored: shorter side to 256, then the central 224x224; uint8 [3,224,224]."""
+    import torch
+
     pixels = np.asarray(resize_shorter(image, SHORTER))  # [h,w,3]
     top, left = (pixels.shape[0] - HR_SIDE) // 2, (pixels.shape[1] - HR_SIDE) // 2
     return torch.from_numpy(pixels[top : top + HR_SIDE, left : left + HR_SIDE].copy()).permute(2, 0, 1)
@@ -99,7 +106,7 @@ class Source:
 
     items: Sequence[Any]
     open: Callable[[Any], Image.Image] = read
-    reserve: "Source | None" = None
+    reserve: Source | None = None
     keep: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -109,10 +116,6 @@ class Source:
     def first(self, count: int) -> "Source":
         """The first `count` images alone."""
         return replace(self, items=self.items[:count])
-
-    def shorten(self, count: int) -> None:
-        """Keeps only the first `count` images, for a short run."""
-        self.items = self.items[:count]
 
     def fingerprint(self) -> str:
         """The same for the same images in the same order: a run is resumed on these alone."""
@@ -126,6 +129,8 @@ class Source:
         One that cannot be read is replaced by the next one of the reserve, which then has it no more. It is a
         UserError if none can be read.
         """
+        import torch
+
         scored = []
         for k, item in enumerate(self.items):
             image = self.read(item, standard)
@@ -200,6 +205,16 @@ class Photos:
     validation: Source
     test: Source
     note: str = ""
+
+    def shorten(self, *, train: int, validation: int) -> None:
+        """Keeps only so many of these images, for a short run."""
+        for part, count in ((self.train, train), (self.validation, validation)):
+            part.items = part.items[:count]
+
+    def skipped(self) -> list[str]:
+        """The names of the files that could not be read so far."""
+        parts = (self.train, self.validation, self.test)
+        return sorted(Path(name).name for part in parts for name in part.skipped)
 
 
 def find(*places: str, limit: int = 100, download: bool = True) -> Photos:

@@ -7,6 +7,7 @@ import pickle
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -39,7 +40,11 @@ def load(*, download: bool) -> Distance | None:
         # torchvision would unpickle whatever the file holds, and begins with random weights
         safe = mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1")
         with safe, torch.random.fork_rng(devices=[]):
-            metric = LearnedPerceptualImagePatchSimilarity("squeeze", reduction="none", normalize=True)
+            how: dict[str, Any] = {
+                "normalize": True,
+                "sync_on_compute": False,
+            }  # no other process computes it
+            metric = LearnedPerceptualImagePatchSimilarity("squeeze", reduction="none", **how)
     except (UserError, pickle.UnpicklingError, *FAILURES) as error:
         remedy = f"put {url} at {shlex.quote(str(path))}"
         print(f"No LPIPS, its net cannot be had ({in_one_line(error)}); {remedy}")

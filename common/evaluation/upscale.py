@@ -97,6 +97,12 @@ def methods(nets: dict[str, nn.Module]) -> dict[str, Method]:
     return classical | {name: partial(upscale, net) for name, net in by_name.items()}
 
 
+def split(scores: Scores) -> tuple[Scores, Scores]:
+    """The scores of what was trained, and of what it must beat."""
+    trained = {name: values for name, values in scores.items() if name in TRAINED}
+    return trained, {name: values for name, values in scores.items() if name not in trained}
+
+
 def compare(
     methods: dict[str, Method], hr: Tensor, lpips: Distance | None
 ) -> tuple[dict[str, Tensor], Scores]:

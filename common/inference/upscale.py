@@ -27,12 +27,12 @@ from torchvision.transforms.v2 import functional as TF
 from tqdm import tqdm
 
 from common import weights
-from common.cli import UserError, command, commit
+from common.cli import UserError, command, commit, user_path
 from common.datasets.image_files import FORMATS, REASONS, SUFFIXES, ImageFiles
 from common.datasets.images import plain
 from common.evaluation.upscale import upscale
 from common.files import DiskFull, atomic_write, cause_of, check_writable
-from common.models.upscale import DOWN, UP, LinearFilter, Upscaler, upscaled_size
+from common.models.upscale import DOWN, UP, LinearFilter, SelfEnsemble, Upscaler, upscaled_size
 
 WRITES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 WRITES |= {".avif": "AVIF"} if "AVIF" in FORMATS else {}
@@ -109,6 +109,16 @@ def blend(fidelity: nn.Module, gan: nn.Module, share: float) -> nn.Module:
     for weight, other in zip(mixed.parameters(), gan.parameters(), strict=True):
         weight.lerp_(other, share)
     return mixed
+
+
+def run(config: Any, path: Path, device: torch.device) -> int:
+    """What --input asks for, with the weights in `path`; returns and raises as `upscale_files`."""
+    source, target = user_path("input", config.input), user_path("output", config.output)
+    nets, _ = load(path, device)
+    net = blend(nets["fidelity"], nets["gan"], config.blend)
+    net = SelfEnsemble(net) if config.self_ensemble else net
+    options = Options(config.scale, config.format, config.quality, config.overwrite)
+    return upscale_files(net, source, target, options)
 
 
 def upscale_files(model: nn.Module, source: Path, target: Path, options: Options) -> int:

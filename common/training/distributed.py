@@ -14,8 +14,8 @@ What is more than a mean of samples sees the others too, so that many processes 
 
 The loop averages gradients itself. DistributedDataParallel hooks into one module's `forward`; these losses
 call a discriminator several times, by its parts, with a gradient of a gradient (R1), and frozen in between.
-What it would save, the exchange during the backward pass, is little for nets this small:
-tests/bench_processes.py says how much. Nothing is pickled: what is exchanged is numbers and JSON.
+What it would hide behind the backward pass is the column `exchange` of tests/bench_processes.py. Nothing is
+pickled: what is exchanged is numbers and JSON.
 
 Without torchrun there is one process, no group, and every function gives back what it was given.
 """

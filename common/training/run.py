@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
-from common.cli import UserError, command_line, device_name, is_first, launcher, out_of_memory
+from common.cli import UserError, command_line, device_name, is_first, launcher, out_of_memory, size
 from common.files import atomic_write, cause_of, sweep
 from common.training import distributed
 from common.training.phase import Phase, get_rng, set_rng
@@ -297,7 +297,10 @@ class Run:
             if isinstance(error, RuntimeError) and not self.stopping:
                 raise
             words = *launcher(sys.executable), *(word for word in sys.argv if word != "--resume")
-            say(f"\nStopped. To go on: {command_line(*words, '--resume')}")
+            why = (
+                " by a signal, perhaps for a process that was lost" if size() > 1 else ""
+            )  # torchrun sends it
+            say(f"\nStopped{why}. To go on: {command_line(*words, '--resume')}")
             raise SystemExit(130) from None
         finally:
             self.stopping = self._saved = False
