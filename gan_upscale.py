@@ -241,7 +241,7 @@ def main(config: Config) -> int:
         data.shorten(train=64, validation=8)
     facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"
     print(f"Data: {data.name}; {facts}\n{data.note}".strip())
-    hr = data.test.standard_images()  # uint8 [N,3,224,224]
+    figs, hr = config.figs_dir(data.builtin), data.test.standard_images()  # hr: uint8 [N,3,224,224]
 
     # Train, or take what was trained
     run = None
@@ -266,7 +266,6 @@ def main(config: Config) -> int:
     print(results.table(scores), *evaluation.nothing_learned(scores), sep="\n")
 
     # Figures and results
-    figs = config.figs_dir(data.builtin)
     figures.save_all(figs, data, fakes, hr, scores, perceptual, trained_on=about["data"], device=device)
     if run:
         figures.save_training(figs, data, run.history, methods)

@@ -277,11 +277,12 @@ def _arrays(path: Source, content: bytes) -> list[np.ndarray]:
     return [np.frombuffer(content[header:], np.uint8).reshape(sizes)]
 
 
-def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path | None = None) -> Digits:
-    """The set in one of its forms, checked: what is in the files, or None where that is to be read. The file
-    that is `named`, if it is one of them, must have labels."""
-    import torch
+def read_arrays(contents: Mapping[Any, bytes | None]) -> list[tuple[Source, np.ndarray]]:
+    """The arrays, uint8, of each file in turn: of its content, or where that is None, of what is in it.
 
+    Raises:
+        UserError: one cannot be used.
+    """
     arrays = []
     for path, content in contents.items():
         try:
@@ -296,6 +297,15 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
             if "out of memory" in str(error):  # in pandas' words, as if the file were at fault
                 raise MemoryError from None
             raise _unusable(f"{path} cannot be used: {cause_of(error)}") from None
+    return arrays
+
+
+def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path | None = None) -> Digits:
+    """The set in one of its forms, read and checked. The file that is `named`, if it is one of them, must
+    have labels."""
+    import torch
+
+    arrays = read_arrays(contents)
     if not arrays:
         raise _unusable(f"{next(iter(contents))} has no column `label`")
     if named in contents and named not in [path for path, _ in arrays]:

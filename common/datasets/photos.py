@@ -113,7 +113,7 @@ class Source:
     def __len__(self) -> int:
         return len(self.items)
 
-    def first(self, count: int) -> "Source":
+    def first(self, count: int) -> Source:
         """The first `count` images alone."""
         return replace(self, items=self.items[:count])
 

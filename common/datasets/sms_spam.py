@@ -27,6 +27,8 @@ from common.files import atomic_write, cause_of
 URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
 MEMBER = "SMSSpamCollection"
 """The file's name, in the archive as in a folder."""
+USUAL = Path("data", "sms", MEMBER), Path("data", MEMBER)
+"""Where `auto` looks; what it downloads goes to the first."""
 HAM, SPAM = 4_827, 747
 """Messages of each class in the whole collection, by its own readme."""
 
@@ -129,13 +131,18 @@ def find(data: str, *, keep_duplicates: bool = False, download: bool = True) -> 
     )
 
 
+def usual_copy() -> Path | None:
+    """The collection that `auto` reads, where there is one."""
+    return next((path for path in USUAL if path.is_file()), None)
+
+
 def _auto(download: bool, keep_duplicates: bool) -> Messages:
-    fetched, other = Path("data", "sms", MEMBER), Path("data", MEMBER)
+    fetched, other = USUAL
     record = fetched.with_name("archive.sha256")  # beside a copy that was downloaded
     damaged = ""
     if fetched.is_file() and record.is_file() and (why := _fault(_content(fetched)[0])):
         damaged = f"{fetched} was downloaded and is damaged: {why}"
-    elif path := next((path for path in (fetched, other) if path.is_file()), None):
+    elif path := usual_copy():
         return _cleaned(*_content(path), keep_duplicates)
 
     by_hand = f"fetch {URL} by hand, unzip it and put its {MEMBER} at {fetched}"
