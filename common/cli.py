@@ -421,12 +421,25 @@ def command_line(*words: str) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def command() -> str:
-    """The command that started this run, as it would be typed again from the repository's folder.
+anywhere: dict[str, str] = {}
+"""By a value of --data here: the one that finds the same data on any machine. What finds data adds to it."""
 
-    Without `--resume`: a run that was stopped and resumed ends as one left alone.
+
+def command() -> str:
+    """The command that started this run, as anybody would type it from the repository's folder.
+
+    Without `--resume`: a run that was stopped and resumed ends as one left alone. Well-known data are called
+    by their name, not by the path where they were found here.
     """
-    words = Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--resume")
+    words, flag = [Path(sys.argv[0]).name], ""
+    for word in sys.argv[1:]:
+        parts = word.split("=", 1) if word.startswith("--data=") else [word]
+        flag = parts[0] if word.startswith("--") else flag
+        words += [
+            anywhere.get(part, part) if flag == "--data" else part for part in parts if part != "--resume"
+        ]
+    if (at := words.index("--data") if "--data" in words else 0) and words[at + 1 : at + 2] == ["auto"]:
+        del words[at : at + 2]  # which is the default
     return command_line(*launcher("python"), *words)
 
 

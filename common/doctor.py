@@ -189,7 +189,7 @@ def _messages() -> Row:
     found = sms_spam.find("auto", download=False)
     if found.builtin:
         return Row("SMS Spam Collection", "not here", "python lstm.py fetches 0.2 MB")
-    whole = "complete" if found.name == "SMS Spam Collection" else "not the original collection"
+    whole = "complete" if found.name == sms_spam.NAME else "not the original collection"
     return Row("SMS Spam Collection", f"{sms_spam.usual_copy()}: {whole}, {len(found):,} different messages")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli import (
     UserError,
+    anywhere,
     check_empty,
     command,
     commit,
@@ -92,7 +93,7 @@ def save(
     result = {
         "script": script,
         "command": command(),
-        "config": asdict(config),
+        "config": asdict(config) | {"data": _anywhere(config.data)},
         "data": {"name": data.name, "count": count, "builtin": data.builtin, "note": data.note},
         "metrics": metrics,
         "baselines": baselines,
@@ -102,6 +103,11 @@ def save(
         "commit": commit(),
     }
     save_json(figs / f"{script}.json", result | more)
+
+
+def _anywhere(data: Any) -> Any:
+    """--data, of one place or of several, as it is said on any machine."""
+    return anywhere.get(data, data) if isinstance(data, str) else [anywhere.get(of, of) for of in data]
 
 
 def where(path: Path, data: Any) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from common import results
 from common.cli import Flags, TrainingFlags, UserError
+from common.datasets import photos, sms_spam
 from common.figures import page
 
 ROOT = Path(__file__).parents[1]
@@ -192,6 +194,34 @@ def test_names_that_are_no_text_survive_files_and_pages(tmp_path: Path) -> None:
     table = (path / "RESULTS.md").read_text(encoding="utf-8")
     assert r" · 写真\udcff\x1b\n| (3) · " in table
     assert (path / "index.html").read_text(encoding="utf-8").count(r"写真\udcff\x1b") == 4
+
+
+def test_a_result_can_be_made_again_on_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sms, net = tmp_path / "SMSSpamCollection", tmp_path / "ImageNet"
+    labels = ["ham"] * sms_spam.HAM + ["spam"] * sms_spam.SPAM
+    sms.write_text("".join(f"{label}\tmessage {number}\n" for number, label in enumerate(labels)))
+    for split in ("train", "val"):
+        (folder := net / split / "n01").mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (9, 9)).save(folder / f"{number}.JPEG")
+    more = {"count": 3, "seconds": 0, "device": torch.device("cpu"), "metrics": {}, "baselines": {}}
+    for data, name, said, recorded in (
+        (sms_spam.find(str(sms)), str(sms), "python lstm.py", "auto"),
+        (photos.find(str(net)), (str(net),), "python lstm.py --data data/ImageNet", ["data/ImageNet"]),
+    ):
+        words = [name] if isinstance(name, str) else name
+        monkeypatch.setattr("sys.argv", ["lstm.py", "--data", *words])
+        results.save(tmp_path, "lstm", Flags(data=name), data=data, **more)  # type: ignore[arg-type]
+        result = json.loads((tmp_path / "lstm.json").read_text())
+        assert (result["command"], result["config"]["data"]) == (said, recorded)
+
+
+def test_no_committed_command_names_a_place_outside_of_the_repository() -> None:
+    for path in (ROOT / "figs").glob("*.json"):
+        assert not re.search(r"--data (\.\.|/|~)", path.read_text(encoding="utf-8")), path.name
+    for path in (ROOT / "figs").glob("*.png"):
+        with Image.open(path) as image:
+            assert not re.search(r"--data (\.\.|/|~)", image.info["Source"]), path.name
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

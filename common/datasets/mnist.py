@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from common import cli
 from common.cli import UserError, user_path
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.epochs import shuffled_batches
@@ -152,6 +153,8 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
     if data not in ("auto", "emnist"):
         path = user_path("data", data)
         if digits := _read(path, PUBLIC_SETS):
+            if digits.name == MNIST.name:
+                cli.anywhere[data] = "auto"
             return digits
         wrong = "is none of these" if path.exists() else "does not exist"
         raise UserError(f"--data {path} {wrong}: {FORMS}; name one, or `auto`, `emnist`, `builtin`")

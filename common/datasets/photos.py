@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from common import cli
 from common.cli import UserError, command_line, user_path
 from common.datasets import imagenet
 from common.datasets.dead_leaves import dead_leaves
@@ -242,6 +243,8 @@ def find(*places: str, limit: int = 100, download: bool = True) -> Photos:
     path = _path(text, origin)
     with _named(origin, path):
         parts = _some(path)
+        if parts[0] == "ImageNet":
+            cli.anywhere[text] = "data/ImageNet"
         photos, taken = _split(*parts, limit), [part.path for part in parts[1:] if part is not None]
     for text in others:
         path = _path(text, origin)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common import cli
 from common.cli import UserError, user_path
 from common.datasets import download as downloads
 from common.datasets import sms_tables
@@ -25,6 +26,8 @@ from common.datasets.text import decode
 from common.files import atomic_write, cause_of
 
 URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
+NAME = "SMS Spam Collection"
+"""What the whole collection is called."""
 MEMBER = "SMSSpamCollection"
 """The file's name, in the archive as in a folder."""
 USUAL = Path("data", "sms", MEMBER), Path("data", MEMBER)
@@ -122,7 +125,10 @@ def find(data: str, *, keep_duplicates: bool = False, download: bool = True) -> 
     try:
         for name in ("", MEMBER, f"sms/{MEMBER}", "spam.csv", "archive.zip"):
             if (file := path / name).is_file():
-                return _cleaned(*_content(file), keep_duplicates)
+                messages = _cleaned(*_content(file), keep_duplicates)
+                if messages.name == NAME:
+                    cli.anywhere[data] = "auto"
+                return messages
         wrong = f"holds no {MEMBER}" if path.is_dir() else "is no file" if path.exists() else "does not exist"
     except OSError as error:
         wrong = f"cannot be read: {cause_of(error)}"
@@ -215,7 +221,7 @@ def _cleaned(content: bytes, path: Path, keep_duplicates: bool, note: str = "") 
     """The messages of a file without those that repeat an earlier text; the whole collection is named so."""
     messages, notes = _parse(content, path)
     if messages.counts() == (HAM, SPAM):
-        messages.name = "SMS Spam Collection"
+        messages.name = NAME
     elif path.name == MEMBER:
         notes.append(f"{path} holds {messages}; the original holds {HAM + SPAM:,}.")
 
