@@ -208,11 +208,14 @@ def _gallery(figs: Path) -> str:
     import pandas
     from PIL import Image
 
-    parts = {heading: {"runs": _runs(folder), "figures": []} for heading, folder in _parts(figs).items()}
+    parts: dict[str, dict[str, list[Any]]] = {}
     for heading, folder in _parts(figs).items():
+        parts[heading] = {"runs": _runs(folder), "figures": []}
         for path in sorted(folder.glob("[!.]*.png")):
             with Image.open(path) as image:
-                figure = {"name": path.relative_to(figs).as_posix(), **image.info}
+                figure = {"name": path.relative_to(figs).as_posix()} | {
+                    str(k): v for k, v in image.info.items()
+                }
                 parts[heading]["figures"].append(figure)
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,20 +122,53 @@ def find(data: str, *, keep_duplicates: bool = False, download: bool = True) -> 
         return _stand_in()
     if data == "auto":
         return _auto(download, keep_duplicates)
-    path = user_path("data", data)
+    messages = _cleaned(*_content(_named("data", data, ", or `auto`, `builtin`")), keep_duplicates)
+    if messages.name == NAME:
+        cli.anywhere[data] = "auto"
+    return messages
+
+
+def find_elsewhere(files: Sequence[str], train: Messages) -> Messages:
+    """The messages of all these files that `--test-on` names, as `--data` reads them, without those that
+    repeat an earlier one and without those of `train`.
+
+    Raises:
+        UserError: as `find`; or no ham or no spam is left of all of them.
+    """
+    parts, notes = [], []
+    for name in files:
+        messages, said = _parse(*_content(_named("test_on", name)))
+        parts.append(messages)
+        notes += said
+    texts = pd.Series([text for part in parts for text in part.texts], dtype=object)
+    labels, lines = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "lines"))
+    known = texts.isin(train.texts) | texts.duplicated()
+    if known.any():
+        notes.append(
+            f"{known.sum():,} of {len(texts):,} messages repeat another or were trained on: removed."
+        )
+    name = " and ".join(part.name for part in parts)
+    joined = Messages(
+        name, list(texts), labels, lines, builtin=train.builtin, note="\n".join(filter(None, notes))
+    )
+    left = joined.part(np.flatnonzero(~known))
+    if not all(left.counts()):
+        raise UserError(f"--test-on: of {name} {left} are left; ham and spam are needed, add a file")
+    return left
+
+
+def _named(flag: str, text: str, other: str = "") -> Path:
+    """The file that a flag names, or that is in the folder that it names."""
+    path = user_path(flag, text)
     try:
         for name in ("", MEMBER, f"sms/{MEMBER}", "spam.csv", "archive.zip"):
             if (file := path / name).is_file():
-                messages = _cleaned(*_content(file), keep_duplicates)
-                if messages.name == NAME:
-                    cli.anywhere[data] = "auto"
-                return messages
+                return file
         wrong = f"holds no {MEMBER}" if path.is_dir() else "is no file" if path.exists() else "does not exist"
     except OSError as error:
         wrong = f"cannot be read: {cause_of(error)}"
-    raise UserError(
-        f"--data {path} {wrong}; name a file of messages, a folder with {MEMBER}, or `auto`, `builtin`"
-    )
+    where = f"{cli.flag(flag)} {path} {wrong}"
+    raise UserError(f"{where}; name a file of messages, a folder with {MEMBER}{other}")
 
 
 def usual_copy() -> Path | None:
