@@ -21,6 +21,8 @@ FORGOTTEN = 3600  # seconds after which the temporary file of a program that was
 class DiskFull(UserError):
     """No room for a file: every further one would meet it too."""
 
+    exit_code = 1  # no mistake in what was typed
+
 
 def cause_of(error: BaseException) -> str:
     """Why something failed, in one line: what the system says, and not what a library makes of it."""
@@ -60,7 +62,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise UserError(f"{cause}; name another place") from None
     finally:
         if temporary:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk may have become read-only
+                temporary.unlink()
 
 
 def sweep(folder: Path, age: float = FORGOTTEN) -> None:
@@ -72,6 +75,14 @@ def sweep(folder: Path, age: float = FORGOTTEN) -> None:
 
 
 _sweep_once = cache(sweep)
+
+
+def parse_json(text: str) -> Any:
+    """What JSON says; a ValueError where it is none, or nested so deeply that nobody has meant it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def save_json(path: Path, content: Any) -> None:

@@ -7,7 +7,6 @@ These three follow from `figs/*.json` and from the texts in the PNGs beside them
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import sys
@@ -27,7 +26,7 @@ from common.cli import (
     prepare_output,
     versions,
 )
-from common.files import atomic_write, cause_of, save_json
+from common.files import atomic_write, cause_of, parse_json, save_json
 
 if TYPE_CHECKING:
     import pandas
@@ -230,7 +229,7 @@ def _runs(figs: Path) -> list[dict[str, Any]]:
     runs = []
     for path in sorted(figs.glob("[!.]*.json")):  # a name with a dot is left over from a killed run
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
+            run = parse_json(path.read_text(encoding="utf-8"))
             data, stand_in = run["data"], ", built-in stand-in" if run["data"]["builtin"] else ""
             facts = f"{data['name']} ({data['count']:,}{stand_in}) · {run['seconds'] / 60:.1f} minutes"
             facts += f" · {run['device']} · commit {run['commit']}"

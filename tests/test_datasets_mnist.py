@@ -21,6 +21,7 @@ from torchvision import datasets
 
 from common.cli import UserError
 from common.datasets import download, mnist
+from common.inference import handwriting
 
 REAL = Path(__file__).parents[2] / "shared/data"
 RAW = Path("data/MNIST/raw")
@@ -127,7 +128,7 @@ def test_nothing_warns_that_a_tensor_cannot_be_written_to(recwarn: pytest.Warnin
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("split", ["balanced", "letters", "digits"])
+@pytest.mark.parametrize("split", ["byclass", "balanced", "letters", "digits", "mnist"])
 def test_emnist_stands_upright_and_has_torchvisions_characters(split: str) -> None:
     public = next(public for public in mnist.PUBLIC_SETS if public.name == f"EMNIST {split}")
     files = fake_files(public)
@@ -156,14 +157,52 @@ def test_other_images_than_the_original_are_never_called_by_its_name() -> None:
     assert found.note == (
         "Not the original MNIST: 20 and 10 images to train and test on, instead of 60,000 and 10,000."
     )
-    put(
-        Path("as many"), fake_files(train=6_000, test=1_000)
-    )  # such as Fashion-MNIST's, whose files are called so
-    found = mnist.find("as many")
+    put(Path("letters"), fake_files(mnist.EMNIST[1]))
+    assert mnist.find("letters").name == "EMNIST-like balanced"
+
+
+def test_as_many_others_are_not_called_mnist_and_fashion_mnist_cannot_write() -> None:
+    put(Path("mine"), files := fake_files(train=6_000, test=1_000))  # Fashion-MNIST's are called so, too
+    found = mnist.find("mine")
+    assert found.characters == "⓪①②③④⑤⑥⑦⑧⑨" and "as in Fashion-MNIST" in found.note
+    with pytest.raises(UserError, match="cannot write"):
+        handwriting.check_text("2026", found.characters)
+    files[LABELS][0] = 1
+    Path("mine", LABELS).write_bytes(idx(files[LABELS]))
+    found = mnist.find("mine")
     assert (len(found.train), len(found.test), found.name) == (60_000, 10_000, "MNIST-like")
     assert found.note == "Not the original MNIST: as many images, but others."
-    put(Path("letters"), fake_files(mnist.BALANCED))
-    assert mnist.find("letters").name == "EMNIST-like balanced"
+    assert found.characters == string.digits
+
+
+def test_the_mapping_file_says_what_the_labels_are() -> None:
+    put(Path("mine"), fake_files(mnist.EMNIST[0]._replace(characters="abc")))
+    mapping = Path("mine/emnist-byclass-mapping.txt")
+    mapping.write_text("0 97\n1 66 98\n2 33\n")
+    found = mnist.find("mine:byclass")
+    assert found.characters == "ab!" and found.train_labels.tolist() == [0, 1, 2, 0, 1, 2]
+    for wrong in ("0 97\n2 98\n", "0 97\n1 97\n2 98\n", "0\tx\n", "0 99999999999\n", "", "\n\n"):
+        mapping.write_text(wrong)
+        assert "mine/emnist-byclass-mapping.txt cannot be used: " in refused("mine")
+
+
+def test_uneven_sets_are_trained_evenly_and_scored_as_they_are() -> None:
+    files = fake_files(mnist.EMNIST[3], train=40)
+    keep = np.r_[:20, 20:400:10, 21:400:10]  # 2 of each, and all of 0 and 1
+    for name in ("images-idx3", "labels-idx1"):
+        files[f"emnist-digits-train-{name}-ubyte"] = files[f"emnist-digits-train-{name}-ubyte"][keep]
+    put(Path("mine"), files)
+    found = mnist.find("mine")
+    assert not found.is_even() and torch.equal(found.labels_to_sample(7), found.test_labels[:7])
+    batches = mnist.gan_batches(found, 50, 4, 0, True, False)(0)
+    (_, labels), real = next(batches)
+    shown = (255 * real[:, 0]).round().byte()
+    index = torch.stack([(found.train == image).all((1, 2)).nonzero()[0, 0] for image in shown])
+    assert torch.equal(found.train_labels[index], labels)
+    counts = torch.cat([next(batches)[0][1] for _ in range(40)]).bincount(minlength=10)
+    assert counts.min() > 140 and counts.max() < 270  # 200 each, though 0 is 20 times as frequent as 2
+    _, real = next(mnist.gan_batches(found, 96, 4, 0, False, False)(0))  # without labels: as they come
+    assert torch.equal((255 * real).sum().round(), found.train.float().sum())
 
 
 def test_the_fingerprint_is_that_of_training_images_and_labels() -> None:
@@ -383,17 +422,17 @@ def test_a_table_alone_gives_its_last_seventh_to_test() -> None:
 
 
 def test_tables_of_emnist_stand_upright_too() -> None:
-    files = fake_files(mnist.LETTERS)
+    files = fake_files(mnist.EMNIST[2])
     put(Path("mine"), files)
     tables(Path("other"), files, names=("emnist-letters-train.csv", "emnist-letters-test.csv"))
     assert torch.equal(mnist.find("other/emnist-letters-train.csv").train, mnist.find("mine").train)
     tables(Path("more"), fake_files(), names=("emnist-mnist-train.csv", "emnist-mnist-test.csv"))
-    assert "is none of these" in refused("more/emnist-mnist-train.csv")  # MNIST's digits, but on their side
+    assert mnist.find("more/emnist-mnist-train.csv").name == "EMNIST-like mnist"
 
 
 def test_one_file_stands_for_its_own_set() -> None:
     put(Path("mine"), fake_files())
-    put(Path("mine"), fake_files(mnist.LETTERS))
+    put(Path("mine"), fake_files(mnist.EMNIST[2]))
     keras(Path("mine"), fake_files(train=3))
     assert mnist.find("mine/emnist-letters-test-labels-idx1-ubyte").name == "EMNIST-like letters"
     assert len(mnist.find("mine/mnist.npz").train) == 30 and len(mnist.find("mine").train) == 20
@@ -464,16 +503,31 @@ def test_a_folder_is_found_at_every_level_of_torchvisions_layout(place: str) -> 
 
 @pytest.mark.parametrize("place", ["", "raw", "EMNIST/raw"])
 def test_so_is_emnist(place: str) -> None:
-    put(Path("mine", place), fake_files(mnist.BALANCED))
+    put(Path("mine", place), fake_files(mnist.EMNIST[1]))
     found = mnist.find("mine")
     assert found.characters == string.digits + string.ascii_uppercase + "abdefghnqrt"
 
 
 def test_where_both_are_mnist_is_taken_unless_emnist_is_asked_for() -> None:
     put(RAW, fake_files())
-    put(Path("data/EMNIST/raw"), fake_files(mnist.BALANCED))
+    put(Path("data/EMNIST/raw"), fake_files(mnist.EMNIST[1]))
     assert mnist.find("data").name == mnist.find("auto").name == "MNIST-like"
     assert mnist.find("emnist").name == mnist.find("data/EMNIST").name == "EMNIST-like balanced"
+
+
+def test_the_most_characters_are_taken_unless_a_split_is_named() -> None:
+    place = Path("data/EMNIST/raw")
+    for public in mnist.EMNIST[1:]:
+        put(place, fake_files(public))
+    assert mnist.find("emnist").name == mnist.find("data/EMNIST").name == "EMNIST-like balanced"
+    put(place, fake_files(mnist.EMNIST[0]))
+    assert mnist.find("emnist").name == mnist.find("data").name == "EMNIST-like byclass"
+    for split in ("byclass", "balanced", "letters", "digits", "mnist"):
+        for name in ("emnist", "data", "data/EMNIST/raw"):
+            assert mnist.find(f"{name}:{split}").name == f"EMNIST-like {split}"
+    put(Path("mine"), fake_files())
+    assert "--data mine has no EMNIST letters" in refused("mine:letters")
+    assert "--data mine:other does not exist" in refused("mine:other")
 
 
 def test_what_holds_no_digits_is_refused() -> None:
@@ -533,8 +587,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-
         put(folder / mirror, fake_files(), lambda name: True)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
-        for name, array in fake_files(mnist.BALANCED).items():
-            file.writestr(f"gzip/{name}.gz", gzip.compress(idx(array), mtime=0))
+        for public in mnist.EMNIST[:2]:
+            for name, array in fake_files(public).items():
+                file.writestr(f"gzip/{name}.gz", gzip.compress(idx(array), mtime=0))
         file.writestr("gzip/emnist-mnist-mapping.txt", "0 48\n")
     (folder / "gzip.zip").write_bytes(archive.getvalue())
     handler = functools.partial(QuietHandler, directory=str(folder))
@@ -577,7 +632,7 @@ def test_mnist_is_downloaded_once_and_then_used_without_a_network(
 def test_a_trial_downloads_nothing(served: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = mnist.find("auto", download=False)
     assert found.builtin and "downloads none" in found.note and str(RAW) in found.note
-    assert "There is no EMNIST balanced in data/EMNIST/raw" in refused("emnist", download=False)
+    assert "There is no EMNIST byclass in data/EMNIST/raw" in refused("emnist", download=False)
     assert not tree() and not asked(served) and not capsys.readouterr().err
 
 
@@ -655,17 +710,20 @@ def test_a_download_that_cannot_be_kept_is_used_and_told(
     assert set(tree()) == {"data", "data/MNIST", str(RAW)}  # nothing half-written
 
 
-def test_emnist_is_downloaded_and_only_its_balanced_split_is_kept(served: Path) -> None:
-    put(Path("mine"), fake_files(mnist.BALANCED))
-    found = mnist.find("emnist")
-    assert equal(found, mnist.find("mine")) and len(found.characters) == 47
+@pytest.mark.parametrize(("name", "split", "characters"), [("emnist", 0, 62), ("emnist:balanced", 1, 47)])
+def test_emnist_is_downloaded_and_only_one_split_is_kept(
+    served: Path, name: str, split: int, characters: int
+) -> None:
+    put(Path("mine"), fake_files(mnist.EMNIST[split]))
+    found = mnist.find(name)
+    assert equal(found, mnist.find("mine")) and len(found.characters) == characters
     place = Path("data/EMNIST/raw")
-    assert {path.name for path in place.iterdir()} == set(fake_files(mnist.BALANCED))
+    assert {path.name for path in place.iterdir()} == set(fake_files(mnist.EMNIST[split]))
     assert set(tree()) - {str(path) for path in Path().rglob("emnist-*")} == {
         *("mine", "data", "data/EMNIST", "data/EMNIST/raw")
     }
     (served / "gzip.zip").unlink()
-    assert equal(mnist.find("emnist"), found)
+    assert equal(mnist.find(name), found)
 
 
 @pytest.mark.parametrize("how", ["not found", "other content", "no answer", "cut off", "no zip", "other zip"])
@@ -690,7 +748,7 @@ def test_emnist_that_cannot_be_had_is_refused(
     else:
         word = harm(served, how, monkeypatch)
     refusal = refused("emnist")
-    for part in (word, "There is no EMNIST balanced in data/EMNIST/raw", datasets.EMNIST.url, "by hand"):
+    for part in (word, "There is no EMNIST byclass in data/EMNIST/raw", datasets.EMNIST.url, "by hand"):
         assert part in refusal
 
 

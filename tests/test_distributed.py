@@ -26,7 +26,7 @@ import gan_mnist
 import gan_upscale
 import multi_layer_rnn
 from common import cli
-from common.datasets import mnist
+from common.datasets import degradation, mnist
 from common.datasets.vocabulary import Vocabulary, ensemble_batches, tokenize
 from common.evaluation.mnist import Evaluator
 from common.models.mnist import Classifier, Discriminator, Generator
@@ -181,7 +181,7 @@ def train_upscaler(folder: Path, steps: int) -> None:
             yield torch.nn.functional.interpolate(torch.rand(4, 3, 7, 7, generator=rng), 28).mul(255).byte()
             first += 1
 
-    run, batches = open_run(folder), gan_upscale.pairs(crops, 0, "classic")
+    run, batches = open_run(folder), degradation.pairs(crops, 0, "classic")
     generator, discriminator = Upscaler(4, 1), PatchDiscriminator(4)
     # slow steps: Muon computes in bfloat16, so that rounding alone makes steps that differ by a thousandth
     of_g = partial(gan_upscale.optimizers, generator, 1e-4)

@@ -6,6 +6,7 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
+from common.datasets import mnist
 from common.evaluation import mnist as evaluation
 
 
@@ -33,7 +34,8 @@ def grid_evaluator(count: int = 400) -> tuple[evaluation.Evaluator, Tensor]:
     real = torch.zeros(count, 28, 28, dtype=torch.uint8)
     real[:, 0, :2] = places[:count].to(torch.uint8)
     labels = (real[:, 0, 0] >= 100).long()
-    return evaluation.Evaluator(predict, real, labels), real
+    digits = mnist.Digits("squares", real, labels, real, labels, "01", builtin=False, note="")
+    return evaluation.Evaluator(predict, digits), real
 
 
 def test_precision_recall_and_coverage() -> None:
@@ -93,3 +95,14 @@ def test_names_say_which_data_the_distance_is_of() -> None:
     scores = {"GAN": {"distance": 1.0, "class_accuracy": 0.5}, "real": {"distance": 0.1}}
     named = evaluation.named(scores, "MNIST")
     assert named == {"GAN": {"FID-MNIST": 1.0, "class_accuracy": 0.5}, "real": {"FID-MNIST": 0.1}}
+
+
+def test_characters_of_one_shape_count_as_one() -> None:
+    assert evaluation.shapes("0123456789").tolist() == list(range(10))
+    assert evaluation.shapes("0O1loLf").tolist() == [0, 0, 2, 2, 0, 5, 6]
+    evaluator, real = grid_evaluator()
+    data = mnist.Digits("squares", real, evaluator.labels, real, evaluator.labels, "kK", False, "")
+    alike = evaluation.Evaluator(evaluator.predict, data)
+    assert alike.real == {"class_accuracy": 1.0, "merged_class_accuracy": 1.0}
+    score = alike.score(real, 1 - alike.labels)
+    assert score["class_accuracy"] == 0 and score["merged_class_accuracy"] == 1

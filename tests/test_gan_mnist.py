@@ -3,7 +3,7 @@
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_it_learns_and_the_figures_are_there(trained: Config) -> None:
     assert gan["recall"] > 0.1 > baselines["noise"]["recall"]
     assert baselines["real"][name] < baselines["real, blurred"][name] < baselines["noise"][name]
     assert found["data"]["builtin"] and found["evaluator_accuracy"] > 0.93
-    for figure in ("", "_styles", "_neighbours", "_training"):
+    for figure in ("", "_styles", "_neighbours", "_classes", "_training"):
         with Image.open(trained.figs / f"GAN_mnist{figure}.png") as image:
             assert image.width > 600
             assert "scikit-learn" in image.text["Description"]  # type: ignore[attr-defined]
@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     preset = replace(gan_mnist.PRESETS["quick"], g_channels=4, d_channels=4, batch=8)
 
     def weights(name: str, resume: bool = False) -> dict[str, Tensor]:
@@ -200,24 +200,27 @@ def test_sample_writes_images_and_labels(weights: str, tmp_path: Path) -> None:
         assert np.array_equal(np.array(page)[:28, 28:56], one["images"][1])
 
 
-def test_writing_keeps_one_style_in_a_word(
+def test_writing_draws_all_characters_at_once_in_one_hand(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words: dict[str, Tensor] = {}
-    compose = handwriting.compose
+    noises: list[Tensor] = []
+    sample = inference.Sampler.sample
 
-    def recorded(text: str, sample_word: Callable[[str], Tensor], **colours: str) -> Image.Image:
-        return compose(text, lambda word: words.setdefault(word, sample_word(word)), **colours)
+    def recorded(sampler: Any, labels: Tensor, rng: torch.Generator, noise: Tensor) -> Any:
+        assert labels.tolist() == [1, 1, 7, 1]
+        noises.append(noise)
+        return sample(sampler, labels, rng, noise)
 
-    monkeypatch.setattr(handwriting, "compose", recorded)
-    output = tmp_path / "note.png"
-    main(Config(write="117 1", output=output, weights=weights, ink="navy", device="cpu"))
-    assert list(words) == ["117", "1"]
-    assert torch.equal(words["117"][0], words["117"][1])
-    assert not torch.equal(words["117"][0], words["1"][0])
-    with Image.open(output) as page:
+    monkeypatch.setattr(inference.Sampler, "sample", recorded)
+    for name, style in (("note.png", 0), ("note.svg", 1)):
+        config = Config(write="117 1.", output=tmp_path / name, weights=weights, ink="navy", device="cpu")
+        assert main(replace(config, style=style)) == 0
+    one, other = noises
+    assert torch.cdist(one, one).max() < torch.cdist(one, other).min()  # hands differ more than characters
+    with Image.open(tmp_path / "note.png") as page:
         assert page.mode == "RGBA" and page.getpixel((0, 0))[3] == 0
         assert page.getchannel("A").getextrema() == (0, 255)
+    assert (tmp_path / "note.svg").read_text(encoding="utf-8").count('style="fill: #000080"') == 5
 
 
 @pytest.mark.parametrize(
@@ -237,6 +240,9 @@ def test_writing_keeps_one_style_in_a_word(
         ({"quick": True, "preset": "gpu"}, "--preset gpu"),
         ({"sample": 5, "write": "1"}, "--sample and --write"),
         ({"sample": 5, "ink": "red"}, "--ink"),
+        ({"sample": 5, "style": 1}, "--style"),
+        ({"write": "12", "height": 5}, "--height 5"),
+        ({"write": "1 \N{GRINNING FACE}"}, "cannot write"),
         ({"sample": 5, "steps": 3}, "--steps"),
         ({"sample": 5, "weights": "nowhere.safetensors"}, "nowhere.safetensors"),
         ({"sample": 5, "method": "2"}, "--method 2"),
@@ -305,12 +311,13 @@ def test_a_full_disk_is_named_while_film_and_figures_are_written(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     config = replace(trained, steps=1, runs=tmp_path)
     sampler, progress = gan_mnist.train(config, gan_mnist.PRESETS["quick"], data, evaluator, CPU)
 
     def save_all() -> None:
-        figures.save_all(tmp_path, "gan_mnist", sampler, data.test, data.test_labels, data, 0, progress)
+        fake = data.test, data.test_labels
+        figures.save_all(tmp_path, "gan_mnist", sampler, evaluator, *fake, data, 0, progress)
 
     for owner, name, write, file in (
         (Image.Image, "save", lambda: progress.validate(sampler.generator), "film/0002.png"),
@@ -337,7 +344,7 @@ def test_too_little_memory_is_no_damage(
     monkeypatch.setattr(torch, "load", too_large)
     for load in (
         lambda: inference.load(Path(weights), "conditional", CPU),
-        lambda: evaluation.load_classifier(evaluation.SHIPPED),
+        lambda: evaluation.load_classifier(evaluation.SHIPPED[0]),
         lambda: main(replace(trained, evaluate=True, quick=False)),
         lambda: Run(trained.runs / "gan_mnist-quick", settings={}, device=CPU, resume=True),
     ):
@@ -427,6 +434,49 @@ def test_method_2_accepts_only_what_its_classifier_is_sure_of(monkeypatch: pytes
         sampler.sample(torch.tensor([0, 2]), torch.Generator().manual_seed(0))
 
 
+def test_method_2_draws_among_characters_that_look_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Alike(GreyClassifier):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([0.6, 0.3, 0.1]).log().expand(len(images), -1)
+
+    labels = torch.tensor([0, 1, 2] * 300)
+    _, cost = Sampler("2", Grey(), "0Oo", Alike()).sample(labels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    assert [1 / cost[of] for of in "0Oo"] == pytest.approx([0.6, 0.3, 0.1], abs=0.03)
+    monkeypatch.setattr(inference, "MAX_REJECTED", 1_000)
+    with pytest.raises(UserError, match="no more of a, b, c"):  # of other shapes it is sure of none
+        Sampler("2", Grey(), "abc", Alike()).sample(labels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+
+
+def test_the_weights_that_know_the_characters_are_taken(
+    letters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def put_weights(path: Path, characters: str) -> Path:
+        inference.save(
+            path,
+            [Sampler("conditional", Generator(4, 4, len(characters)), characters, None, {"data": "none"})],
+        )
+        return path
+
+    all_characters = mnist.EMNIST[0].characters
+    digits = put_weights(tmp_path / "digits.safetensors", "0123456789")
+    handwriting = put_weights(tmp_path / "handwriting.safetensors", all_characters)
+    monkeypatch.setattr(inference, "SHIPPED", {"digits": digits, "handwriting": handwriting})
+
+    def chosen(text: str = "", data: mnist.Digits | None = None, **flags: Any) -> str:
+        inference.load_chosen(Config(runs=tmp_path, **flags), "conditional", CPU, data, text)
+        return capsys.readouterr().out.split()[1].removesuffix(",")
+
+    assert chosen() == chosen("2026: 11") == str(digits)
+    assert chosen("Hello, 2026!") == chosen("2026", weights="handwriting") == str(handwriting)
+    assert chosen("Hello", weights="digits") == str(digits)  # which cannot: asked for is asked for
+    newest = put_weights(tmp_path / "gan_letters" / "weights.safetensors", "abcdefghijklmnopqrstuvwxyz")
+    assert chosen("hello") == chosen(data=mnist.find(str(letters))) == str(newest)
+    assert chosen("Hello") == chosen("hello", weights="shipped") == str(handwriting)
+    assert chosen("2026") == str(digits)
+    newest = put_weights(tmp_path / "gan_mnist" / "weights.safetensors", "0123456789")
+    assert chosen("2026") == chosen() == str(newest)
+
+
 @pytest.mark.parametrize("method", inference.METHODS)
 def test_weights_of_each_method_are_saved_and_loaded(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -465,7 +515,7 @@ def test_the_three_methods_are_compared_and_saved_in_one_file(
 
     classifier, _ = evaluation.load_classifier(trained.runs / "gan_mnist-evaluator" / "evaluator.safetensors")
     data = mnist.find("builtin")
-    evaluator = evaluation.Evaluator(classifier.predict, data.test, data.test_labels)
+    evaluator = evaluation.Evaluator(classifier.predict, data)
     monkeypatch.setattr(inference, "load_chosen", load)
     config = replace(trained, quick=False, runs=tmp_path, figs=tmp_path / "figs")
     assert studies.compare(config, data, evaluator, CPU) == 0
@@ -511,7 +561,7 @@ def test_letters_are_learned_upright_and_written(
         data=str(letters), figs=tmp_path / "figs", runs=tmp_path / "runs", quick=True, device="cpu"
     )
     assert main(replace(config, steps=150)) == 0
-    path = str(tmp_path / "runs" / "gan_mnist-quick" / "weights.safetensors")
+    path = str(tmp_path / "runs" / "gan_letters-quick" / "weights.safetensors")
     data, sampler = mnist.find(str(letters)), inference.load(Path(path), "conditional", CPU)
     assert sampler.characters == "abcdefghijklmnopqrstuvwxyz"
     labels = torch.arange(260) % 26
@@ -529,8 +579,7 @@ def test_letters_are_learned_upright_and_written(
     assert main(Config(write="gap in", output=note, weights=path, device="cpu")) == 0
     with Image.open(note) as page:
         rows = np.flatnonzero(np.asarray(page.getchannel("A")).max(1))
-    # a small g reaches below the line, an i above small letters
-    assert rows[-1] - rows[0] > 1.1 * handwriting.HEIGHT
+    assert rows[-1] - rows[0] > 1.6 * 128 / handwriting.LINE  # g and p hang below the line
     with pytest.raises(UserError, match=r"'G', '1'.*abcdefghijklmnopqrstuvwxyz"):
         main(Config(write="Gap 1", output=tmp_path / "other.png", weights=path, device="cpu"))
 

@@ -1,5 +1,6 @@
 """Runs that are killed, interrupted, poisoned and resumed come out as if nothing had happened."""
 
+import contextlib
 import copy
 import json
 import math
@@ -92,8 +93,10 @@ def run_lesson(
     send: int = 0,
     saves: int = 1,
     after: float = 0.0,
+    hit: bool = False,
 ) -> tuple[int, str]:
-    """Exit code and output of a run in a process of its own, sent a signal after saves and seconds."""
+    """Exit code and output of a run in a process of its own, sent a signal after saves and seconds; with
+    `hit` also not before a file is being written."""
     assert server.stdin is not None
     assert server.stdout is not None
     print(json.dumps([str(folder), *words]), file=server.stdin, flush=True)
@@ -104,7 +107,10 @@ def run_lesson(
             while saved_at(folder) == before:
                 time.sleep(0.002)
         time.sleep(after)
-        os.kill(process, send)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            while hit and not [*folder.glob(f"{PREFIX}*")]:
+                os.kill(process, 0)
+            os.kill(process, send)
     code = int(server.stdout.readline())
     return code, Path(f"{folder}.log").read_text()
 
@@ -340,7 +346,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoint(
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"checkpoint.pt.*No space left"):
         run.finish()
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "checkpoint.pt"]
+    names = [".lock", "checkpoint-before.pt", "checkpoint.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
@@ -431,6 +438,7 @@ def test_resume_refuses_what_is_missing_damaged_or_of_another_model(tmp_path: Pa
     whole = file.read_bytes()
     with pytest.raises(UserError, match="does not fit"):
         fit(open_run(tmp_path, resume=True), nn.Sequential(nn.Linear(4, 1)))
+    (tmp_path / "checkpoint-before.pt").unlink()
     for damaged in (b"", whole[: len(whole) // 2], b"not a checkpoint"):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=re.escape(str(file))):
@@ -438,12 +446,52 @@ def test_resume_refuses_what_is_missing_damaged_or_of_another_model(tmp_path: Pa
     assert file.read_bytes() == damaged, "a refusal must not touch the file"
 
 
-def test_a_checkpoint_of_other_threads_is_resumed_with_a_word(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("harm", ["one bit", "cut off", "lost between two renames"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str
 ) -> None:
-    fit(open_run(tmp_path), net())
-    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    torch.save({**content, "machine": "cpu, 99 threads"}, tmp_path / "checkpoint.pt")
+    trained = fit(open_run(tmp_path), net())
+    file, before = tmp_path / "checkpoint.pt", tmp_path / "checkpoint-before.pt"
+    whole, earlier = file.read_bytes(), before.read_bytes()
+    assert whole != earlier
+    for _ in range(20):
+        where = random.randrange(8 * len(whole))
+        damaged = bytearray(whole)
+        damaged[where // 8] ^= 1 << where % 8
+        file.write_bytes(damaged if harm == "one bit" else damaged[: where // 8])
+        before.write_bytes(earlier)
+        if harm == "lost between two renames":
+            file.unlink()
+        run = open_run(tmp_path, resume=True)
+        said = f"{file} is damaged: the run goes on from checkpoint-before.pt, the one before it."
+        assert (said in capsys.readouterr().out) == (harm != "lost between two renames")
+        assert file.read_bytes() == earlier
+    assert same(fit(run, net()).state_dict(), trained.state_dict())
+
+
+def test_the_checkpoint_before_is_never_of_an_older_run(tmp_path: Path) -> None:
+    run = open_run(tmp_path, {"seed": 0})
+    fit(run, net())
+    run.finish()
+    found = []
+    save = Run.save
+
+    def noticing(run: Run, *words: Any, **more: Any) -> None:
+        save(run, *words, **more)
+        found.append(run.before.exists())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "save", noticing)
+        fit(open_run(tmp_path, {"seed": 1}), net())
+    assert found[:2] == [False, True]
+
+
+def test_a_checkpoint_of_other_threads_is_resumed_with_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "device_name", lambda device: "cpu, 99 threads")
+        fit(open_run(tmp_path), net())
     open_run(tmp_path, resume=True)
     assert "cpu, 99 threads" in capsys.readouterr().out
 

@@ -1,6 +1,7 @@
 """Downloads: with a limit on waiting, checked, from mirrors; and the cause of a failure in one line."""
 
 import hashlib
+import struct
 import sys
 import tarfile
 import zipfile
@@ -14,7 +15,10 @@ import pooch
 from common.files import cause_of
 
 TIMEOUT = 10  # seconds without an answer after which a server counts as out of reach
-FAILURES = (OSError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, zlib.error)
+FAILURES = (
+    *(OSError, EOFError, LookupError, RuntimeError, ValueError),
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error),
+)
 """What is raised where nothing can be fetched, or where what came is not the archive that was expected."""
 
 

@@ -10,7 +10,6 @@ import sys
 import tarfile
 import tempfile
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,8 +107,8 @@ def listing(root: Path) -> PhotoList:
             now = [(root / os.fsdecode(folder)).stat().st_mtime_ns for folder in saved["folders"].tolist()]
             if np.array_equal(now, saved["changed"]):
                 return PhotoList(root, saved["paths"], about, str(saved["left_out"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # no cache, a damaged one, or a folder that is gone
+    except Exception:  # no cache, a folder that is gone, or whatever a damaged one leads NumPy into
+        pass
     start = time.time_ns()
     images = ImageFiles(root)
     photos = PhotoList(root, np.array(images.paths, bytes), about, "" if about else images.left_out_line())
@@ -147,8 +146,8 @@ def cache_of(root: Path) -> Path:
     key = hashlib.blake2b(os.fsencode(root.resolve()) + repr(SUFFIXES).encode(), digest_size=16).hexdigest()
     try:
         folder = Path(pooch.os_cache("deep-learning-experiments"))
-    except RuntimeError:  # this user has no home
-        folder = Path(tempfile.gettempdir()) / f"deep-learning-experiments-{os.getuid()}"
+    except RuntimeError:  # this user has no home, and a place in /tmp could be anybody's: nothing is kept
+        folder = Path(os.devnull)
     return folder / f"listing-{key}.npz"
 
 

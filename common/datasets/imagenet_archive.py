@@ -4,14 +4,13 @@ Beside `X.tar` lie `X.tar.index.npy`, a row for every image sorted by (class, nu
 `X.tar.index.json`, which says what the archive is. `util/imagenet/indexing.py` writes both.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.cli import UserError, command_line
-from common.files import cause_of
+from common.files import cause_of, parse_json
 
 ROW = np.dtype([("offset", "<u8"), ("size", "<u4"), ("class", "<u2"), ("number", "<u4")])
 """Where a JPEG begins in the outer archive, its bytes, the place of its class in `wnids`, its number."""
@@ -65,7 +64,7 @@ def open_index(tar: Path) -> tuple[np.ndarray, dict[str, Any]]:
             fault = f"the index of {tar} is damaged"
     except FileNotFoundError as error:
         fault = f"{tar} has no index ({Path(error.filename).name})"
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever damaged bytes lead NumPy into
         fault = f"the index of {tar} is damaged ({cause_of(error)})"
     remedy = command_line("python", "util/unzip_imagenet", str(tar), "--mode", "index")
     raise UserError(f"{fault}; make it: {remedy}")
@@ -88,7 +87,8 @@ def check_complete(folder: Path) -> dict[str, Any] | None:
         remedy = "name another folder" if isinstance(error, OSError) else f"remove {folder} and extract again"
         raise UserError(f"{folder / COMPLETE} cannot be read ({cause_of(error)}); {remedy}") from None
     try:
-        command = json.loads((folder / JOURNAL).read_text(encoding="utf-8").split("\n", 1)[0])["command"]
+        first = (folder / JOURNAL).read_text(encoding="utf-8").split("\n", 1)[0]
+        command = parse_json(first)["command"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):  # killed while the first line was written
@@ -97,7 +97,7 @@ def check_complete(folder: Path) -> dict[str, Any] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    about = json.loads(path.read_text(encoding="utf-8"))
+    about = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(about, dict):
         raise ValueError("no description")
     if "pictures" in about:  # written by versions before this one

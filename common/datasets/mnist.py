@@ -10,7 +10,6 @@ torch is imported where it is used: `common.doctor` looks for the files without 
 from __future__ import annotations
 
 import errno
-import gzip
 import hashlib
 import io
 import math
@@ -29,10 +28,11 @@ import numpy as np
 import pandas as pd
 
 from common import cli
-from common.cli import UserError, user_path
+from common.cli import UserError, out_of_memory, user_path
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
+from common.datasets.packed import gunzip, unzip
 from common.files import atomic_write, cause_of
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ ORIGINAL = "1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"
 """`_sha256` of the original MNIST, whose four files have the MD5 sums that are known for them unpacked."""
 REMEDY = "put a whole copy in its place, or name another by --data"
 FORMS = "a folder with MNIST's or EMNIST's files, Keras' mnist.npz, a table of pixels (.csv), a .zip of these"
+NAMELESS = "⓪①②③④⑤⑥⑦⑧⑨"
+"""In place of characters for ten classes that are none, so that nobody can write with them."""
+UNEVEN = 2
+"""A set in which the most frequent character has this many times the images of the rarest is no even one."""
 
 
 @dataclass
@@ -78,6 +82,18 @@ class Digits:
         index = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))[:count]
         return self.train[index], self.train_labels[index]
 
+    def is_even(self) -> bool:
+        """Whether all characters have about as many training images."""
+        counts = self.train_labels.bincount(minlength=len(self.characters))
+        return bool(counts.max() < UNEVEN * counts.min())
+
+    def labels_to_sample(self, count: int) -> Tensor:
+        """Labels, int64 [count], of what is generated to stand beside the test part: in turn, or, where some
+        characters are rare, each as often as there, else the shares of the classes would be scored."""
+        import torch
+
+        return (torch.arange(count) % len(self.characters)) if self.is_even() else self.test_labels[:count]
+
 
 def gan_batches(
     data: Digits, size: int, latent: int, seed: int, labelled: bool, by_class: bool
@@ -85,7 +101,8 @@ def gan_batches(
     """A GAN's batches from any step on, without end: ((noise, labels), real), or ((noise,), real) without
     `labelled`: normal noise [size,nets,latent], int64 [size], and real images [size,nets,28,28] in 0..1.
 
-    With `by_class` a real "image" is one of each character, for as many nets side by side.
+    With `by_class` a real "image" is one of each character, for as many nets side by side. Of an uneven set
+    labelled images have each character equally often, however few images it has.
 
     Raises:
         UserError: a character has fewer than two training images.
@@ -95,11 +112,17 @@ def gan_batches(
     classes = [(data.train_labels == k).nonzero()[:, 0] for k in range(len(data.characters))]
     if (fewest := min(map(len, classes))) < 2:
         raise UserError(f"--data: a character has {fewest} images to train on; take larger data")
+    balance = labelled and not data.is_even()
 
     def start(first: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         for step, batch in enumerate(shuffled_batches(len(data.train), size, seed, first), first):
             rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
             index = torch.tensor(batch)[:, None]  # [N,1]
+            if balance:
+                chosen = torch.randint(len(classes), (size,), generator=rng).tolist()
+                index = torch.stack(
+                    [classes[k][torch.randint(len(classes[k]), (1,), generator=rng)] for k in chosen]
+                )
             if by_class:
                 index = torch.stack([of[torch.randint(len(of), (size,), generator=rng)] for of in classes], 1)
             noise = torch.randn(*index.shape, latent, generator=rng)
@@ -129,11 +152,16 @@ class PublicSet(NamedTuple):
 
 
 MNIST = PublicSet("MNIST", (60_000, 10_000), string.digits)
-# EMNIST's own order; of 15 letters small and capital look alike and stand together as capitals
-OF_BALANCED = string.digits + string.ascii_uppercase + "abdefghnqrt"
-BALANCED = PublicSet("EMNIST balanced", (112_800, 18_800), OF_BALANCED)
-LETTERS = PublicSet("EMNIST letters", (124_800, 20_800), string.ascii_lowercase, first=1)
-PUBLIC_SETS = (MNIST, BALANCED, LETTERS, PublicSet("EMNIST digits", (240_000, 40_000), string.digits))
+CAPITALS_FIRST = string.digits + string.ascii_uppercase
+EMNIST = (  # the largest set of characters first
+    PublicSet("EMNIST byclass", (697_932, 116_323), CAPITALS_FIRST + string.ascii_lowercase),
+    # of 15 letters small and capital look alike and stand together as capitals
+    PublicSet("EMNIST balanced", (112_800, 18_800), CAPITALS_FIRST + "abdefghnqrt"),
+    PublicSet("EMNIST letters", (124_800, 20_800), string.ascii_lowercase, first=1),
+    PublicSet("EMNIST digits", (240_000, 40_000), string.digits),
+    PublicSet("EMNIST mnist", (60_000, 10_000), string.digits),
+)
+PUBLIC_SETS = (MNIST, *EMNIST)
 
 
 def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Digits:
@@ -141,8 +169,11 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
 
     `auto` is the user's MNIST in `folder`, else a download to its `MNIST/raw`, where `download` allows one,
     else `builtin`, and the note says why; `builtin` is scikit-learn's digits of 8x8 pixels, scaled up;
-    `emnist` is EMNIST's balanced split in `folder`, or a download to its `EMNIST/raw`. All else is one of
-    `FORMS`, or one file of them; files may be in `raw`, `MNIST/raw` or `EMNIST/raw`, packed by gzip or not.
+    `emnist` is the split of EMNIST in `folder` that has the most characters, or a download to its
+    `EMNIST/raw`. All else is one of `FORMS`, or one file of them; files may be in `raw`, `MNIST/raw` or
+    `EMNIST/raw`, packed by gzip or not; where there are several sets, MNIST comes first, then EMNIST's split
+    with the most characters. `:byclass`, `:balanced`, `:letters`, `:digits` or `:mnist` after `emnist` or
+    after a path names the split.
 
     Raises:
         UserError: nothing of that kind is there; a file is missing, cannot be read, is damaged or does not
@@ -150,17 +181,23 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
     """
     if data == "builtin":
         return _stand_in()
-    if data not in ("auto", "emnist"):
-        path = user_path("data", data)
-        if digits := _read(path, PUBLIC_SETS):
-            if digits.name == MNIST.name:
-                cli.anywhere[data] = "auto"
+    split = re.fullmatch(f"(.+):({'|'.join(of.name.split()[1] for of in EMNIST)})", data)
+    where, sets = data, {"auto": (MNIST,), "emnist": EMNIST}.get(data, PUBLIC_SETS)
+    if split:
+        where, sets = split[1], tuple(of for of in EMNIST if of.name.split()[1] == split[2])
+    if data != "auto" and where != "emnist":
+        path = user_path("data", where)
+        if digits := _read(path, sets):
+            names = {MNIST.name: "auto"} | {of.name: of.name.lower().replace(" ", ":") for of in EMNIST}
+            if digits.name in names:
+                cli.anywhere[data] = names[digits.name]
             return digits
         wrong = "is none of these" if path.exists() else "does not exist"
+        wrong = f"has no {sets[0].name}" if split else wrong
         raise UserError(f"--data {path} {wrong}: {FORMS}; name one, or `auto`, `emnist`, `builtin`")
-    public = MNIST if data == "auto" else BALANCED
-    path = folder / data.replace("auto", "mnist").upper() / "raw"
-    if digits := _read(path.parent, (public,)):
+    public = sets[0]
+    path = folder / where.replace("auto", "mnist").upper() / "raw"
+    if digits := _read(path.parent, sets):
         return digits
     try:
         if not download:
@@ -169,7 +206,7 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
         return _download(path, public)
     except UserError as error:
         why = f"There is no {public.name} in {path}. {error}"
-        if data == "emnist":  # who asked for letters must not get digits
+        if data != "auto":  # who asked for letters must not get digits
             raise UserError(why) from None
         return _stand_in(f"{why}.")
 
@@ -220,7 +257,7 @@ def locate(path: Path, sets: tuple[PublicSet, ...]) -> tuple[PublicSet, dict[Sou
             if not forms and re.fullmatch(r"(?!emnist).*\.(csv|npz)", name):  # by a name of one's own
                 forms = [(MNIST, [name])]
         found = [(place, _listing(place)) for place in places]
-    except (OSError, zipfile.BadZipFile) as error:
+    except FAILURES as error:
         raise _unusable(f"{path} cannot be read ({cause_of(error)})") from None
     for public, names in forms:
         for place, files in found:
@@ -228,8 +265,23 @@ def locate(path: Path, sets: tuple[PublicSet, ...]) -> tuple[PublicSet, dict[Sou
                 needed = names[:1] if names[0].endswith(".csv") else names  # a table may be alone
                 if missing := [name for name in needed if name not in files]:
                     raise _unusable(f"{place / missing[0]} is missing, packed or not")
-                return public, {files[name]: None for name in names if name in files}
+                mapping = files.get(f"{public.name.lower().replace(' ', '-')}-mapping.txt")
+                known = _mapped(public, mapping) if mapping else public
+                return known, {files[name]: None for name in names if name in files}
     return None
+
+
+def _mapped(public: PublicSet, mapping: Source) -> PublicSet:
+    """The set with the characters of its mapping file: on each line a label and the code of its character,
+    in `letters` those of capital and small letter."""
+    try:
+        rows = [[int(number) for number in line.split()] for line in mapping.read_text().splitlines()]
+        characters = "".join(chr(row[-1]) for row in rows)
+        if [row[0] for row in rows] != list(range(rows[0][0], rows[0][0] + len(set(characters)))):
+            raise ValueError("it does not give labels in turn a character each")
+    except (OSError, ValueError, IndexError, OverflowError) as error:
+        raise _unusable(f"{mapping} cannot be used: {cause_of(error)}") from None
+    return public._replace(characters=characters, first=rows[0][0])
 
 
 def _listing(place: Path) -> dict[str, Source]:
@@ -255,8 +307,9 @@ def _arrays(path: Source, content: bytes) -> list[np.ndarray]:
     nothing where it has no labels; of Keras' file those of training and of test."""
     name = _plain(path.name)
     if name.endswith(".npz"):
-        with np.lib.npyio.NpzFile(io.BytesIO(content), allow_pickle=False) as file:
-            return [file[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            members = (unzip(file, f"{name}_{part}.npy") for part in ("train", "test") for name in "xy")
+            return [np.load(io.BytesIO(member), allow_pickle=False) for member in members]
     if name.endswith(".csv"):
         first = content.partition(b"\n")[0]
         header = 0 if re.search(rb"[A-Za-z]", first) else None  # without one the label stands first
@@ -289,15 +342,17 @@ def read_arrays(contents: Mapping[Any, bytes | None]) -> list[tuple[Source, np.n
     arrays = []
     for path, content in contents.items():
         try:
-            content = path.read_bytes() if content is None else content
+            if content is None:
+                content = path.read_bytes() if isinstance(path, Path) else unzip(path.root, path.at)
             if content.startswith(b"\x1f\x8b"):  # packed, whatever its name says
-                content = gzip.decompress(content)
+                content = gunzip(content)
             for array in map(np.atleast_1d, _arrays(path, content)):
-                arrays.append((path, np.clip(np.nan_to_num(array), 0, 255).astype(np.uint8)))
+                whole = array if array.dtype == np.uint8 else np.clip(np.nan_to_num(array), 0, 255)
+                arrays.append((path, whole.astype(np.uint8)))
                 if not np.array_equal(array, arrays[-1][1]):
                     raise ValueError("it has other values than whole numbers from 0 to 255")
-        except (*FAILURES, TypeError, ValueError) as error:
-            if "out of memory" in str(error):  # in pandas' words, as if the file were at fault
+        except Exception as error:  # whatever damaged bytes lead NumPy and pandas into
+            if out_of_memory(error):  # in pandas' words, as if the file were at fault
                 raise MemoryError from None
             raise _unusable(f"{path} cannot be used: {cause_of(error)}") from None
     return arrays
@@ -329,6 +384,9 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
         how = "{:,} and {:,} images to train and test on, instead of {:,} and {:,}"
     elif public is MNIST and _sha256(*train, *test) != ORIGINAL:  # others come in files of the same names
         how = "as many images, but others"
+        if bool((found == found[0]).all()):  # digits that people wrote are not as even
+            how += ", and equally many of each class, as in Fashion-MNIST: what the classes are is unknown"
+            public = public._replace(characters=NAMELESS)
     if how:
         note = f"Not the original {name}: {how.format(*counts, *public.counts)}.\n{note}".strip()
         name = name.replace("MNIST", "MNIST-like")
@@ -396,7 +454,7 @@ def _download(folder: Path, public: PublicSet) -> Digits:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "make room" if full else f"fetch {names} from {source} by hand and put them into {folder}"
         raise UserError(f"{public.name} could not be had ({in_one_line(error)}); {remedy}") from None
-    contents = {folder / name: gzip.decompress(packed[f"{name}.gz"]) for name in public.files()}
+    contents = {folder / name: gunzip(packed[f"{name}.gz"]) for name in public.files()}
     digits = _digits(public, contents)
     try:
         with ExitStack() as stack:  # all four are written before the first one gets its name

@@ -27,7 +27,7 @@ from common import cli
 from common.cli import UserError, command_line, user_path
 from common.datasets import imagenet
 from common.datasets.dead_leaves import dead_leaves
-from common.datasets.image_files import SUFFIXES
+from common.datasets.image_files import FORMATS, SUFFIXES
 from common.datasets.images import plain, resize_shorter
 from common.files import cause_of
 
@@ -64,7 +64,8 @@ def read(photo: str | Path | imagenet.Member, enough: int | None = None) -> Imag
         Unreadable: missing, truncated, corrupt, no image at all, or too large to be one.
     """
     try:
-        with Image.open(io.BytesIO(photo.read()) if isinstance(photo, imagenet.Member) else photo) as file:
+        data = io.BytesIO(photo.read()) if isinstance(photo, imagenet.Member) else photo
+        with Image.open(data, formats=FORMATS) as file:  # others let programs run, as Ghostscript
             if enough:
                 file.draft(None, (enough, enough))
             image, _ = plain(file)
@@ -178,8 +179,15 @@ class Source:
         raise self.nothing_readable()
 
     def skip(self, unreadable: Unreadable) -> None:
-        """Counts an image that cannot be read, and names it on screen the first time."""
+        """Counts an image that cannot be read, and names it on screen the first time.
+
+        Raises:
+            UserError: none can, since the folder or the archive itself is gone.
+        """
         name, cause = unreadable.args
+        if isinstance(self.items, imagenet.PhotoList) and not self.items.path.exists():
+            remedy = "bring it back, then --resume goes on from the last checkpoint"
+            raise UserError(f"{self.items.path} has vanished; {remedy}")
         if name not in self.skipped:
             self.skipped[name] = cause
             tqdm.write(f"skipped {name}: {cause}", file=sys.stderr)

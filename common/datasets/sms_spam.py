@@ -6,7 +6,6 @@ Filtering") has 5,574 messages, of which 747 are spam and 403 repeat the text of
 scikit-learn is imported where it is used: `--predict`, which needs none, starts a second sooner.
 """
 
-import gzip
 import hashlib
 import io
 import sys
@@ -21,7 +20,7 @@ import pandas as pd
 from common import cli
 from common.cli import UserError, user_path
 from common.datasets import download as downloads
-from common.datasets import sms_tables
+from common.datasets import packed, sms_tables
 from common.datasets.sms_standin import generate_messages
 from common.datasets.text import decode
 from common.files import atomic_write, cause_of
@@ -217,7 +216,7 @@ def _content(path: Path) -> tuple[bytes, Path]:
         raise UserError(f"cannot read {path}: {cause_of(error)}; name another file by --data") from None
     try:
         if content.startswith(b"\x1f\x8b"):
-            return gzip.decompress(content), path
+            return packed.gunzip(content), path
         if content.startswith(b"PK\x03\x04"):
             content, name = _unpack(content, tables=True)
             return content, path / name
@@ -238,7 +237,7 @@ def _unpack(archive: bytes, tables: bool = False) -> tuple[bytes, str]:
             chosen = [name for name in names if name.lower().endswith((".csv", ".tsv"))] or names
         if len(chosen) != 1:
             raise LookupError(f"there is no {MEMBER} in this zip{', and no single table' if tables else ''}")
-        return file.read(chosen[0]), chosen[0]
+        return packed.unzip(file, chosen[0]), chosen[0]
 
 
 def _parse(content: bytes, path: Path) -> tuple[Messages, list[str]]:

@@ -25,7 +25,12 @@ from common.results import Scores
 from common.training import loop
 from common.training.run import Run, checkpoint
 
-SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits_evaluator.safetensors"
+PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
+SHIPPED = [PRETRAINED / "digits_evaluator.safetensors", PRETRAINED / "handwriting_evaluator.safetensors"]
+MERGED = ("0Oo", "1Iil", *("Cc", "Ff", "Jj", "Kk", "Mm", "Pp", "Ss", "Uu", "Vv", "Ww", "Xx", "Yy", "Zz"))
+"""Characters that a reader cannot distinguish, since each is cut out and scaled to one size. The letters are
+those that EMNIST's own split ByMerge merges (Cohen et al. 2017, section II), without L, which is no stroke as
+l is, and with F: the evaluator of letters reads 56 of 57 real f as F. 0 and 1 have the shapes of O and I."""
 
 
 class Evaluator:
@@ -35,13 +40,12 @@ class Evaluator:
     and on none of these.
     """
 
-    def __init__(
-        self, predict: Callable[[Tensor], tuple[Tensor, Tensor]], real: Tensor, labels: Tensor
-    ) -> None:
-        self.predict, self.labels = predict, labels
-        self.features, logits = predict(real)
-        self.classes = logits.shape[1]
-        self.accuracy = (logits.argmax(1) == labels).float().mean().item()
+    def __init__(self, predict: Callable[[Tensor], tuple[Tensor, Tensor]], data: Digits) -> None:
+        self.predict, self.labels = predict, data.test_labels
+        self.features, logits = predict(data.test)
+        self.classes, self._shape = logits.shape[1], shapes(data.characters)
+        self.real = self._accuracies(logits.argmax(1), self.labels)
+        self.accuracy = self.real["class_accuracy"]
         self._reach = reach(self.features)
 
     def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
@@ -53,6 +57,7 @@ class Evaluator:
                 could have been generated (Kynkäänniemi et al. 2019, section 2, with k = 3).
             min_class_share: share (0..1) of the class that is generated least often.
             class_accuracy: share (0..1) that the evaluator gives `labels`, int64 [M], where there are any.
+            merged_class_accuracy: the same where those of `MERGED` count as one, if the set has letters.
         """
         features, logits = self.predict(fake)
         predicted = logits.argmax(1)
@@ -62,15 +67,26 @@ class Evaluator:
             "recall": within(self.features, features, reach(features)),
             "min_class_share": (predicted.bincount(minlength=self.classes).min() / len(fake)).item(),
         }
-        if labels is not None:
-            score["class_accuracy"] = (predicted == labels).float().mean().item()
-        return score
+        return score if labels is None else score | self._accuracies(predicted, labels)
+
+    def _accuracies(self, predicted: Tensor, labels: Tensor) -> dict[str, float]:
+        """Of classes, int64 [M] each."""
+        right = {"class_accuracy": predicted == labels}
+        if len(self._shape.unique()) < len(self._shape):
+            right["merged_class_accuracy"] = self._shape[predicted] == self._shape[labels]
+        return {name: of.float().mean().item() for name, of in right.items()}
 
     def distances(self, fake: Tensor, labels: Tensor) -> list[float]:
         """For each class the distance of what was generated for it; biased upwards where there are few, so
         compare only what has as many."""
         features, _ = self.predict(fake)
         return [frechet(self.features[self.labels == k], features[labels == k]) for k in range(self.classes)]
+
+
+def shapes(characters: str) -> Tensor:
+    """For each character the first one that has its shape by `MERGED`, int64 [classes]."""
+    groups = [next((of for of in MERGED if character in of), character) for character in characters]
+    return torch.tensor([groups.index(group) for group in groups])
 
 
 class _Features(nn.Identity):
@@ -122,11 +138,13 @@ def blurred(images: Tensor) -> Tensor:
 
 
 def baselines(evaluator: Evaluator, data: Digits) -> Scores:
-    """What the numbers mean: as many real characters of the training part, blurred test ones, and noise."""
+    """What the numbers mean: as many real characters of the training part, blurred test ones, and noise; and
+    how the evaluator reads the test part, which it was not trained on."""
     count, rng = len(data.test), torch.Generator().manual_seed(0)
     noise = torch.randint(256, (count, 28, 28), generator=rng, dtype=torch.uint8)
     return {
         "real": evaluator.score(*data.training_sample(count)),
+        "real, test part": evaluator.real,
         "real, blurred": evaluator.score(blurred(data.test), data.test_labels),
         "noise": evaluator.score(noise, torch.arange(count) % evaluator.classes),
     }
@@ -185,25 +203,26 @@ def find_evaluator(config: Any, data: Digits, device: torch.device) -> tuple[Eva
     trained, fingerprint = folder / "evaluator.safetensors", data.fingerprint()[:16]
     stopped = config.resume and checkpoint(folder).exists()
     if not config.train_evaluator or (config.resume and not stopped):
-        for path in (path for path in (trained, SHIPPED) if path.exists()):
+        for path in (path for path in (trained, *SHIPPED) if path.exists()):
             classifier, about = load_classifier(path)
             if about.get("fingerprint") == fingerprint:
                 print(f"Evaluator: {path}, accuracy {about['accuracy']:.2%} on {about['data']}")
-                return Evaluator(classifier.to(device).predict, data.test, data.test_labels), False
+                return Evaluator(classifier.to(device).predict, data), False
     print(f"Evaluator: trained now, on {data.name}")
     split = data.validation_split()
-    epochs = 5 if len(split.train) > 10_000 else 10
+    epochs = 10 if len(split.train) <= 10_000 else max(1, min(5, 400_000 // len(split.train)))
     about = {"fingerprint": fingerprint, "epochs": epochs}
     run = Run(folder, settings=about, device=device, resume=stopped, precision="float32")
     torch.manual_seed(1)  # the same evaluator whatever the seed of what it scores
     classifier = Classifier(16, 64, len(data.characters)).to(device)
     train_classifier(run, "evaluator", classifier, split, epochs, seed=1).normalise(split.train[:5_000])
-    evaluator = Evaluator(classifier.predict, data.test, data.test_labels)
+    evaluator = Evaluator(classifier.predict, data)
     about |= {"data": data.name, "accuracy": evaluator.accuracy, "size": classifier.size}
     weights.save(
         trained, {"classifier": classifier}, about | {"command": cli.command(), "commit": cli.commit()}
     )
-    run.path.unlink(missing_ok=True)  # a checkpoint is there only while its training was stopped
+    for path in (run.path, run.before):  # they are there only while a training was stopped
+        path.unlink(missing_ok=True)
     print(f"Evaluator: accuracy {evaluator.accuracy:.2%} on {len(data.test):,} test characters")
     return evaluator, stopped
 
@@ -216,9 +235,7 @@ def load_classifier(path: Path) -> tuple[Classifier, dict[str, Any]]:
     """
     try:
         states, about = weights.load(path)
-        classifier = Classifier(*map(int, about["size"]))
-        classifier.load_state_dict(states["classifier"])
-        return classifier.eval(), about
+        return weights.build(Classifier, about["size"], states["classifier"]).eval(), about
     except (UserError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         cause = f"{cause_of(error):.150}".partition("; ")[0]
         raise UserError(f"{path} holds no evaluator ({cause}); remove it, and a new one is trained") from None

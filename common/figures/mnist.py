@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from common.datasets.mnist import Digits
@@ -33,6 +33,7 @@ TEXTS = {  # title, and end of the caption
     "_styles": ("From one style to another", " Noise of seed {seed} is turned in even steps, {rows}."),
     "_neighbours": ("Does it copy? Left generated, right the nearest training character", ""),
 }
+WIDEST = 31  # characters in a row
 STEPS, ROWS = 12, 6  # images from one style to the next; of each character beside its nearest
 
 
@@ -42,7 +43,8 @@ class Progress:
 
     def __init__(self, run: Run, split: Digits, evaluator: evaluation.Evaluator, method: str) -> None:
         self.run, self.method, self.characters = run, method, split.characters
-        self.evaluator = evaluation.Evaluator(evaluator.predict, split.test, split.test_labels)
+        self.evaluator = evaluation.Evaluator(evaluator.predict, split)
+        self.labels = split.labels_to_sample(len(split.test))
         self.folder = run.path.parent / "film"
         for old in self.folder.glob("*.png") if not run.history else ():  # the run does not go on
             old.unlink(missing_ok=True)
@@ -51,15 +53,16 @@ class Progress:
         """Scores a generator, and adds ten rows of samples, a column for each character, to the film."""
         sampler, columns = Sampler(self.method, generator, self.characters), len(self.characters)
 
-        def sample(count: int, seed: int) -> tuple[Tensor, Tensor | None]:
-            rng, labels = torch.Generator().manual_seed(seed), torch.arange(count) % columns
+        def sample(labels: Tensor, seed: int) -> tuple[Tensor, Tensor | None]:
+            rng = torch.Generator().manual_seed(seed)
             if self.method == "2":
-                return sampler.sample_unconditional(count, rng), None
+                return sampler.sample_unconditional(len(labels), rng), None
             return sampler.sample(labels, rng)[0], labels
 
         with atomic_write(self.folder / f"{len(self._steps()):04}.png") as temporary:
-            Image.fromarray(tiled(sample(10 * columns, seed=2)[0], columns)).save(temporary)
-        return self.evaluator.score(*sample(len(self.evaluator.labels), seed=1))
+            film, _ = sample(torch.arange(10 * columns) % columns, seed=2)
+            Image.fromarray(tiled(film, columns)).save(temporary)
+        return self.evaluator.score(*sample(self.labels, seed=1))
 
     def _steps(self) -> list[int]:
         """Of the evaluations so far."""
@@ -74,7 +77,8 @@ class Progress:
         font, frames = ImageFont.load_default(20), []
         for file, step in zip(sorted(self.folder.glob("[0-9]*.png")), self._steps(), strict=False):
             with Image.open(file) as image:
-                large = Image.fromarray(255 - np.asarray(image)).resize((2 * image.width, 2 * image.height))
+                scale = 2 if image.width <= WIDEST * image.height // 10 else 1
+                large = ImageOps.invert(image).resize((scale * image.width, scale * image.height))
             frame = Image.new("L", (large.width + 16, large.height + 48), 255)
             frame.paste(large, (8, 40))
             ImageDraw.Draw(frame).text((8, 8), f"step {step:,}", fill=0, font=font)
@@ -92,6 +96,7 @@ def save_all(
     figs: Path,
     script: str,
     sampler: Sampler,
+    evaluator: evaluation.Evaluator,
     fake: Tensor,
     labels: Tensor,
     data: Digits,
@@ -100,16 +105,16 @@ def save_all(
 ) -> Path:
     """Writes all figures of a run, those of the training only after one; returns the first one's path.
 
-    `fake` and `labels`, uint8 [N,28,28] and int64 [N], are what was sampled for the scores.
+    `fake` and `labels`, uint8 [N,28,28] and int64 [N], are what was sampled for the scores of `evaluator`.
     """
     name, count = script.replace("gan", "GAN"), len(data.characters)
     caption = f"Trained on {sampler.about['data']}. {data.note.partition(chr(10))[0]}".strip()
-    samples, _ = sampler.sample(torch.arange(10 * count) % count, torch.Generator().manual_seed(seed))
-    index = torch.cat([(labels == k).nonzero()[:ROWS, 0] for k in range(count)][:10])
+    samples, _ = sampler.sample(in_columns(count), torch.Generator().manual_seed(seed))
+    index = torch.cat([(labels == k).nonzero()[:ROWS, 0] for k in some_of(count)])
     _, nearest = evaluation.nearest(fake[index], data.train)
     rows = "each row one net's noise" if sampler.method == "2" else "each row a character"
     shown = {
-        "": (samples, count),
+        "": (samples, -(-count // -(-count // WIDEST))),
         "_styles": (_styles(sampler, seed), STEPS),
         "_neighbours": (torch.cat([fake[index], data.train[nearest]], 2), ROWS),  # [10*ROWS,28,56]
     }
@@ -117,6 +122,11 @@ def save_all(
         title, more = TEXTS[which]
         full = caption + more.format(seed=seed, rows=rows)
         grid(figs / f"{name}{which}.png", _on_white(images), columns=columns, title=title, caption=full)
+    distances = {
+        "generated": evaluator.distances(fake, labels),
+        "real": evaluator.distances(*data.training_sample(len(data.test))),
+    }
+    by_class(figs / f"{name}_classes.png", distances, data.characters, caption)
     if progress:
         progress.save_film(figs / f"{name}_training.gif")
         # as many real characters as the validation part has: a distance depends on how many are compared
@@ -132,12 +142,25 @@ def save_all(
     return figs / f"{name}.png"
 
 
+def in_columns(count: int) -> Tensor:
+    """Labels of so many characters, ten of each in a column; more than `WIDEST` stand in several blocks, one
+    below the other, the last filled up with the last character: int64 [10*N]."""
+    blocks = -(-count // WIDEST)
+    wide = -(-count // blocks)
+    return torch.arange(blocks * wide).clamp(max=count - 1).view(blocks, 1, wide).expand(-1, 10, -1).flatten()
+
+
+def some_of(count: int) -> list[int]:
+    """Ten labels of so many, from the first to the last."""
+    return torch.linspace(0, count - 1, min(10, count)).round().int().tolist()
+
+
 def _styles(sampler: Sampler, seed: int) -> Tensor:
     """From one style to another, each character by the same way. Noise is turned, not mixed: halfway between
     two vectors it would be too short (White 2016, "Sampling Generative Networks", section 2.1)."""
     rng, images = torch.Generator().manual_seed(seed), []
     angle = torch.linspace(0, torch.pi / 2, STEPS)[:, None]  # [STEPS,1]
-    for label in range(min(10, len(sampler.characters))):
+    for label in some_of(len(sampler.characters)):
         start, end = torch.randn(2, sampler.generator.latent, generator=rng)
         images.append(sampler.interpolate(start * angle.cos() + end * angle.sin(), label))
     return torch.cat(images)
@@ -146,6 +169,21 @@ def _styles(sampler: Sampler, seed: int) -> Tensor:
 def _on_white(images: Tensor) -> Tensor:
     """uint8 [N,h,w], 255 for ink, to [N,3,h,w], black on white."""
     return (255 - images)[:, None].expand(-1, 3, -1, -1)
+
+
+def by_class(path: Path, distances: dict[str, list[float]], characters: str, caption: str) -> None:
+    """How near each character comes to real ones, and as many other real ones do; what is worst is named."""
+    worst = int(np.argmax(distances["generated"]))
+    title = f"Distance of each character to real ones; the worst is {characters[worst]}"
+    with new_page(path, look.WIDTH, 370, title, caption) as page:
+        _bars(page.charts(0, 370).subplots(), distances, characters)
+
+
+def _bars(axes: Any, distances: dict[str, list[float]], characters: str) -> None:
+    bars = pd.DataFrame(distances, index=list(characters))
+    bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY][4 - len(distances) :])
+    axes.set_title("Distance of each character to real ones (lower is nearer)")
+    legend(axes)
 
 
 LINES = (  # of the study of balance: way, style, colour, name
@@ -202,11 +240,7 @@ def compare(
         for i, (name, written) in enumerate(images.items()):
             facts = "class accuracy {class_accuracy:.1%}, distance {distance:.2f}, recall {recall:.2f}"
             _strip(page, i * row_height, name, 200, facts.format(**scores[name]), written)
-        axes = page.charts(len(images) * row_height, chart).subplots()
-        bars = pd.DataFrame(distances, index=list(characters))
-        bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY])
-        axes.set_title("Distance of each character to real ones (lower is nearer)")
-        legend(axes)
+        _bars(page.charts(len(images) * row_height, chart).subplots(), distances, characters)
 
 
 def _strip(page: look.Page, y: int, name: str, x: int, facts: str, images: Tensor) -> None:

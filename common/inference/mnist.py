@@ -4,6 +4,7 @@
 import copy
 import io
 import math
+import string
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,24 +16,26 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from common import cli, weights
-from common.cli import Flags, UserError
+from common import cli, results, weights
+from common.cli import UserError
 from common.datasets.images import to_float, to_uint8
 from common.datasets.mnist import Digits
+from common.evaluation import mnist as evaluation
 from common.evaluation.mnist import Evaluator, nearest_neighbour_ratio
 from common.files import atomic_write, cause_of
 from common.inference import handwriting
 from common.models.mnist import Classifier, Generator
-from common.results import Scores
 from common.training.run import Run
 
 # What `--method` takes, and its name on screen and in figures
 METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
-SHIPPED = Path(__file__).parents[2] / "data" / "pretrained" / "digits.safetensors"
+PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
+SHIPPED = {name: PRETRAINED / f"{name}.safetensors" for name in ("digits", "handwriting")}
 BATCH = 500
-THRESHOLD = 0.99  # how probable Method 2's classifier must find a character, for the sample to be accepted
+# How probable the classifier of Method 2 must find a shape to accept a sample; it is less sure of letters
+THRESHOLD, THRESHOLD_OF_LETTERS = 0.99, 0.5
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
-SAME_STYLE = 0.6  # how near its noise lies to that of a word's style; at 1 only one image would come of it
+SAME_STYLE = 0.6  # how near its noise lies to a given one; at 1 only one image would come of it
 
 
 @dataclass
@@ -54,18 +57,21 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(
-        self, labels: Tensor, rng: torch.Generator, style: Tensor | None = None
+        self, labels: Tensor, rng: torch.Generator, noise: Tensor | None = None
     ) -> tuple[Tensor, dict[str, float]]:
-        """Samples the characters of `labels`, int64 [N]; with `style`, [latent], of the same noise, else each
-        of its own by `rng`, on the CPU. Returns uint8 [N,28,28], 255 for ink; and by character how many
-        samples one cost.
+        """Samples the characters of `labels`, int64 [N], each of its noise, [N,latent], which by default is
+        drawn by `rng`, on the CPU; Method 2 can only stay near a given noise. Returns uint8 [N,28,28], 255
+        for ink; and by character how many samples one cost.
 
         Raises:
             UserError: `MAX_REJECTED` samples in vain, and Method 2 still lacks a character.
         """
         if self.method == "2":
-            return self._rejection_sampling(labels, rng, style)
-        fake = torch.cat([self._sample_batch(part, rng, style) for part in labels.split(BATCH)])
+            return self._rejection_sampling(labels, rng, noise)
+        parts = torch.arange(len(labels)).split(BATCH)
+        fake = torch.cat(
+            [self._sample_batch(labels[i], rng, noise if noise is None else noise[i]) for i in parts]
+        )
         return fake, {self.characters[k]: 1.0 for k in labels.unique().tolist()}
 
     @torch.inference_mode()
@@ -90,22 +96,27 @@ class Sampler:
         device = next(self.generator.parameters()).device
         return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
 
-    def _sample_batch(self, labels: Tensor, rng: torch.Generator, style: Tensor | None) -> Tensor:
+    def _sample_batch(self, labels: Tensor, rng: torch.Generator, noise: Tensor | None) -> Tensor:
         """One sample for each label [N], by a conditional net or by nets side by side."""
         if self.method == "conditional":
-            noise = self._noise(rng, len(labels)) if style is None else style.expand(len(labels), -1)
+            noise = self._noise(rng, len(labels)) if noise is None else noise
             return self._generate(noise[:, None], labels)[:, 0]
         # all nets run at once: labels are dealt out to rows in which no character comes twice
         row = (labels[:, None] == labels).tril(-1).sum(1)
-        noise = self._noise(rng, int(row.max()) + 1, self.generator.nets)
-        return self._generate(noise if style is None else style.expand_as(noise))[row, labels]
+        dealt = self._noise(rng, int(row.max()) + 1, self.generator.nets)
+        if noise is not None:
+            dealt[row, labels] = noise
+        return self._generate(dealt)[row, labels]
 
     def _rejection_sampling(
-        self, labels: Tensor, rng: torch.Generator, style: Tensor | None
+        self, labels: Tensor, rng: torch.Generator, noise: Tensor | None
     ) -> tuple[Tensor, dict[str, float]]:
         """Samples until the classifier is sure of every character, and counts."""
         assert self.classifier is not None
         device = next(self.classifier.parameters()).device
+        shape = evaluation.shapes(self.characters)
+        alike = len(shape.unique()) < len(shape)
+        threshold = THRESHOLD_OF_LETTERS if alike else THRESHOLD
         wanted = {k: (labels == k).nonzero()[:, 0].tolist() for k in labels.unique().tolist()}
         images = torch.zeros(len(labels), 28, 28, dtype=torch.uint8)
         accepted, drawn, vain = torch.zeros(len(self.characters)), 0, 0
@@ -114,13 +125,19 @@ class Sampler:
                 missing = ", ".join(self.characters[k] for k, places in wanted.items() if places)
                 drew = f"Method 2 has drawn {drawn:,} samples, the last {vain:,} in vain"
                 raise UserError(f"{drew}: no more of {missing}; train it longer, or take another --method")
-            noise = self._noise(rng, BATCH)
-            if style is not None:
-                noise = SAME_STYLE * style + math.sqrt(1 - SAME_STYLE**2) * noise
-            fake = self._generate(noise[:, None])[:, 0]  # [BATCH,28,28]
-            probability, label = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu().max(1)
+            near = self._noise(rng, BATCH)
+            if noise is not None:
+                some = noise[torch.randint(len(noise), (BATCH,), generator=rng)]
+                near = SAME_STYLE * some + math.sqrt(1 - SAME_STYLE**2) * near
+            fake = self._generate(near[:, None])[:, 0]  # [BATCH,28,28]
+            probability = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu()
+            of_shape = torch.zeros_like(probability).index_add(1, shape, probability)
+            label = probability.argmax(1)
+            if alike:  # which of the same shape it is, nobody can be sure
+                same = shape == of_shape.argmax(1)[:, None]  # [BATCH,classes]
+                label = torch.multinomial(probability * same, 1, generator=rng)[:, 0]
             drawn, vain = drawn + BATCH, vain + BATCH
-            for i in (probability >= THRESHOLD).nonzero()[:, 0].tolist():
+            for i in (of_shape.amax(1) >= threshold).nonzero()[:, 0].tolist():
                 k = int(label[i])
                 accepted[k] += 1
                 if wanted.get(k):
@@ -129,9 +146,10 @@ class Sampler:
         return images, {self.characters[k]: drawn / accepted[k].item() for k in wanted}
 
 
-def run_dir(config: Flags, method: str) -> Path:
-    """The folder of a method's run."""
-    return config.run_dir("gan_mnist" if method == "conditional" else f"gan_mnist-{method}")
+def name_of(characters: str, method: str, between: str = "-") -> str:
+    """What runs and results of a method are called: those of letters are none of digits."""
+    name = "gan_mnist" if len(characters) <= len(string.digits) else "gan_letters"
+    return name if method == "conditional" else f"{name}{between}{method}"
 
 
 def open_run(
@@ -141,7 +159,8 @@ def open_run(
     settings = {name: getattr(config, name) for name in ("method", "seed", "precision")} | preset
     settings |= {"data": data.name, "digits": data.fingerprint()[:16]}
     more: dict[str, Any] = {"budget": budget, "resume": config.resume, "precision": config.run_precision()}
-    return Run(run_dir(config, config.method), settings=settings, device=device, **more)
+    path = config.run_dir(name_of(data.characters, config.method))
+    return Run(path, settings=settings, device=device, **more)
 
 
 def origin(data: Digits, run: Run) -> dict[str, Any]:
@@ -175,11 +194,9 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
     states, about = weights.load(path)
     try:
         known, classifier = about[method], None
-        generator = Generator(*map(int, known["size"]))
-        generator.load_state_dict(states[method])  # half precision becomes float32
+        generator = weights.build(Generator, known["size"], states[method])
         if "classifier" in known:
-            classifier = Classifier(*map(int, known["classifier"]))
-            classifier.load_state_dict(states["classifier"])
+            classifier = weights.build(Classifier, known["classifier"], states["classifier"])
         characters = str(known["characters"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = f"holds no weights of --method {method} ({cause_of(error):.150})"
@@ -188,15 +205,30 @@ def load(path: Path, method: str, device: torch.device) -> Sampler:
     return Sampler(method, generator.to(device).eval(), characters, classifier, known)
 
 
-def load_chosen(config: Any, method: str, device: torch.device, data: Digits | None = None) -> Sampler:
-    """The weights that --weights names.
+def load_chosen(
+    config: Any, method: str, device: torch.device, data: Digits | None = None, text: str = ""
+) -> Sampler:
+    """The weights that --weights names. `auto` and `shipped` take the first that know the characters of
+    `data`, or the letters and digits of `text`: of digits the newest trained, then those that come along;
+    then the same of letters.
 
     Raises:
         UserError: as `load`, or they are of other characters than those of `data`.
     """
-    chosen = str(cli.user_path("weights", config.weights))
-    path = weights.choose(chosen, run_dir(config, method) / "weights.safetensors", SHIPPED)
-    sampler = load(path, method, device)
+    candidates = []
+    for (name, shipped), characters in zip(
+        SHIPPED.items(), (string.digits, string.ascii_letters), strict=True
+    ):
+        newest = config.run_dir(name_of(characters, method)) / "weights.safetensors"
+        if config.weights == "auto" and newest.exists():
+            candidates.append(newest)
+        if config.weights in ("auto", "shipped", name):
+            candidates.append(shipped)
+    needed = {of for of in text if of.isascii() and of.isalnum()}
+    for path in candidates or [cli.user_path("weights", config.weights)]:
+        sampler = load(path, method, device)
+        if sampler.characters == data.characters if data else needed <= set(sampler.characters):
+            break
     if data and sampler.characters != data.characters:
         theirs = f"the weights in {path} have {sampler.characters}"
         raise UserError(f"--data: {data.name} has {data.characters}, but {theirs}")
@@ -206,11 +238,11 @@ def load_chosen(config: Any, method: str, device: torch.device, data: Digits | N
 
 def evaluate(
     sampler: Sampler, evaluator: Evaluator, data: Digits, seed: int
-) -> tuple[Tensor, Tensor, Scores, dict[str, Any]]:
-    """Scores as many characters as the test part has, in turn, and says what they cost. Returns these, uint8
-    [N,28,28], and their labels, int64 [N]; scores, with Method 2 also without rejection; and for the results
-    file what else was measured."""
-    rng, labels = torch.Generator().manual_seed(seed), torch.arange(len(data.test)) % len(data.characters)
+) -> tuple[Tensor, Tensor, str, dict[str, Any]]:
+    """Scores as many characters as the test part has, with Method 2 also without rejection, beside real and
+    useless ones, and says what they cost. Returns these, uint8 [N,28,28]; their labels, int64 [N]; one line
+    that says how good they are; and all that was measured, for the results file."""
+    rng, labels = torch.Generator().manual_seed(seed), data.labels_to_sample(len(data.test))
     start = time.monotonic()
     fake, cost = sampler.sample(labels, rng)
     rate = len(fake) / (time.monotonic() - start)
@@ -222,48 +254,49 @@ def evaluate(
     ratio = nearest_neighbour_ratio(fake[:1_000], data.test[:1_000], data.train)
     print(f"Nearest-neighbour ratio {ratio:.2f} (1: as new as real ones; near 0: copies)")
     print(f"{rate:,.0f} samples a second")
-    facts = {"count": len(labels), "evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
+    baselines = evaluation.baselines(evaluator, data)
+    metrics, references = (evaluation.named(rows, data.name) for rows in (scores, baselines))
+    print(results.table(metrics | references))
     sampler.about |= {"scores": scores, "evaluator_accuracy": evaluator.accuracy}
-    return fake, labels, scores, facts | {"samples_per_second": rate, "samples_per_character": cost}
+    facts = {"count": len(labels), "metrics": metrics, "baselines": references}
+    facts |= {"evaluator_accuracy": evaluator.accuracy, "nearest_neighbour_ratio": ratio}
+    facts |= {"samples_per_second": rate, "samples_per_character": cost}
+    return fake, labels, evaluation.verdict(scores["GAN"], baselines, data.name), facts
 
 
 def run_inference(config: Any, device: torch.device) -> int:
-    """Samples digits (--sample), or writes a text (--write), each word in a style of its own, into --output.
+    """Samples digits (--sample), or writes a text in one hand (--write), into --output.
 
     Raises:
         UserError: the weights, the text or a colour cannot be used, or the file cannot be written.
     """
-    sampler = load_chosen(config, config.method, device)
-    rng, content = torch.Generator().manual_seed(config.seed), io.BytesIO()
-    cost: dict[str, float] = {}  # by character, where it cost most
+    sampler = load_chosen(config, config.method, device, text=config.write or "")
+    rng, suffix = torch.Generator().manual_seed(config.seed), config.output.suffix.lower()
+    cost: dict[str, float] = {}
 
-    def sample(labels: Tensor, style: Tensor | None = None) -> Tensor:
-        images, used = sampler.sample(labels, rng, style)
-        cost.update({of: max(used[of], cost.get(of, 0.0)) for of in used})
+    def sample(labels: Tensor, noise: Tensor | None = None) -> Tensor:
+        images, used = sampler.sample(labels, rng, noise)
+        cost.update(used)
         return images
 
-    def sample_word(word: str) -> Tensor:
-        style = torch.randn(sampler.generator.latent, generator=rng)
-        return sample(torch.tensor([sampler.characters.index(character) for character in word]), style)
-
     if config.write is not None:
-        handwriting.check_text(config.write, sampler.characters)
-        page = handwriting.compose(config.write, sample_word, ink=config.ink, paper=config.paper)
-        page.save(content, "PNG")
+        content = handwriting.write(
+            config, sampler.characters, lambda *of: to_float(sample(*of)), sampler.generator.latent
+        )
     else:
-        labels = torch.arange(config.sample) % len(sampler.characters)
+        labels, buffer = torch.arange(config.sample) % len(sampler.characters), io.BytesIO()
         images = sample(labels)
-        if config.output.suffix.lower() == ".npz":
-            np.savez_compressed(content, images=images.numpy(), labels=labels.numpy())
+        if suffix == ".npz":
+            np.savez_compressed(buffer, images=images.numpy(), labels=labels.numpy())
         else:
-            Image.fromarray(tiled(images, len(sampler.characters))).save(content, "PNG")
+            Image.fromarray(tiled(images, len(sampler.characters))).save(buffer, "PNG")
+        content = buffer.getvalue()
     with atomic_write(config.output) as temporary:  # at once: encoders tell a full disk in words of their own
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content)
     print(f"Written: {config.output}")
     if config.method == "2":
-        where = " in the word where it cost most" if config.write is not None else ""
         each = ", ".join(f"{of} {samples:.0f}" for of, samples in sorted(cost.items()))
-        print(f"Samples that one character cost{where}: {each}")
+        print(f"Samples that one character cost: {each}")
     return 0
 
 

@@ -96,9 +96,12 @@ def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
         if about["kind"] != kind:
             raise ValueError(f"it holds an {about['kind']}")
         vocabulary = Vocabulary(about.pop("features"))
-        sizes = [int(about[name]) for name in ("embed_size", "hidden_size", "num_layers")]
-        ensemble = Ensemble(build(len(vocabulary), *sizes) for _ in range(int(about["n_models"])))
-        ensemble.load_state_dict({name: tensor.float() for name, tensor in modules["ensemble"].items()})
+        sizes = [about[name] for name in ("n_models", "embed_size", "hidden_size", "num_layers")]
+
+        def make(n_models: int, *sizes: int) -> Ensemble:
+            return Ensemble(build(len(vocabulary), *sizes) for _ in range(n_models))
+
+        ensemble = weights.build(make, sizes, modules["ensemble"])
         return SpamFilter(ensemble.eval(), vocabulary, float(about["scale"]), float(about["shift"]), about)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = str(error).splitlines()[0]

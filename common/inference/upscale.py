@@ -91,10 +91,10 @@ def load(path: Path, device: torch.device) -> tuple[dict[str, nn.Module], dict[s
     """
     states, about = weights.load(path)
     try:
-        size = int(about["channels"]), int(about["blocks"])
-        nets = {"linear": LinearFilter(), "fidelity": Upscaler(*size), "gan": Upscaler(*size)}
-        for name, net in nets.items():
-            net.load_state_dict(states[name])
+        size = about["channels"], about["blocks"]
+        nets: dict[str, nn.Module] = {"linear": weights.build(LinearFilter, (), states["linear"])}
+        nets |= {name: weights.build(Upscaler, size, states[name]) for name in ("fidelity", "gan")}
+        for net in nets.values():
             net.to(device).to(memory_format=torch.channels_last).eval()
         print(f"Weights: {path}, trained on {about['data']}")
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError):

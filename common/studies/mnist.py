@@ -1,6 +1,7 @@
 """Two studies on generated digits: where the balance of the two players is lost, and which of the three
 methods to write with."""
 
+import string
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from common import results
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
 from common.evaluation.mnist import Evaluator
+from common.figures import handwriting
 from common.figures import mnist as figures
 from common.inference import mnist as inference
 from common.inference.mnist import METHODS, Sampler
@@ -36,7 +38,7 @@ def balance(
     deviation. `preset` is that of the GAN in the middle.
     """
     player_steps = QUICK_STEPS if config.quick else STEPS
-    labels = torch.arange(len(data.test)) % len(data.characters)
+    labels = data.labels_to_sample(len(data.test))
     rows: list[dict[str, Any]] = []
     scores, right, seconds = Scores(), Scores(), 0.0
     for name, ways, strength, change in _variants(preset.d_channels, config.quick):
@@ -44,7 +46,7 @@ def balance(
         steps = player_steps * max(variant.d_every, variant.g_every)
         runs = config.runs / "gan_mnist-balance" / name.replace(": ", "_").replace(" ", "_")
         own = replace(config, steps=steps, runs=runs)
-        own.resume &= checkpoint(inference.run_dir(own, own.method)).exists()
+        own.resume &= checkpoint(own.run_dir(inference.name_of(data.characters, own.method))).exists()
         sampler, progress = train(own, variant, data, evaluator, device)
         progress.run.finish()
         seconds += progress.seconds()
@@ -60,9 +62,10 @@ def balance(
 
     baselines = evaluation.baselines(evaluator, data)
     more = {"seconds": seconds, "device": device, "discriminator_right": right}
-    _save("gan_mnist_balance", config, data, scores, baselines, more)
+    study = inference.name_of(data.characters, "balance", "_")
+    _save(study, config, data, scores, baselines, more)
     what = f"Conditional GANs, {player_steps:,} steps of each player or what is said; nothing else differs."
-    path = config.figs_dir(data.builtin) / "GAN_mnist_balance.png"
+    path = config.figs_dir(data.builtin) / f"{study.replace('gan', 'GAN')}.png"
     figures.balance(path, rows, baselines["real"], _caption(config, data, what))
     best, *_, worst = sorted((score["distance"], name) for name, score in scores.items())
     verdict = f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}"
@@ -91,34 +94,42 @@ def _variants(channels: int, quick: bool) -> list[tuple[str, set[str], float, di
 def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.device) -> int:
     """Writes with each of the three methods, scores what was written, and saves the three in one file."""
     samplers = {name: inference.load_chosen(config, method, device, data) for method, name in METHODS.items()}
-    count = len(data.characters)
-    labels, all_labels = torch.arange(WRITTEN) % count, torch.arange(len(data.test)) % count
+    count, study = len(data.characters), inference.name_of(data.characters, "methods", "_")
+    labels, all_labels = torch.arange(WRITTEN) % count, data.labels_to_sample(len(data.test))
     scores, images, distances, start = Scores(), {}, {}, time.monotonic()
     for name, sampler in samplers.items():
         rng, writing_start = torch.Generator().manual_seed(config.seed), time.monotonic()
-        written, _ = sampler.sample(labels, rng)
+        written, cost = sampler.sample(labels, rng)
         writing = time.monotonic() - writing_start
         fake, _ = sampler.sample(all_labels, rng)
         score = evaluator.score(fake, all_labels)
         scores[name] = sampler.about["written"] = {
-            "class_accuracy": evaluator.score(written, labels)["class_accuracy"],
+            **{of: n for of, n in evaluator.score(written, labels).items() if of.endswith("class_accuracy")},
             "distance": score["distance"],
             "recall": score["recall"],
             # Method 2's classifier has to be trained, too
             "training, minutes": sum(phase["seconds"] for phase in sampler.about["phases"].values()) / 60,
             "writing, ms a character": 1_000 * writing / WRITTEN,
+            "samples for the costliest character": max(cost.values()),
             "million parameters": sampler.parameters() / 1e6,
         }
         distances[name] = evaluator.distances(fake, all_labels)
-        images[name] = written[: 2 * count]
-    path = config.runs / "gan_mnist-all" / "digits.safetensors"
+        images[name] = written[: 2 * count][:: max(1, 2 * count // 24)]
+        costliest = sorted(cost.items(), key=lambda of: -of[1])[:5]
+        print(f"{name}, samples for one character: " + ", ".join(f"{of} {n:.0f}" for of, n in costliest))
+    path = config.runs / study.replace("_methods", "-all")
+    path /= "digits.safetensors" if data.characters == string.digits else "handwriting.safetensors"
     inference.save(path, samplers.values(), half=True)
     distances["real"] = evaluator.distances(*data.training_sample(len(data.test)))
     more = {"seconds": time.monotonic() - start, "device": device, "distance_by_class": distances}
-    _save("gan_mnist_methods", config, data, scores, evaluation.baselines(evaluator, data), more)
-    figure = config.figs_dir(data.builtin) / "GAN_mnist_methods.png"
+    _save(study, config, data, scores, evaluation.baselines(evaluator, data), more)
+    figure = config.figs_dir(data.builtin) / f"{study.replace('gan', 'GAN')}.png"
     caption = f"The first of {WRITTEN:,} written characters; distances of {len(data.test):,}."
     figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
+    if set(string.ascii_letters) <= set(data.characters):
+        caption = _caption(config, data, f"By --write, scores of {len(data.test):,} characters.")
+        written = config.figs_dir(data.builtin) / "GAN_handwriting.png"
+        handwriting.save(written, samplers, scores, config.seed, caption)
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
     print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {results.where(figure, data)}")

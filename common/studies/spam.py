@@ -2,7 +2,6 @@
 they are worth on messages of another time and place."""
 
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from common.datasets.sms_spam import Messages
 from common.datasets.vocabulary import tokenize
 from common.evaluation import spam as evaluation
 from common.figures import spam as figures
-from common.files import save_json
+from common.files import parse_json, save_json
 from common.inference.spam import SpamFilter
 from common.models.spam import PaddedClassifier, SpamClassifier
 from common.training import loop
@@ -289,7 +288,7 @@ def _train_one(
 def _read_points(path: Path, settings: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The points of a sweep that was stopped; a UserError where there are none, or of other settings."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         old, points = content["settings"], dict(content["points"])
     except FileNotFoundError:
         raise UserError(f"--resume: there is no {path}; start without --resume") from None

@@ -1,9 +1,10 @@
 """One training run in one folder: what it remembers, its checkpoints, how it is stopped and resumed.
 
 A run has phases, one after the other. `Run` writes the one at work to `checkpoint.pt`, with those that are
-finished, and brings it back.
+finished, and brings it back. The file ends in a checksum, and the one before it stays beside it.
 """
 
+import contextlib
 import copy
 import errno
 import json
@@ -12,9 +13,9 @@ import os
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +88,7 @@ class Run:
                 of other settings.
         """
         self.path = checkpoint(run_dir)
+        self.before = self.path.with_name("checkpoint-before.pt")  # in case that one gets damaged
         self.settings = json.loads(json.dumps(settings, default=str))
         self.budget = {name: value for name, value in (budget or {}).items() if value is not None}
         self.device, self.checkpoint_every, self.independent = device, checkpoint_every, independent
@@ -101,7 +103,7 @@ class Run:
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
         self._saved = False  # nothing would be lost by stopping right now
         if is_first():  # of several processes; the others see nothing of the folder
-            if resume and not self.path.exists():
+            if resume and not (self.path.exists() or self.before.exists()):
                 raise UserError(f"--resume: there is no {self.path}; start without --resume")
             self._lock(run_dir)
             sweep(run_dir, age=-math.inf)  # the folder is this run's alone
@@ -216,9 +218,9 @@ class Run:
         """
         if not is_first():
             return
-        if not self._owns_file and self.path.exists():
-            old = _content(_read(self.path))
-            if old is None or not old["done"]:
+        if not self._owns_file:
+            self.before.unlink(missing_ok=True)
+            if self.path.exists() and not ((old := _content(_read(self.path))) and old["done"]):
                 kept = self.path.replace(self.path.with_name("checkpoint-previous.pt"))
                 say(f"{self.path} was of an unfinished run; it is kept as {kept.name}.")
         content = BytesIO()  # torch's own writer tells a full disk in words that nobody understands
@@ -235,12 +237,26 @@ class Run:
             },
             content,
         )
+        content.write(zlib.crc32(content.getbuffer()).to_bytes(4))  # torch does not mind
         with atomic_write(self.path) as temporary:
             temporary.write_bytes(content.getbuffer())
+            if self._owns_file:
+                with contextlib.suppress(FileNotFoundError):  # somebody has tidied up
+                    self.path.replace(self.before)
         self._owns_file = True
 
+    def _newest(self) -> bytes:
+        """The bytes of the checkpoint, or of the one before where it is damaged; b"" where both are."""
+        if data := _read(self.path):
+            return data
+        if data := _read(self.before):
+            if self.path.exists():  # else the run was killed between two renames
+                say(f"{self.path} is damaged: the run goes on from {self.before.name}, the one before it.")
+            self.before.replace(self.path)
+        return data
+
     def _load(self) -> None:
-        content = _content(distributed.from_first(partial(_read, self.path)))
+        content = _content(distributed.from_first(self._newest))
         if content is None:
             raise UserError(
                 f"--resume: {self.path} is damaged, or of an earlier version; start without --resume"
@@ -324,8 +340,12 @@ class Interrupted(BaseException):
 
 
 def _read(path: Path) -> bytes:
+    """The bytes of a checkpoint; b"" where there is none, or its checksum is not that of its content."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
+        return data if zlib.crc32(memoryview(data)[:-4]).to_bytes(4) == data[-4:] else b""
+    except FileNotFoundError:
+        return b""
     except OSError as error:
         raise UserError(f"cannot read {path}: {cause_of(error)}; see to it, or name another --runs") from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.ExifTags import Base
 
+from common.datasets.image_files import FORMATS
 from common.datasets.imagenet_archive import image_name, open_index
 from common.datasets.images import orientation, size_by_shorter
 
@@ -43,7 +44,7 @@ def shrunk(data: bytes, size: int, quality: int) -> tuple[bytes, str]:
         The bytes of a file, and "" or, where the image could not be shrunk and is kept as it is, why.
     """
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
             if min(image.size) <= size:
                 return data, ""
             if image.has_transparency_data:
@@ -80,7 +81,7 @@ def undecodable(path: Path, first: int) -> list[str]:
     files = ((str(file), file) for file in sorted(path.iterdir())) if path.is_dir() else _rows(path, first)
     for name, file in files:
         try:
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 image.load()
         except MemoryError:
             raise

@@ -25,7 +25,7 @@ from typing import Any
 
 from common.cli import UserError
 from common.datasets.imagenet_archive import COMPLETE, FORMAT, JOURNAL, MANIFEST, check_complete
-from common.files import cause_of
+from common.files import cause_of, parse_json
 from util.imagenet.settings import Settings
 from util.imagenet.shrinking import shrink_batch, start_worker, write
 from util.imagenet.sources import Image
@@ -298,7 +298,7 @@ def _read_journal(folder: Path) -> list[dict[str, Any]]:
     if lines and not lines[-1].endswith(b"\n"):  # killed while it was written
         lines.pop()
     try:
-        entries = [json.loads(line) for line in lines]
+        entries = [parse_json(line.decode()) for line in lines]
         for head in entries[:1]:
             _ = head["command"], head["settings"], head["source"]["bytes"]
         keys = {"class", "start", "size", "pictures", "bytes"}
@@ -312,7 +312,7 @@ def _read_journal(folder: Path) -> list[dict[str, Any]]:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What was written; a UserError where that cannot be read."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         _ = manifest["settings"], manifest["by class"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} cannot be read ({error!r}); extract again") from None

@@ -1,0 +1,702 @@
+"""Bytes from outside, crafted files, kills, full disks: one clear line, nothing half-written, nothing lost.
+
+    FUZZ_EXAMPLES=100000 python -m pytest tests/test_faults.py -k reader      # hours
+    python -m pytest tests/test_faults.py -m slow                             # a hundred kills, and memory
+
+What the other tests of faults hold already is not held here again: test_training.py (signals, damaged
+checkpoints), test_datasets_photos.py (workers), test_inference_upscale.py (images), test_unzip_imagenet.py.
+"""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import pickle
+import random
+import re
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import traceback
+import tracemalloc
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fuzzing import EXAMPLES, fuzz, harmed
+from imagenet_archives import photo, train_tar
+from PIL import Image
+from safetensors.torch import save as to_bytes
+from test_datasets_photos import archive_of, folder_of, set_pool, source_of
+from test_training import fit, net, open_run, outcome, run_lesson, same
+from test_training import server as server
+from test_unzip_imagenet import call
+
+import gan_mnist
+import gan_upscale
+import multi_layer_rnn
+from common import results, weights
+from common.cli import UserError, one_line
+from common.datasets import imagenet, mnist, photo_batches, photos, sms_spam
+from common.datasets import packed as packed_files
+from common.evaluation.mnist import load_classifier
+from common.figures import page
+from common.files import PREFIX, atomic_write, save_json
+from common.inference import mnist as digits
+from common.inference import spam, upscale
+from common.models.upscale import LinearFilter
+from common.training import loop
+from common.training.phase import Phase
+from common.training.run import Run
+from util.imagenet import labels
+
+FLAT_STEPS = int(os.environ.get("FLAT_STEPS", 10_000))
+FLAT_LINES = int(os.environ.get("FLAT_LINES", 1_000_000))
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+MOST = 2 << 30
+"""Bytes that reading any of these small files may add to the memory in use."""
+
+Reader = tuple[list[bytes], Callable[[bytes], object]]
+"""Whole files, of which damaged ones are made, and what reads them."""
+
+
+def in_file(path: Path, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    def write_and_read(data: bytes) -> object:
+        path.write_bytes(data)
+        return read(path)
+
+    return write_and_read
+
+
+def packed(name: str, content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+# ------------------------------------------------------------------------------- readers of outside bytes
+
+
+def messages(folder: Path) -> Reader:
+    rows = [("spam" if i % 4 == 0 else "ham", f'text "{i}", £{i} \N{EURO SIGN}') for i in range(12)]
+    table = "".join(f"{label}\t{text}\n" for label, text in rows)
+    written = io.StringIO()
+    csv.writer(written).writerows([("v1", "v2"), *rows])
+    comma = written.getvalue().encode()
+    whole = [table.encode(), table.encode("utf-16"), comma, gzip.compress(comma), packed("spam.csv", comma)]
+    return whole, in_file(folder / "sms", lambda path: sms_spam.find(str(path)))
+
+
+def idx(folder: Path) -> Reader:
+    """One of the four files is damaged, the others are whole."""
+    for part in ("train", "t10k"):
+        pixels, numbers = np.zeros((20, 28, 28), np.uint8).tobytes(), bytes(range(10)) * 2
+        images = bytes([0, 0, 8, 3]) + np.array([20, 28, 28], ">u4").tobytes() + pixels
+        for kind, data in (("images-idx3", images), ("labels-idx1", b"\0\0\x08\1\0\0\0\x14" + numbers)):
+            (folder / f"{part}-{kind}-ubyte").write_bytes(data)
+    file = folder / "train-images-idx3-ubyte"
+    whole = [file.read_bytes(), gzip.compress(file.read_bytes())]
+    return whole, in_file(file, lambda path: mnist.find(str(folder)))
+
+
+def tables_of_pixels(folder: Path) -> Reader:
+    pixels, numbers = np.zeros((20, 28, 28), np.uint8), np.arange(20) % 10
+    keras = io.BytesIO()
+    np.savez_compressed(keras, x_train=pixels, y_train=numbers, x_test=pixels, y_test=numbers)
+    rows = "".join(f"{k % 10},{','.join(['0'] * 784)}\n" for k in range(20)).encode()
+
+    def read(data: bytes) -> None:
+        for name in ("a.npz", "a.csv", "a.zip"):
+            (folder / name).write_bytes(data)
+            with contextlib.suppress(UserError):
+                mnist.find(str(folder / name))
+
+    return [keras.getvalue(), rows, packed("train.csv", rows)], read
+
+
+def images(folder: Path) -> Reader:
+    whole = []
+    image = Image.effect_noise((16, 12), 90)
+    for kind, mode in (
+        *(("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "P"), ("PNG", "I;16"), ("PNG", "RGBA"), ("GIF", "P")),
+        *(("WEBP", "RGB"), ("TIFF", "RGB"), ("BMP", "RGB"), ("PPM", "RGB")),
+    ):
+        file, exif = io.BytesIO(), Image.Exif()
+        exif[274] = 6
+        image.convert("RGB").convert(mode if mode != "I;16" else "I").convert(mode).save(
+            file, kind, exif=exif
+        )
+        whole.append(file.getvalue())
+
+    def read(path: Path) -> None:
+        with contextlib.suppress(photos.Unreadable):
+            photos.standard(photos.read(path))
+        upscale._read(path, "PNG", upscale.Options())
+
+    return whole, in_file(folder / "image.jpg", read)
+
+
+def checkpoints(folder: Path) -> Reader:
+    """With a checksum that fits: so all that is wrong is in the content."""
+    fit(open_run(folder), net(), steps=2)
+    whole = (folder / "checkpoint.pt").read_bytes()[:-4]
+    (folder / "checkpoint-before.pt").unlink()
+    file = folder / "checkpoint.pt"
+
+    def read(data: bytes) -> None:
+        file.write_bytes(data + zlib.crc32(data).to_bytes(4))
+        fit(open_run(folder, resume=True), net(), steps=2)
+
+    return [whole], read
+
+
+def safetensors(folder: Path) -> Reader:
+    model = multi_layer_rnn.build(4, 2, 2, 1)
+    about = {"kind": "RNN", "features": ["a", "b", "c", "d"], "embed_size": 2, "hidden_size": 2}
+    about |= {"num_layers": 1, "n_models": 1, "scale": 1, "shift": 0}
+    weights.save(folder / "w", {"ensemble": spam.Ensemble([model])}, about)
+
+    def read(path: Path) -> None:
+        for load in (
+            lambda: weights.load(path),
+            lambda: upscale.load(path, CPU),
+            lambda: digits.load(path, "1", CPU),
+            lambda: load_classifier(path),
+        ):
+            with contextlib.suppress(UserError):
+                load()
+        spam.load(path, "RNN", multi_layer_rnn.build)
+
+    return [(folder / "w").read_bytes()], in_file(folder / "w", read)
+
+
+def listings(folder: Path) -> Reader:
+    """Whatever the cache holds, the folder is listed."""
+    root = folder / "photos"
+    root.mkdir()
+    for i in range(3):
+        (root / f"{i}.png").write_bytes(photo(i))
+    photo_list = imagenet.listing(root)
+    cache = folder / "cache.npz"
+    imagenet.save_listing(cache, photo_list, {"": root.stat().st_mtime_ns})
+
+    def read(path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(imagenet, "cache_of", lambda root: path)
+            assert [*imagenet.listing(root)] == [*photo_list]
+
+    return [cache.read_bytes()], in_file(cache, read)
+
+
+def indexes(folder: Path) -> Reader:
+    file = folder / "train" / "n00000001" / "n00000001_1.JPEG"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(photo(0))
+    tar = archive_of(folder / "train", folder / "ILSVRC2012_img_train.tar")
+    names = [tar.with_name(f"{tar.name}.index.{kind}") for kind in ("json", "npy")]
+    wholes = [name.read_bytes() for name in names]
+
+    def read(data: bytes) -> None:
+        for name, other in (names, names[::-1]):
+            name.write_bytes(data)
+            other.write_bytes(wholes[names.index(other)])
+            with contextlib.suppress(UserError):
+                [str(member) for member in imagenet.archived(tar)]
+
+    return wholes, read
+
+
+def archives(folder: Path) -> Reader:
+    """What comes out lies in the folder that was named, and in no other."""
+    train_tar(folder / "t.tar", 2, 2, lambda k: bytes([k % 251]) * 700)
+    whole = (folder / "t.tar").read_bytes()
+    (folder / "t.tar").unlink()
+
+    def read(path: Path) -> None:
+        code = call(path, "--out", folder / "out")
+        assert code in (0, 2)
+        assert sorted(file.name for file in folder.iterdir()) in (["out", "t.tar"], ["t.tar"])
+        shutil.rmtree(folder / "out", ignore_errors=True)
+
+    return [whole, gzip.compress(whole)], in_file(folder / "t.tar", read)
+
+
+def validation_labels(folder: Path) -> Reader:
+    table = b"ImageId,PredictionString\n" + b"ILSVRC2012_val_00000007,n00000001 1 2 3 4\n" * 3
+
+    def read(path: Path) -> None:
+        for name in ("a.csv", "a.zip", "a.tar.gz"):
+            path = path.rename(folder / name)
+            with contextlib.suppress(UserError):
+                labels.read_labels(path)
+
+    return [table, packed("LOC_val_solution.csv", table)], in_file(folder / "labels", read)
+
+
+def extracted(folder: Path) -> Reader:
+    """The notes that util/unzip_imagenet leaves in a folder."""
+    train_tar(folder / "t.tar", 1, 3)
+    assert call(folder / "t.tar", "--out", folder / "out") == 0
+    file = folder / "out" / "train" / ".complete"
+    return [file.read_bytes()], in_file(file, lambda path: photos.find(str(folder / "out" / "train")))
+
+
+def results_files(folder: Path) -> Reader:
+    whole = (ROOT / "figs" / "single_layer_rnn.json").read_bytes()
+    return [whole], in_file(folder / "a.json", lambda path: results.pages(folder))
+
+
+def lines(folder: Path) -> Reader:
+    known = spam.load(multi_layer_rnn.SHIPPED, "RNN", multi_layer_rnn.build)
+    text = "Hello, are you there?\nWIN £1000 now! http://x.y\r\n\nok".encode()
+    return [text, text.decode().encode("utf-16")], in_file(
+        folder / "lines", lambda path: spam.predict(known, str(path), explained=True)
+    )
+
+
+READERS = (
+    *(messages, idx, tables_of_pixels, images, checkpoints, safetensors, listings, indexes, archives),
+    *(validation_labels, extracted, results_files, lines),
+)
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__)
+def test_a_reader_survives_damaged_bytes(
+    reader: Callable[[Path], Reader],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It reads them or refuses them by one line, in 20 seconds and within a bound of memory."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    whole, read = reader(tmp_path / "work")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcomes = {"read": 0, "refused": 0}
+
+    @fuzz(harmed(*whole))
+    def survives(data: bytes) -> None:
+        try:
+            read(data)
+            outcomes["read"] += 1
+        except UserError as refused:
+            assert "\n" not in str(refused) and str(refused)
+            outcomes["refused"] += 1
+        capsys.readouterr()
+
+    survives()
+    assert [file.name for file in tmp_path.iterdir()] == ["work"], "nothing is written elsewhere"
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert grown < MOST, f"{grown:,} bytes"
+    with capsys.disabled():
+        if EXAMPLES >= 1000:
+            print(f"\n{reader.__name__}: {outcomes}, memory grew by {grown / 1e6:.0f} MB")
+
+
+# ------------------------------------------------------------------------------------------- crafted files
+
+
+FORBIDDEN = {
+    "unpickles": r"\bpickle\.loads?\b|\bUnpickler\b|allow_pickle=True|weights_only=False|\bshelve\b|joblib",
+    "runs a shell": r"shell=True|os\.system|os\.popen|\beval\(\s*[^)\s]|(?<![.\w])exec\(",
+    "asks a server in the clear": r"[\"']http://",
+    "leaves a name to guess": r"mktemp\(|gettempdir|NamedTemporaryFile\(",
+}
+WITH = {
+    r"torch\.load\(": "weights_only=True",
+    r"\bextractall\(": 'filter="data"',
+    r"np\.load\(": "allow_pickle=False",
+}
+
+
+def test_nothing_is_unpickled_no_shell_is_called_and_archives_are_filtered() -> None:
+    sources = [*ROOT.glob("*.py"), *(ROOT / "common").rglob("*.py"), *(ROOT / "util").rglob("*")]
+    texts = {path: path.read_text() for path in sources if path.suffix in (".py", "") and path.is_file()}
+    assert len(texts) > 50
+    for path, text in texts.items():
+        for does, pattern in FORBIDDEN.items():
+            found = [match[0] for match in re.finditer(pattern, text) if match[0] != ".eval("]
+            assert not found, f"{path} {does}: {found}"
+        for function, needed in WITH.items():
+            for match in re.finditer(function, text):
+                line = text[match.start() :].partition("\n")[0]
+                assert needed in line, f"{path}: {line} without {needed}"
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.sprung,)
+
+
+def test_a_crafted_checkpoint_or_array_runs_nothing(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    run = open_run(tmp_path / "run")
+    fit(run, net(), steps=2)
+    del run
+    content = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    (tmp_path / "run/checkpoint-before.pt").unlink()
+    file = io.BytesIO()
+    torch.save(content | {"record": Trap(sprung)}, file)
+    for data in (file.getvalue(), pickle.dumps(Trap(sprung))):
+        (tmp_path / "run/checkpoint.pt").write_bytes(data + zlib.crc32(data).to_bytes(4))
+        with pytest.raises(UserError, match="is damaged"):
+            open_run(tmp_path / "run", resume=True)
+    array = np.array([Trap(sprung)], object)
+    np.savez(tmp_path / "mnist.npz", x_train=array, y_train=array, x_test=array, y_test=array)
+    with pytest.raises(UserError, match="cannot be used"):
+        mnist.find(str(tmp_path / "mnist.npz"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.png").write_bytes(photo(0))
+    np.savez(tmp_path / "cache.npz", folders=array, changed=array, paths=array, left_out=array)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imagenet, "cache_of", lambda root: tmp_path / "cache.npz")
+        assert len(imagenet.listing(tmp_path / "photos")) == 1
+    assert not sprung.exists()
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists(), "the trap works"
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a.zip", "train-images-idx3-ubyte.gz", "mnist.npz", "mnist.zip"])
+def test_what_unpacks_to_far_more_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand times the limit would take no more memory: what is beyond it is not unpacked."""
+    monkeypatch.setattr(packed_files, "LARGEST", 1 << 20)
+    zeros = bytes(8 << 20)
+    if name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress(zeros, 1))
+    else:
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            members = {"a.zip": ["spam.csv"], "mnist.npz": ["x_train.npy"], "mnist.zip": mnist.MNIST.files()}
+            for member in members[name]:
+                archive.writestr(member, zeros)
+    find = sms_spam.find if name.startswith("a.") else mnist.find
+    for file in mnist.MNIST.files()[1:]:
+        (tmp_path / file).touch()
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"unpacks to .*more than 1,048,576"):
+        find(str(tmp_path / name))
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "[" * 100_000,
+        json.dumps({"channels": float("inf"), "blocks": 1}),
+        json.dumps({"channels": 20_000, "blocks": 6}),
+        json.dumps({"channels": 1, "blocks": 10**12}),
+        json.dumps({"channels": "9" * 5_000, "blocks": 1}),
+    ],
+)
+def test_weights_of_impossible_sizes_are_refused_before_they_take_memory(about: str, tmp_path: Path) -> None:
+    state = {f"{name}.x": torch.zeros(200, 200) for name in ("linear", "fidelity", "gan")}
+    state |= {f"linear.{name}": value for name, value in LinearFilter().state_dict().items()}
+    del state["linear.x"]
+    (tmp_path / "w.safetensors").write_bytes(to_bytes(state, metadata={"about": about}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="holds no weights"):
+        upscale.load(tmp_path / "w.safetensors", CPU)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_half_written_files_are_nobody_elses_to_read(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "weights") as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
+
+
+# ------------------------------------------------------------------------------------- faults on the way
+
+
+def experiment(folder: Path) -> None:
+    """Trains, and writes all that a script writes: checkpoints, weights, a figure, results."""
+    resume = any((folder / "runs").glob("checkpoint*"))
+    run = open_run(folder / "runs", resume=resume)
+    model = fit(run, net(), steps=6, evaluations=2)
+    run.finish()
+    weights.save(folder / "runs" / "weights.safetensors", {"net": model}, {})
+    page.grid(folder / "figs" / "a.png", torch.zeros(4, 3, 9, 9).byte(), 2, title="T", caption="")
+    save_json(folder / "figs" / "a.json", run.history)
+
+
+def forked(function: Callable[[], object], log: Path) -> tuple[int, str]:
+    """Exit code of a process of its own, below 0 for a signal, and what it said on stderr."""
+    process = os.fork()
+    if process == 0:
+        code = 99
+        try:
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            with one_line():
+                function()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), log.read_text()
+
+
+def at_write(
+    number: int, happen: Callable[[], object], function: Callable[[Path], object], folder: Path
+) -> None:
+    """Runs `function`; before what it writes gets its name for the `number`th time, something happens."""
+    replace = Path.replace
+
+    def counting(path: Path, target: Path) -> Path:
+        nonlocal number
+        number -= 1
+        if number == 0:
+            happen()
+        return replace(path, target)
+
+    Path.replace = counting  # type: ignore[method-assign] # in a process of its own
+    function(folder)
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """What people look at or go on from; each file is whole."""
+    files = {
+        f"{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()
+    }
+    for name, data in files.items():
+        if name.endswith(".png"):
+            Image.open(io.BytesIO(data)).load()
+        elif name.endswith(".json"):
+            json.loads(data)
+        elif name.endswith(".safetensors"):
+            assert weights.load(folder / name)
+    return {name: data for name, data in files.items() if not name.endswith(".pt")}
+
+
+WRITES = 20
+"""How often a file gets its name in `experiment`."""
+FEW = 5, WRITES - 2, WRITES - 1
+"""Of these a checkpoint, weights and a figure: the others are slow."""
+each_write = pytest.mark.parametrize(
+    "number",
+    [pytest.param(k, marks=() if k in FEW else pytest.mark.slow) for k in range(1, WRITES + 1)],
+)
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What `experiment` writes where nothing happens."""
+    folder, count = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("count") / "reached"
+
+    def exactly(number: int) -> int:
+        return forked(lambda: at_write(number, count.touch, experiment, folder), folder / ".log")[0]
+
+    assert exactly(WRITES) == 0 and count.exists()
+    count.unlink()
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert exactly(WRITES + 1) == 0 and not count.exists(), "WRITES is another number now"
+    return written(folder)
+
+
+@needs_fork
+@each_write
+def test_killed_at_any_write_and_resumed_is_as_if_nothing_had_happened(
+    number: int, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    code, _ = forked(lambda: at_write(number, kill, experiment, tmp_path), tmp_path / ".log")
+    assert code == -signal.SIGKILL
+    assert written(tmp_path).items() <= alone.items()
+    assert forked(lambda: experiment(tmp_path), tmp_path / ".log") == (0, "")
+    assert written(tmp_path) == alone
+    assert not [*(tmp_path / "runs").glob(f"{PREFIX}*")]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, of 4 MB, which can get full or read-only."""
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path / "disk")]
+    if sys.platform != "linux" or not shutil.which("mount"):
+        pytest.skip("needs Linux's tmpfs")
+    if (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
+        pytest.skip(f"a small tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
+
+
+def remount(disk: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
+@needs_fork
+@each_write
+def test_a_full_disk_is_one_line_and_resume_goes_on_once_there_is_room(
+    number: int, alone: dict[str, bytes], tmp_path: Path, small_disk: Path
+) -> None:
+    def happen() -> None:
+        with (small_disk / ".filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+
+    code, said = forked(lambda: at_write(number, happen, experiment, small_disk), tmp_path / ".log")
+    (small_disk / ".filler").unlink()
+    if number < WRITES:  # the last file has got its room already
+        assert code == 1 and re.search(r"cannot write .*: No space left on device; make room", said)
+    assert said.count("\n") == (1 if code else 0)
+    assert written(small_disk).items() <= alone.items()
+    assert forked(lambda: experiment(small_disk), tmp_path / ".log") == (0, "")
+    assert written(small_disk) == alone
+
+
+@needs_fork
+def test_a_folder_for_figures_that_becomes_read_only_is_one_line(
+    alone: dict[str, bytes], tmp_path: Path, small_disk: Path
+) -> None:
+    (small_disk / "runs").symlink_to(tmp_path)  # a disk with an open file, as a run's lock, stays writable
+    at = WRITES - 1, lambda: remount(small_disk, "ro"), experiment, small_disk
+    code, said = forked(lambda: at_write(*at), tmp_path / ".log")
+    assert code == 2 and said.count("\n") == 1
+    assert re.search(r"cannot write .*a.png: Read-only file system; name another place", said)
+    remount(small_disk, "rw")
+    assert not written(small_disk)
+    assert forked(lambda: experiment(small_disk), tmp_path / ".log") == (0, "")
+    assert written(small_disk).items() <= alone.items() and len(written(small_disk)) == 2
+
+
+def test_photos_that_vanish_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_pool(monkeypatch, size=1, uses=1)
+    root = folder_of(tmp_path / "photos", 6)
+    crops = photo_batches.batches(source_of(root), batch=1, seed=0, workers=0)(0)
+    next(crops)
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"photos has vanished; bring it back, then --resume goes on"):
+        for _ in range(50):
+            next(crops)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+@needs_fork
+def test_a_hundred_random_kills_change_nothing(server: Any, tmp_path: Path) -> None:
+    """Half of them wait for a file to be written, and hit it."""
+    assert run_lesson(server, tmp_path / "alone")[0] == 0
+    expected, kills, runs = outcome(tmp_path / "alone"), 0, 0
+    while kills < 100:
+        runs += 1
+        folder, words, code = tmp_path / f"run{runs}", [], -signal.SIGKILL
+        while code == -signal.SIGKILL:
+            words = ["--resume"] if any(folder.glob("checkpoint*.pt")) else []
+            wait = random.uniform(0, 0.5)
+            how = {"send": signal.SIGKILL, "saves": 0, "after": wait, "hit": bool(kills % 2)}
+            code, said = run_lesson(server, folder, *words, **how)
+            kills += code == -signal.SIGKILL
+        assert code == 0, said
+        found = outcome(folder)
+        assert found["history"] == expected["history"] and same(found["weights"], expected["weights"])
+        assert torch.equal(found["random"], expected["random"])
+        assert not [*folder.glob(f"{PREFIX}*")]
+    print(f"{kills} kills in {runs} runs")
+
+
+# -------------------------------------------------------------------------------------------- flat memory
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def assert_flat(used: pd.Series, what: str) -> None:
+    """The second half uses no more than the second tenth, the first one being the warm-up; but for 2 %."""
+    early, late = used[len(used) // 10 : len(used) // 5].max(), used[len(used) // 2 :].max()
+    print(f"{what}: {early / 1e6:.1f} to {late / 1e6:.1f} MB")
+    assert late < 1.02 * early
+
+
+@pytest.mark.slow
+@needs_fork
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+@pytest.mark.parametrize("script", [gan_mnist, gan_upscale], ids=lambda script: script.__name__)
+def test_memory_stays_flat_over_ten_thousand_steps(script: ModuleType, tmp_path: Path) -> None:
+    log = loop._log
+    data = ("builtin",) if script is gan_upscale else "builtin"
+    places = {"figs": tmp_path / "figs", "runs": tmp_path / "runs"}
+
+    def noting(run: Run, phase: Phase, scores: dict[str, float]) -> None:
+        log(run, phase, scores)
+        with (tmp_path / "memory").open("a") as file:
+            file.write(f"{phase.name} {phase.step} {resident()}\n")
+
+    def train() -> None:
+        loop._log = noting
+        script.main(script.Config(data=data, quick=True, steps=FLAT_STEPS, device="cpu", **places))
+
+    assert forked(train, tmp_path / "log")[0] == 0, (tmp_path / "log").read_text()
+    rows = pd.read_csv(tmp_path / "memory", sep=" ", names=["phase", "step", "bytes"])
+    for phase, own in rows.groupby("phase"):
+        if len(own) >= 100:
+            assert_flat(
+                own.bytes.reset_index(drop=True), f"{script.__name__}, {phase}, {own.step.max()} steps"
+            )
+
+
+@pytest.mark.slow
+@needs_fork
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_memory_stays_flat_over_a_million_lines(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    words = ["free", "WIN", "£1000", "hello", "you", "where", "are", "call", "now", "tomorrow", "0800123"]
+    with (tmp_path / "lines").open("w") as file:
+        for number in range(FLAT_LINES):
+            file.write(f"{' '.join(rng.choices(words, k=rng.randint(1, 12)))} {number}\n")
+
+    def predict() -> None:
+        lines, number = spam._lines, 0
+
+        def noting(source: str) -> Iterator[list[str]]:
+            nonlocal number
+            for messages in lines(source):
+                yield messages
+                number += len(messages)
+                with (tmp_path / "memory").open("a") as file:
+                    file.write(f"{number} {resident()}\n")
+
+        spam._lines = noting
+        known = spam.load(multi_layer_rnn.SHIPPED, "RNN", multi_layer_rnn.build)
+        sys.stdout = open(tmp_path / "answers", "w")  # noqa: SIM115, PTH123
+        spam.predict(known, str(tmp_path / "lines"), explained=False)
+        sys.stdout.close()
+
+    assert forked(predict, tmp_path / "log")[0] == 0, (tmp_path / "log").read_text()
+    rows = pd.read_csv(tmp_path / "memory", sep=" ", names=["lines", "bytes"])
+    assert_flat(rows.bytes, f"{rows.lines.max():,} lines")
+    with (tmp_path / "answers").open() as answers:
+        assert sum(1 for _ in answers) == FLAT_LINES
