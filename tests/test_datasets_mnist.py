@@ -441,7 +441,7 @@ def test_one_file_stands_for_its_own_set() -> None:
 def test_forms_that_are_not_certain_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     files, fine = fake_files(), table(*list(fake_files().values())[:2])  # type: ignore[call-overload]
     said = {
-        "x_train is not a file": lambda: np.savez("mine.npz", images=files[IMAGES]),
+        "no item named 'x_train.npy'": lambda: np.savez("mine.npz", images=files[IMAGES]),
         "File is not a zip file": lambda: Path("mine.npz").write_bytes(b"\x80\x04no arrays"),
         "allow_pickle=False": lambda: keras(Path(), files, "mine.npz", y_test=np.array([{}], object)),
         "other values than whole numbers from 0 to 255": lambda: keras(

@@ -39,7 +39,15 @@ from fuzzing import EXAMPLES, fuzz, harmed
 from imagenet_archives import photo, train_tar
 from PIL import Image
 from safetensors.torch import save as to_bytes
-from test_datasets_photos import archive_of, folder_of, set_pool, source_of
+from test_datasets_photos import (
+    archive_of,
+    endless_reading,
+    eventually,
+    folder_of,
+    is_running,
+    set_pool,
+    source_of,
+)
 from test_training import fit, net, open_run, outcome, run_lesson, same
 from test_training import server as server
 from test_unzip_imagenet import call
@@ -56,7 +64,7 @@ from common.figures import page
 from common.files import PREFIX, atomic_write, save_json
 from common.inference import mnist as digits
 from common.inference import spam, upscale
-from common.models.upscale import LinearFilter
+from common.models.upscale import LinearFilter, Upscaler
 from common.training import loop
 from common.training.phase import Phase
 from common.training.run import Run
@@ -605,6 +613,29 @@ def test_photos_that_vanish_are_one_line(
 
 @pytest.mark.slow
 @needs_fork
+@pytest.mark.parametrize("signals", [("SIGINT", "SIGINT"), ("SIGTERM",), ("SIGHUP",), ("SIGKILL",)], ids=str)
+def test_no_worker_outlives_a_run_that_a_terminal_ends(
+    signals: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_pool(monkeypatch, size=1, uses=1)
+    root, out = folder_of(tmp_path / "photos", 6), tmp_path / "workers"
+    main = os.fork()
+    if main == 0:
+        os.setpgid(0, 0)
+        with contextlib.suppress(BaseException):
+            endless_reading(root, out)
+        os._exit(0)
+    assert eventually(lambda: out.exists() and len(out.read_text().split()) == 2)
+    workers = [int(word) for word in out.read_text().split()]
+    for name in signals:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(main, getattr(signal, name))
+    os.waitpid(main, 0)
+    assert eventually(lambda: not any(is_running(worker) for worker in workers))
+
+
+@pytest.mark.slow
+@needs_fork
 def test_a_hundred_random_kills_change_nothing(server: Any, tmp_path: Path) -> None:
     """Half of them wait for a file to be written, and hit it."""
     assert run_lesson(server, tmp_path / "alone")[0] == 0
@@ -624,6 +655,29 @@ def test_a_hundred_random_kills_change_nothing(server: Any, tmp_path: Path) -> N
         assert torch.equal(found["random"], expected["random"])
         assert not [*folder.glob(f"{PREFIX}*")]
     print(f"{kills} kills in {runs} runs")
+
+
+# ---------------------------------------------------------------------------------------- reproducibility
+
+
+def test_on_a_cpu_the_same_seed_and_threads_give_the_same_bits_and_others_nearly(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+
+    def trained(threads: int) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        model = Upscaler(8, 1)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.rand(4, 3, 32, 32)).square().mean().backward()
+            optimizer.step()
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    for threads in (1, 2):
+        assert torch.equal(trained(threads), trained(threads))
+    assert torch.allclose(trained(1), trained(2), rtol=1e-3, atol=1e-5)
+    torch.set_num_threads(before)
 
 
 # -------------------------------------------------------------------------------------------- flat memory
