@@ -348,7 +348,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoint(
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"checkpoint.pt.*No space left"):
         run.finish()
-    names = [".lock", "checkpoint-before.pt", "checkpoint.pt"]
+    names = [".lock", "checkpoint-before.pt", "checkpoint.pt", "history.csv"]
     assert sorted(file.name for file in tmp_path.iterdir()) == names
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
