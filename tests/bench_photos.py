@@ -34,9 +34,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import functional as TF
 
-from common.datasets import imagenet, imagenet_archive, photo_batches, photos
+from common.datasets import degradation, imagenet, imagenet_archive, photo_batches, photos
 from common.datasets.dead_leaves import dead_leaves
-from gan_upscale import pairs
 from util.imagenet.indexing import write_index
 
 UNZIP = Path(__file__).parents[1] / "util" / "unzip_imagenet"
@@ -120,7 +119,8 @@ def usual(folder: Path) -> Iterator[tuple[Tensor, Tensor]]:
 def ours(items: imagenet.PhotoList) -> Iterator[tuple[Tensor, Tensor]]:
     """As `gan_upscale.py` trains on a set too large for the memory."""
     source = photos.Source(items, photos.read_to_train)
-    return pairs(photo_batches.batches(source, batch=BATCH, seed=0, workers=WORKERS))(0)
+    start = degradation.pairs(photo_batches.batches(source, batch=BATCH, seed=0, workers=WORKERS), seed=0)
+    return ((lr, hr) for (lr,), (hr, _) in start(0))
 
 
 def worked() -> float:

@@ -244,8 +244,8 @@ def compare(
 
 
 def _strip(page: look.Page, y: int, name: str, x: int, facts: str, images: Tensor) -> None:
-    """A name, at `x` facts beside it, and up to 24 characters, uint8 [N,28,28], below."""
+    """A name, at `x` facts beside it, and up to 23 characters, uint8 [N,28,28], below."""
     page.text(MARGIN, y, name, weight="bold")
     page.text(MARGIN + x, y, facts, color="#444444")
-    for k, image in enumerate(_on_white(images[:24])):
+    for k, image in enumerate(_on_white(images[:23])):
         page.image(MARGIN + k * 58, y + 26, image, 2)

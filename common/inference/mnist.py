@@ -32,8 +32,8 @@ METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
 PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
 SHIPPED = {name: PRETRAINED / f"{name}.safetensors" for name in ("digits", "handwriting")}
 BATCH = 500
-# How probable the classifier of Method 2 must find a shape to accept a sample; it is less sure of letters
-THRESHOLD, THRESHOLD_OF_LETTERS = 0.99, 0.5
+# How probable the classifier of Method 2 must find a shape, to accept a sample; it is less sure of letters
+THRESHOLD, THRESHOLD_OF_LETTERS = 0.99, 0.2
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
 SAME_STYLE = 0.6  # how near its noise lies to a given one; at 1 only one image would come of it
 
@@ -133,11 +133,11 @@ class Sampler:
             probability = self.classifier(to_float(fake[:, None].to(device))).softmax(1).cpu()
             of_shape = torch.zeros_like(probability).index_add(1, shape, probability)
             label = probability.argmax(1)
-            if alike:  # which of the same shape it is, nobody can be sure
-                same = shape == of_shape.argmax(1)[:, None]  # [BATCH,classes]
-                label = torch.multinomial(probability * same, 1, generator=rng)[:, 0]
+            if alike:  # nobody can be sure which of the same shape it is: by its probability, then
+                label = torch.multinomial(probability, 1, generator=rng)[:, 0]
+            sure = of_shape.gather(1, shape[label][:, None])[:, 0] >= threshold
             drawn, vain = drawn + BATCH, vain + BATCH
-            for i in (of_shape.amax(1) >= threshold).nonzero()[:, 0].tolist():
+            for i in sure.nonzero()[:, 0].tolist():
                 k = int(label[i])
                 accepted[k] += 1
                 if wanted.get(k):

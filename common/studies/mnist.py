@@ -114,7 +114,7 @@ def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.devic
             "million parameters": sampler.parameters() / 1e6,
         }
         distances[name] = evaluator.distances(fake, all_labels)
-        images[name] = written[: 2 * count][:: max(1, 2 * count // 24)]
+        images[name] = written[: 2 * count][:: max(1, 2 * count // 23)]
         costliest = sorted(cost.items(), key=lambda of: -of[1])[:5]
         print(f"{name}, samples for one character: " + ", ".join(f"{of} {n:.0f}" for of, n in costliest))
     path = config.runs / study.replace("_methods", "-all")
@@ -124,7 +124,7 @@ def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.devic
     more = {"seconds": time.monotonic() - start, "device": device, "distance_by_class": distances}
     _save(study, config, data, scores, evaluation.baselines(evaluator, data), more)
     figure = config.figs_dir(data.builtin) / f"{study.replace('gan', 'GAN')}.png"
-    caption = f"The first of {WRITTEN:,} written characters; distances of {len(data.test):,}."
+    caption = f"Some of {WRITTEN:,} written characters; distances of {len(data.test):,}."
     figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
     if set(string.ascii_letters) <= set(data.characters):
         caption = _caption(config, data, f"By --write, scores of {len(data.test):,} characters.")
