@@ -230,7 +230,7 @@ def main(config: Config) -> int:
     config = replace(config, method="2" if config.unconditional else config.method)
     if config.sample is not None or config.write is not None:
         return inference.run_inference(config, device)
-    check_writable(figs := config.figs_dir(), config.runs)
+    check_writable(config.figs_dir(), config.runs)
 
     # Data, and the evaluator
     with distributed.first_alone():
@@ -268,11 +268,11 @@ def main(config: Config) -> int:
         progress.run.finish()
 
     # Figures and results
-    name = inference.name_of(data.characters, config.method, "_method_")
+    name, figs = inference.name_of(data.characters, config.method, "_method_"), config.figs_dir(data.builtin)
     path = figures.save_all(figs, name, sampler, evaluator, fake, labels, data, config.seed, progress)
     scores |= {"seconds": time.monotonic() - start, "device": device, "trained": sampler.about}
     results.save(figs, name, config, data=data, **scores)
-    print(f"{verdict}. Images: {path}")
+    print(f"{verdict}. Images: {results.where(path, data)}")
     return 0
 
 

@@ -232,7 +232,7 @@ def main(config: Config) -> int:
     chosen = weights.choose(config.weights, newest, SHIPPED)
     if config.input and config.output:
         return inference.run(config, chosen, device)
-    check_writable(figs := config.figs_dir(), config.runs)
+    check_writable(config.figs_dir(), config.runs)
 
     # Data
     with distributed.first_alone():
@@ -241,7 +241,7 @@ def main(config: Config) -> int:
         data.shorten(train=64, validation=8)
     facts = f"{len(data.train):,} images to train on, on {cli.device_name(device)}"
     print(f"Data: {data.name}; {facts}\n{data.note}".strip())
-    hr = data.test.standard_images()  # uint8 [N,3,224,224]
+    figs, hr = config.figs_dir(data.builtin), data.test.standard_images()  # hr: uint8 [N,3,224,224]
 
     # Train, or take what was trained
     run = None
@@ -272,7 +272,7 @@ def main(config: Config) -> int:
     more: dict[str, Any] = {"seconds": time.monotonic() - start, "device": device, "count": len(hr)}
     more |= {"trained": about, "skipped": data.skipped()}
     results.save(figs, "gan_upscale", config, data=data, metrics=metrics, baselines=baselines, **more)
-    print(f"{evaluation.summary(scores)}. Images: {figs}/GAN_upscaling_final.png")
+    print(f"{evaluation.summary(scores)}. Images: {results.where(figs / 'GAN_upscaling_final.png', data)}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
     python lstm.py                              # the whole experiment on one split, about a minute
     python lstm.py --folds 5                    # cross-validation, as in README's table
+    python lstm.py --test-on others.csv         # on messages of another time and place, with ROC curves
     python lstm.py --predict messages.txt       # probability, spam or ham, message
 
 An LSTM carries a second state through time that is added to and gated, not multiplied at each step, so what
@@ -55,21 +56,24 @@ class Config(Flags):
     """Train the earlier set-up, which reads padding as text, and draw why it failed."""
     sweep: bool = False
     """Train RNNs and LSTMs of many sizes and draw how they scale; takes half an hour."""
+    test_on: tuple[str, ...] | None = None
+    """Score weights and baselines on labelled messages of these files, which none of them was trained on."""
     predict: str | None = None
     """Answer each line of this file, or of standard input for `-`, and do nothing else."""
     explain: bool = False
     """With --predict: show which words moved the probability."""
     weights: str = "auto"
-    """With --predict: a .safetensors file, `shipped`, or auto for the newest trained, else shipped."""
+    """With --predict, --test-on: a .safetensors file, `shipped`, or auto for the newest, else shipped."""
 
     def check(self) -> None:
         super().check()
-        mode = chosen_mode(self, "predict", "collapse", "sweep")
+        mode = chosen_mode(self, "predict", "collapse", "sweep", "test_on")
         train = ("data", "resume", "quick", "keep_duplicates", "epochs", "batch_size")
         unused = {
             "predict": (*train, *SIZES, "folds", "n_models", "seed", "device", "figs"),
             "collapse": ("resume", "folds", "keep_duplicates", "n_models", "explain", "weights"),
             "sweep": (*SIZES, "folds", "n_models", "explain", "weights"),
+            "test_on": ("resume", *train[3:], *SIZES, "folds", "n_models", "explain"),
             "": ("explain", "weights"),
         }
         check_unused(self, mode, *unused[mode])
@@ -189,10 +193,10 @@ def fit(
 def main(config: Config) -> int:
     # Set up
     config.check()
-    figs, run_dir = config.figs_dir(), config.run_dir(SCRIPT)
+    run_dir = config.run_dir(SCRIPT)
+    chosen = weights.choose(config.weights, run_dir / "weights.safetensors", SHIPPED)
     if config.predict is not None:
-        path = weights.choose(config.weights, run_dir / "weights.safetensors", SHIPPED)
-        return spam.predict(spam.load(path, KIND, build), config.predict, config.explain)
+        return spam.predict(spam.load(chosen, KIND, build), config.predict, config.explain)
     from common.figures import spam as figures  # not above: --predict answers sooner without matplotlib
     from common.studies import spam as studies
 
@@ -215,6 +219,8 @@ def main(config: Config) -> int:
         return studies.collapse(config, SCRIPT, KIND, fit, build, data, device)
     if config.sweep:
         return studies.sweep(config, fit, data, device)
+    if config.test_on is not None:
+        return studies.elsewhere(config, SCRIPT, spam.load(chosen, KIND, build), data, device)
 
     # Train, and test each fold beside the baselines
     names = ("seed", "folds", *SIZES, "n_models", "batch_size")
@@ -245,11 +251,12 @@ def main(config: Config) -> int:
     repeats = f"{config.folds} folds" if config.folds else f"one split, seed {config.seed}"
     title = f"Is this SMS spam? The mean logit of {config.n_models} models with an {KIND}"
     caption = f"{data.name}, {len(data):,} messages, {repeats}. {data.note.partition(chr(10))[0]}".strip()
+    figs = config.figs_dir(data.builtin)
     path = figs / f"{SCRIPT}.png"
     figures.report(path, KIND, folds, scores, run.history, title=title, caption=caption)
     numbers = evaluation.numbers(KIND, folds, scores, run.record)
     results.save(figs, SCRIPT, config, data=data, count=len(data), device=device, **numbers)
-    print(f"{evaluation.summary(KIND, scores)}. Figure: {path}")
+    print(f"{evaluation.summary(KIND, scores)}. Figure: {results.where(path, data)}")
     return 0
 
 

@@ -64,7 +64,7 @@ class Flags:
     data: str = "auto"
     """The data to use: a path, or auto for the first place that has some."""
     figs: Path = Path("figs")
-    """Folder for figures and for the results file."""
+    """Folder for figures and for the results file; a run on the built-in stand-in takes figs/builtin."""
     runs: Path = Path("runs")
     """Folder for checkpoints and trained weights."""
     seed: int = 0
@@ -85,13 +85,15 @@ class Flags:
         if not 0 <= self.seed < 2**32:  # NumPy takes no others
             raise UserError(f"--seed {self.seed}: give a whole number from 0 to {2**32 - 1}")
 
-    def figs_dir(self) -> Path:
-        """The folder for figures; trials stay apart from real runs, unless --figs is given."""
-        if self.figs == Flags.figs:
-            for trial in ("quick", "evaluate"):
-                if getattr(self, trial, False):
-                    return self.figs / trial
-        return self.figs
+    def figs_dir(self, builtin: bool = False) -> Path:
+        """The folder for figures and results; unless --figs is given, trials and runs on a `builtin` stand-in
+        for data never replace those of real data."""
+        if self.figs != Flags.figs:
+            return self.figs
+        if self.quick:
+            return self.figs / "quick"
+        figs = self.figs / "builtin" if builtin else self.figs
+        return figs / "evaluate" if getattr(self, "evaluate", False) else figs
 
     def run_dir(self, name: str) -> Path:
         """The folder of a run: quick ones stay apart, so that they never stand in for a real one."""
@@ -419,12 +421,25 @@ def command_line(*words: str) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def command() -> str:
-    """The command that started this run, as it would be typed again from the repository's folder.
+anywhere: dict[str, str] = {}
+"""By a value of --data here: the one that finds the same data on any machine. What finds data adds to it."""
 
-    Without `--resume`: a run that was stopped and resumed ends as one left alone.
+
+def command() -> str:
+    """The command that started this run, as anybody would type it from the repository's folder.
+
+    Without `--resume`: a run that was stopped and resumed ends as one left alone. Well-known data are called
+    by their name, not by the path where they were found here.
     """
-    words = Path(sys.argv[0]).name, *(word for word in sys.argv[1:] if word != "--resume")
+    words, flag = [Path(sys.argv[0]).name], ""
+    for word in sys.argv[1:]:
+        parts = word.split("=", 1) if word.startswith("--data=") else [word]
+        flag = parts[0] if word.startswith("--") else flag
+        words += [
+            anywhere.get(part, part) if flag == "--data" else part for part in parts if part != "--resume"
+        ]
+    if (at := words.index("--data") if "--data" in words else 0) and words[at + 1 : at + 2] == ["auto"]:
+        del words[at : at + 2]  # which is the default
     return command_line(*launcher("python"), *words)
 
 

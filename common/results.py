@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.cli import (
     UserError,
+    anywhere,
     check_empty,
     command,
     commit,
@@ -91,7 +92,7 @@ def save(
     result = {
         "script": script,
         "command": command(),
-        "config": asdict(config),
+        "config": asdict(config) | {"data": _anywhere(config.data)},
         "data": {"name": data.name, "count": count, "builtin": data.builtin, "note": data.note},
         "metrics": metrics,
         "baselines": baselines,
@@ -101,6 +102,16 @@ def save(
         "commit": commit(),
     }
     save_json(figs / f"{script}.json", result | more)
+
+
+def _anywhere(data: Any) -> Any:
+    """--data, of one place or of several, as it is said on any machine."""
+    return anywhere.get(data, data) if isinstance(data, str) else [anywhere.get(of, of) for of in data]
+
+
+def where(path: Path, data: Any) -> str:
+    """Where a figure is, for the closing line, which says so where `data.builtin` tells of the stand-in."""
+    return f"{path}, of the built-in stand-in and not of real data" if data.builtin else str(path)
 
 
 def table(scores: Scores, digits: int = 3) -> str:
@@ -162,9 +173,10 @@ def pages(figs: Path) -> dict[Path, str]:
     The README.md beside `figs` keeps all but what stands between its lines `<!-- results -->` and
     `<!-- /results -->`; one without them, or none, is left alone.
     """
-    tables = results_table(figs)
+    (real, tables), *apart = [(heading, results_table(folder)) for heading, folder in _parts(figs).items()]
     head = "Written by `python -m common.results` from the `.json` files beside it. The figures: "
-    results = f"# Results\n{head}[index.html](index.html).\n\n{tables}"
+    results = f"# {real}\n{head}[index.html](index.html).\n\n{tables}"
+    results += "".join(f"\n# {heading}\n\n{table}" for heading, table in apart)
     texts = {figs / "RESULTS.md": results, figs / "index.html": _gallery(figs)}
     readme = figs.resolve().parent / "README.md"
     if readme.is_file():
@@ -184,19 +196,30 @@ def results_table(figs: Path) -> str:
     return "\n".join(parts) or "No script has been run yet.\n"
 
 
+def _parts(figs: Path) -> dict[str, Path]:
+    """By heading the folders of figures and results: of real data, and of runs on a stand-in for it."""
+    apart = figs / "builtin"
+    return {"Results": figs} | ({"Results on the built-in stand-in": apart} if apart.is_dir() else {})
+
+
 def _gallery(figs: Path) -> str:
     import jinja2
     import pandas
     from PIL import Image
 
-    figures = []
-    for path in sorted(figs.glob("[!.]*.png")):
-        with Image.open(path) as image:
-            figures.append({"name": path.name, **image.info})
+    parts: dict[str, dict[str, list[Any]]] = {}
+    for heading, folder in _parts(figs).items():
+        parts[heading] = {"runs": _runs(folder), "figures": []}
+        for path in sorted(folder.glob("[!.]*.png")):
+            with Image.open(path) as image:
+                figure = {"name": path.relative_to(figs).as_posix()} | {
+                    str(k): v for k, v in image.info.items()
+                }
+                parts[heading]["figures"].append(figure)
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
     with pandas.option_context("display.max_colwidth", None):
-        return environment.from_string(template).render(runs=_runs(figs), figures=figures)
+        return environment.from_string(template).render(parts=parts)
 
 
 def _runs(figs: Path) -> list[dict[str, Any]]:

@@ -69,6 +69,24 @@ def test_the_command_is_written_as_it_would_be_typed(monkeypatch: pytest.MonkeyP
     assert cli.command() == "python script.py --data 'my photos'"
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--data ../sms --folds 5", "--folds 5"),
+        ("--folds 5 --data=../sms", "--folds 5"),
+        ("--data auto", ""),
+        ("--data ../net ../mine --seed 1", "--data data/ImageNet ../mine --seed 1"),
+        ("--data=../net", "--data data/ImageNet"),
+        ("--output ../sms", "--output ../sms"),
+        ("--data", "--data"),
+    ],
+)
+def test_the_command_names_well_known_data(words: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["script.py", *words.split()])
+    monkeypatch.setattr(cli, "anywhere", {"../sms": "auto", "../net": "data/ImageNet"})
+    assert cli.command() == f"python script.py {said}".strip()
+
+
 def test_what_a_disk_does_not_know_fails_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*words: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")

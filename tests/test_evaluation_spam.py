@@ -72,6 +72,24 @@ def test_calibration_finds_scale_and_shift_again() -> None:
     assert scale == pytest.approx(0.5, rel=0.05) and shift == pytest.approx(-1.5, rel=0.1)
 
 
+def test_a_ranking_counted_by_hand() -> None:
+    truth = np.array([True, True, True, True, False, False, False, False])
+    odds = np.array([3.0, 2.0, -1.0, -2.0, 1.0, -1.5, -3.0, -4.0])
+    assert evaluation.score_ranking(truth, odds) == pytest.approx(
+        {
+            "recall": 2 / 4,
+            "false_alarms": 1 / 4,
+            "recall at 1 % false alarms": 2 / 4,
+            "false alarms at 90 % recall": 2 / 4,
+            "AUC": (4 + 4 + 3 + 2) / 16,
+        }
+    )
+    # a threshold that is moved changes its own answers, and not the rest
+    moved = evaluation.score_ranking(truth, odds + 1.7)
+    assert moved["recall"] == 3 / 4 and moved["false_alarms"] == 2 / 4
+    assert moved["AUC"] == evaluation.score_ranking(truth, odds)["AUC"]
+
+
 TEXTS = [
     "win cash now call",
     "free prize call now",

@@ -19,7 +19,7 @@ FLOORS = (  # from the ground up; a module may import from its own floor and fro
     ("common.training",),
     ("common.evaluation",),
     ("common.figures", "common.inference"),
-    ("common.studies",),
+    ("common.studies", "common.doctor"),
     SCRIPTS,
 )
 CODE = [ROOT / f"{script}.py" for script in SCRIPTS] + sorted((ROOT / "common").rglob("*.py"))

@@ -3,16 +3,20 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from common import results
-from common.cli import Flags, UserError
+from common.cli import Flags, TrainingFlags, UserError
+from common.datasets import photos, sms_spam
 from common.figures import page
 
 ROOT = Path(__file__).parents[1]
@@ -114,11 +118,50 @@ def test_publish_refuses_a_file_that_is_no_result(figs: Path, text: str) -> None
     assert not (figs / "index.html").exists()
 
 
-def test_the_committed_pages_are_those_of_the_committed_results() -> None:
-    pages = results.pages(ROOT / "figs")
+def test_the_committed_pages_are_those_of_the_committed_results(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "figs", tmp_path / "figs", ignore=shutil.ignore_patterns("builtin"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    pages = results.pages(tmp_path / "figs")
     assert {path.name for path in pages} == {"README.md", "RESULTS.md", "index.html"}
     for path, text in pages.items():
-        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m common.results"
+        committed = ROOT / path.relative_to(tmp_path)
+        assert committed.read_text(encoding="utf-8") == text, f"{path.name}: run python -m common.results"
+
+
+def test_runs_on_the_stand_in_stand_apart(figs: Path) -> None:
+    readme, apart = figs.parent / "README.md", figs / "builtin"
+    readme.write_text(README)
+    apart.mkdir()
+    (figs / "lstm.json").replace(apart / "lstm.json")
+    (figs / "a & b.png").replace(apart / "a & b.png")
+    results.publish(figs)
+    real, stand_in = (
+        (figs / "RESULTS.md").read_text(encoding="utf-8").split("# Results on the built-in stand-in")
+    )
+    assert "**gan_upscale**" in real and "**lstm**" in stand_in and "**lstm**" not in real
+    assert "lstm" not in readme.read_text() and "gan_upscale" in readme.read_text()
+    real, stand_in = (
+        (figs / "index.html").read_text(encoding="utf-8").split("Results on the built-in stand-in")
+    )
+    assert 'src="builtin/a &amp; b.png"' in stand_in and "gan_upscale" in real and ">lstm<" not in real
+
+
+@pytest.mark.parametrize(
+    ("flags", "builtin", "folder"),
+    [
+        ({}, False, "figs"),
+        ({}, True, "figs/builtin"),
+        ({"evaluate": True}, False, "figs/evaluate"),
+        ({"evaluate": True}, True, "figs/builtin/evaluate"),
+        ({"quick": True}, True, "figs/quick"),
+        ({"figs": Path("mine")}, True, "mine"),
+    ],
+)
+def test_the_stand_in_never_replaces_real_results(flags: dict[str, Any], builtin: bool, folder: str) -> None:
+    config = TrainingFlags(**flags)
+    assert config.figs_dir(builtin) == Path(folder)
+    closing = results.where(config.figs_dir(builtin) / "x.png", SimpleNamespace(builtin=builtin))
+    assert closing.startswith(str(Path(folder, "x.png"))) and ("stand-in" in closing) == builtin
 
 
 def test_a_script_writes_its_own_figures_and_the_command_writes_the_rest(tmp_path: Path) -> None:
@@ -151,6 +194,34 @@ def test_names_that_are_no_text_survive_files_and_pages(tmp_path: Path) -> None:
     table = (path / "RESULTS.md").read_text(encoding="utf-8")
     assert r" · 写真\udcff\x1b\n| (3) · " in table
     assert (path / "index.html").read_text(encoding="utf-8").count(r"写真\udcff\x1b") == 4
+
+
+def test_a_result_can_be_made_again_on_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sms, net = tmp_path / "SMSSpamCollection", tmp_path / "ImageNet"
+    labels = ["ham"] * sms_spam.HAM + ["spam"] * sms_spam.SPAM
+    sms.write_text("".join(f"{label}\tmessage {number}\n" for number, label in enumerate(labels)))
+    for split in ("train", "val"):
+        (folder := net / split / "n01").mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (9, 9)).save(folder / f"{number}.JPEG")
+    more = {"count": 3, "seconds": 0, "device": torch.device("cpu"), "metrics": {}, "baselines": {}}
+    for data, name, said, recorded in (
+        (sms_spam.find(str(sms)), str(sms), "python lstm.py", "auto"),
+        (photos.find(str(net)), (str(net),), "python lstm.py --data data/ImageNet", ["data/ImageNet"]),
+    ):
+        words = [name] if isinstance(name, str) else name
+        monkeypatch.setattr("sys.argv", ["lstm.py", "--data", *words])
+        results.save(tmp_path, "lstm", Flags(data=name), data=data, **more)  # type: ignore[arg-type]
+        result = json.loads((tmp_path / "lstm.json").read_text())
+        assert (result["command"], result["config"]["data"]) == (said, recorded)
+
+
+def test_no_committed_command_names_a_place_outside_of_the_repository() -> None:
+    for path in (ROOT / "figs").glob("*.json"):
+        assert not re.search(r"--data (\.\.|/|~)", path.read_text(encoding="utf-8")), path.name
+    for path in (ROOT / "figs").glob("*.png"):
+        with Image.open(path) as image:
+            assert not re.search(r"--data (\.\.|/|~)", image.info["Source"]), path.name
 
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:

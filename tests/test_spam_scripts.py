@@ -97,6 +97,69 @@ def test_it_learns_far_more_than_the_majority_class(trained: dict[str, Path], sc
     assert result["data"] == {**result["data"], "name": "built-in stand-in", "count": 1000, "builtin": True}
 
 
+def elsewhere(folder: Path) -> list[str]:
+    """Two files of one class each: 60 messages that were never seen, some twice, and 40."""
+    seen = generate_messages()
+    ham = [f"ham\t{text}, my dear" for text, is_spam in seen if not is_spam][:60]
+    spam = [f"spam\tdear customer {text}" for text, is_spam in seen if is_spam][:40]
+    for name, lines in {"ham.txt": ham + ham[:5], "spam.txt": spam}.items():
+        (folder / name).write_text("\n".join(lines), encoding="utf-8")
+    return [str(folder / "ham.txt"), str(folder / "spam.txt")]
+
+
+@both
+def test_a_filter_is_scored_elsewhere_beside_baselines(
+    trained: dict[str, Path], script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = elsewhere(tmp_path)
+    folder = {"runs": trained[script] / "runs", "figs": tmp_path / "figs"}
+    assert run(script, tmp_path, quick=True, test_on=tuple(files), **folder) == 0
+    result = results(tmp_path, f"{script}_elsewhere")
+    assert result["data"]["count"] == 100 and "5 of 105 messages repeat" in result["data"]["note"]
+    assert result["data"]["builtin"] and result["data"]["name"] == "ham.txt and spam.txt"
+    assert set(result["baselines"]) == {"majority class", "naive Bayes", "SVM on words", "SVM on characters"}
+    assert result["baselines"]["majority class"]["AUC"] == 0.5
+    for method in (KINDS[script], "SVM on characters"):
+        (score,) = (rows[method] for rows in (result["metrics"], result["baselines"]) if method in rows)
+        assert score["AUC"] > 0.8 and 0 <= score["false_alarms"] < score["recall"]
+    assert (tmp_path / "figs" / f"{script}_elsewhere.png").stat().st_size > 20_000
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "at 1 %" in last and "SVM on characters" in last and last.endswith("not of real data")
+
+
+def test_nobody_is_scored_on_what_was_trained_on(tmp_path: Path) -> None:
+    data = sms_spam.find("builtin")
+    train, test = (data.part(index) for index in sms_spam.folds(data.labels, 5, 0)[0])
+    path = tmp_path / "all.tsv"
+    rows = zip(data.labels, data.texts, strict=True)
+    path.write_text(
+        "".join(f"{'spam' if spam else 'ham'}\t{text}\n" for spam, text in rows), encoding="utf-8"
+    )
+    left = sms_spam.find_elsewhere([str(path)], train)
+    assert sorted(left.texts) == sorted(test.texts) and "1,600 of 2,000 messages" in left.note
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "said"),
+    [
+        (["nowhere.csv"], {}, ("--test-on nowhere.csv", "does not exist")),
+        (["{}/spam.txt"], {}, ("--test-on", "40 messages, 40 of them spam", "add a file")),
+        (["{}/ham.txt", "{}/spam.txt"], {"weights": "shipped"}, ("4,136 messages of SMS", "800", "--data")),
+        (["{}/ham.txt"], {"folds": 5}, ("--folds means nothing with --test-on",)),
+        (["{}/ham.txt"], {"predict": "-"}, ("--predict and --test-on are two things",)),
+    ],
+)
+def test_what_cannot_be_scored_elsewhere_is_refused(
+    trained: dict[str, Path], files: list[str], config: dict[str, Any], said: tuple[str, ...], tmp_path: Path
+) -> None:
+    elsewhere(tmp_path)
+    folder = {"runs": trained["lstm"] / "runs", "quick": "predict" not in config, "figs": tmp_path / "figs"}
+    with pytest.raises(UserError) as refused:
+        run("lstm", tmp_path, test_on=tuple(file.format(tmp_path) for file in files), **folder | config)
+    assert all(part in str(refused.value) for part in said) and "\n" not in str(refused.value)
+    assert not (tmp_path / "figs").exists()
+
+
 @both
 def test_mistakes_are_named_by_line_and_never_by_text(trained: dict[str, Path], script: str) -> None:
     result = results(trained[script], script)

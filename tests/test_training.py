@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import csv
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -346,7 +348,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_checkpoint(
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"checkpoint.pt.*No space left"):
         run.finish()
-    names = [".lock", "checkpoint-before.pt", "checkpoint.pt"]
+    names = [".lock", "checkpoint-before.pt", "checkpoint.pt", "history.csv"]
     assert sorted(file.name for file in tmp_path.iterdir()) == names
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
@@ -599,6 +601,40 @@ def test_schedule_scales_the_rate_of_each_group(tmp_path: Path) -> None:
     assert rates == [
         [p, pytest.approx(0.1 * (1 - p)), pytest.approx(0.01 * (1 - p))] for p in (0, 0.25, 0.5, 0.75)
     ]
+
+
+def test_the_history_is_a_table_while_it_trains_and_goes_to_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, shown = [], []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert Path(folder).parent == tmp_path / "tensorboard"
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            shown.append((name, step))
+
+        def flush(self) -> None:
+            pass
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        table = tmp_path / "history.csv"
+        seen.append(table.read_text().count("\n") if table.exists() else 0)
+        return {"score": 1.0}
+
+    monkeypatch.setattr(run_module, "find_spec", lambda name: name == "tensorboard")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    run = open_run(tmp_path)
+    fit(run, net(), evaluate=evaluate, evaluations=3)
+    assert seen == [0, 5, 9, 13]  # rows so far, and the names of the columns
+    with (tmp_path / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(run.history) == 13 and rows[0]["loss"] == ""
+    for row, kept in zip(rows, run.history, strict=True):
+        assert {name: value for name, value in row.items() if value} == {k: str(v) for k, v in kept.items()}
+    assert ("fit/score", 12) in shown and ("fit/loss", 1) in shown
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(PREFIX)] == []
 
 
 def test_history_holds_means_and_evaluations(tmp_path: Path) -> None:

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pooch
-from torchvision.datasets import Imagenette
-from torchvision.datasets.utils import check_integrity
 
 from common.cli import UserError
 from common.datasets import imagenet_archive
@@ -188,14 +186,18 @@ def imagenette(root: Path) -> Path:
     Raises:
         UserError: it cannot be had; the message names address, checksum and where to put it by hand.
     """
-    url, md5 = Imagenette._ARCHIVES["320px"]
-    archive = root / url.rsplit("/", 1)[1]
-    folder = archive.with_suffix("")
-    by_hand = f"fetch {url} (md5 {md5}) by hand and put it at {archive}"
-    if folder.is_dir():
-        if fault := _miscounted(folder):
-            raise UserError(f"{folder} {fault}; remove it, or {by_hand}")
+    folder = root / "imagenette2-320"
+    fault = _miscounted(folder) if folder.is_dir() else ""
+    if folder.is_dir() and not fault:
         return folder
+    from torchvision.datasets import Imagenette  # not above: `common.doctor` does without torch
+    from torchvision.datasets.utils import check_integrity
+
+    url, md5 = Imagenette._ARCHIVES["320px"]
+    archive = folder.with_suffix(".tgz")
+    by_hand = f"fetch {url} (md5 {md5}) by hand and put it at {archive}"
+    if fault:
+        raise UserError(f"{folder} {fault}; remove it, or {by_hand}")
     check_writable(root)
     print("Fetching Imagenette, 341 MB of real photos", file=sys.stderr)
     try:

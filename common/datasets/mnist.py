@@ -3,7 +3,11 @@
 MNIST (LeCun, Bottou, Bengio, Haffner 1998, "Gradient-Based Learning Applied to Document Recognition") has
 70,000 digits; EMNIST (Cohen, Afshar, Tapson, van Schaik 2017, "EMNIST: an extension of MNIST to handwritten
 letters") has letters too, in the same format, IDX.
+
+torch is imported where it is used: `common.doctor` looks for the files without it.
 """
+
+from __future__ import annotations
 
 import errno
 import hashlib
@@ -18,23 +22,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from torch import Tensor
-from torchvision import datasets  # which knows addresses and checksums
 
+from common import cli
 from common.cli import UserError, out_of_memory, user_path
 from common.datasets.download import FAILURES, fetch, fetch_from_mirrors, in_one_line
 from common.datasets.epochs import shuffled_batches
 from common.datasets.images import to_float
 from common.datasets.packed import gunzip, unzip
 from common.files import atomic_write, cause_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ORIGINAL = "1e35582d42a90940c55b956deb61875c020b567ed20e3c5b174f52bf7809ed9b"
 """`_sha256` of the original MNIST, whose four files have the MD5 sums that are known for them unpacked."""
@@ -63,18 +65,20 @@ class Digits:
         """The same for the same training images and labels in the same order: sha256, in hexadecimals."""
         return _sha256(self.train, self.train_labels)
 
-    def validation_split(self) -> "Digits":
+    def validation_split(self) -> Digits:
         """The training part alone: its last 2,000 characters, at most a fifth, become the test part."""
         end = len(self.train) - min(2_000, len(self.train) // 5)
         held_out = replace(self, test=self.train[end:], test_labels=self.train_labels[end:])
         return replace(held_out, train=self.train[:end], train_labels=self.train_labels[:end])
 
-    def trial(self) -> "Digits":
+    def trial(self) -> Digits:
         """The set with at most 1,000 test characters."""
         return replace(self, test=self.test[:1_000], test_labels=self.test_labels[:1_000])
 
     def training_sample(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` training images at random, always the same ones, and their labels."""
+        import torch
+
         index = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))[:count]
         return self.train[index], self.train_labels[index]
 
@@ -86,6 +90,8 @@ class Digits:
     def labels_to_sample(self, count: int) -> Tensor:
         """Labels, int64 [count], of what is generated to stand beside the test part: in turn, or, where some
         characters are rare, each as often as there, else the shares of the classes would be scored."""
+        import torch
+
         return (torch.arange(count) % len(self.characters)) if self.is_even() else self.test_labels[:count]
 
 
@@ -101,6 +107,8 @@ def gan_batches(
     Raises:
         UserError: a character has fewer than two training images.
     """
+    import torch
+
     classes = [(data.train_labels == k).nonzero()[:, 0] for k in range(len(data.characters))]
     if (fewest := min(map(len, classes))) < 2:
         raise UserError(f"--data: a character has {fewest} images to train on; take larger data")
@@ -180,6 +188,9 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
     if data != "auto" and where != "emnist":
         path = user_path("data", where)
         if digits := _read(path, sets):
+            names = {MNIST.name: "auto"} | {of.name: of.name.lower().replace(" ", ":") for of in EMNIST}
+            if digits.name in names:
+                cli.anywhere[data] = names[digits.name]
             return digits
         wrong = "is none of these" if path.exists() else "does not exist"
         wrong = f"has no {sets[0].name}" if split else wrong
@@ -202,6 +213,11 @@ def find(data: str, *, download: bool = True, folder: Path = Path("data")) -> Di
 
 def _stand_in(why: str = "") -> Digits:
     """scikit-learn's digits, 8x8 with 17 levels, scaled to 20x20 in the middle of 28x28 and sharpened."""
+    import torch
+    import torch.nn.functional as F
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     pixels, labels = load_digits(return_X_y=True)  # float [N,64], 0 to 16; int [N]
     small = torch.from_numpy(pixels).view(-1, 1, 8, 8) / 16
     # with room around it a stroke fades out at the edge, too
@@ -219,8 +235,15 @@ Source = Path | zipfile.Path
 
 
 def _read(path: Path, sets: tuple[PublicSet, ...]) -> Digits | None:
+    """What `locate` finds, read and checked."""
+    found = locate(path, sets)
+    return found and _digits(*found, path)
+
+
+def locate(path: Path, sets: tuple[PublicSet, ...]) -> tuple[PublicSet, dict[Source, None]] | None:
     """The first of `sets` of which any file is in a folder or a .zip, or of which `path` is one: then others
-    of its files are missed, not passed over. None where there is none."""
+    of its files are missed, by a UserError, and not passed over. Returns it and its files, none of them read
+    yet; None where there is none."""
     forms = [(of, names) for of in sets for names in (of.files(), [f"{part}.csv" for part in of.parts])]
     forms += [(MNIST, ["mnist.npz"])] if MNIST in sets else []
     places = [path / below for below in ("", "raw", "MNIST/raw", "EMNIST/raw")]
@@ -244,7 +267,7 @@ def _read(path: Path, sets: tuple[PublicSet, ...]) -> Digits | None:
                     raise _unusable(f"{place / missing[0]} is missing, packed or not")
                 mapping = files.get(f"{public.name.lower().replace(' ', '-')}-mapping.txt")
                 known = _mapped(public, mapping) if mapping else public
-                return _digits(known, {files[name]: None for name in names if name in files}, path)
+                return known, {files[name]: None for name in names if name in files}
     return None
 
 
@@ -310,9 +333,12 @@ def _arrays(path: Source, content: bytes) -> list[np.ndarray]:
     return [np.frombuffer(content[header:], np.uint8).reshape(sizes)]
 
 
-def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path | None = None) -> Digits:
-    """The set in one of its forms, checked: what is in the files, or None where that is to be read. The file
-    that is `named`, if it is one of them, must have labels."""
+def read_arrays(contents: Mapping[Any, bytes | None]) -> list[tuple[Source, np.ndarray]]:
+    """The arrays, uint8, of each file in turn: of its content, or where that is None, of what is in it.
+
+    Raises:
+        UserError: one cannot be used.
+    """
     arrays = []
     for path, content in contents.items():
         try:
@@ -329,6 +355,15 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
             if out_of_memory(error):  # in pandas' words, as if the file were at fault
                 raise MemoryError from None
             raise _unusable(f"{path} cannot be used: {cause_of(error)}") from None
+    return arrays
+
+
+def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path | None = None) -> Digits:
+    """The set in one of its forms, read and checked. The file that is `named`, if it is one of them, must
+    have labels."""
+    import torch
+
+    arrays = read_arrays(contents)
     if not arrays:
         raise _unusable(f"{next(iter(contents))} has no column `label`")
     if named in contents and named not in [path for path, _ in arrays]:
@@ -360,6 +395,8 @@ def _digits(public: PublicSet, contents: Mapping[Any, bytes | None], named: Path
 
 def _part(public: PublicSet, *pair: tuple[Source, np.ndarray]) -> tuple[Tensor, Tensor]:
     """Images, uint8 [N,28,28], and labels, int64 [N], from what their two files hold."""
+    import torch
+
     (path, images), (label_path, labels) = pair
     if not len(images) or not len(labels):
         raise _unusable(f"{label_path} has no labels" if len(images) else f"{path} has no images")
@@ -394,6 +431,8 @@ def _download(folder: Path, public: PublicSet) -> Digits:
     Raises:
         UserError: they cannot be had; the message names the address and where to put them by hand.
     """
+    from torchvision import datasets  # which knows addresses and checksums
+
     names = ", ".join(f"{name}.gz" for name in public.files())
     source = datasets.MNIST.mirrors[0] if public is MNIST else datasets.EMNIST.url
     packed = {}

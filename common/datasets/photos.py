@@ -2,7 +2,11 @@
 
 An image is uint8 RGB all the way to the batch. The high-resolution image (hr) is 224x224; its low-resolution
 version (lr) is 64x64: see `degradation`. Batches: see `photo_batches`.
+
+torch is imported where it is used: `common.doctor` looks for photos without it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
@@ -13,20 +17,22 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 from tqdm import tqdm
 
+from common import cli
 from common.cli import UserError, command_line, user_path
 from common.datasets import imagenet
 from common.datasets.dead_leaves import dead_leaves
 from common.datasets.image_files import FORMATS, SUFFIXES
 from common.datasets.images import plain, resize_shorter
 from common.files import cause_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LR_SIDE, HR_SIDE = 64, 224
 SHORTER = 256  # pixels: the images that are scored are cut from photos whose shorter side is this long
@@ -82,6 +88,8 @@ JPEG's own reduction stops at twice the side that is asked for, so the last halv
 
 def standard(image: Image.Image) -> Tensor:
     """The crop that is scored: shorter side to 256, then the central 224x224; uint8 [3,224,224]."""
+    import torch
+
     pixels = np.asarray(resize_shorter(image, SHORTER))  # [h,w,3]
     top, left = (pixels.shape[0] - HR_SIDE) // 2, (pixels.shape[1] - HR_SIDE) // 2
     return torch.from_numpy(pixels[top : top + HR_SIDE, left : left + HR_SIDE].copy()).permute(2, 0, 1)
@@ -100,14 +108,14 @@ class Source:
 
     items: Sequence[Any]
     open: Callable[[Any], Image.Image] = read
-    reserve: "Source | None" = None
+    reserve: Source | None = None
     keep: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def first(self, count: int) -> "Source":
+    def first(self, count: int) -> Source:
         """The first `count` images alone."""
         return replace(self, items=self.items[:count])
 
@@ -123,6 +131,8 @@ class Source:
         One that cannot be read is replaced by the next one of the reserve, which then has it no more. It is a
         UserError if none can be read.
         """
+        import torch
+
         scored = []
         for k, item in enumerate(self.items):
             image = self.read(item, standard)
@@ -241,6 +251,8 @@ def find(*places: str, limit: int = 100, download: bool = True) -> Photos:
     path = _path(text, origin)
     with _named(origin, path):
         parts = _some(path)
+        if parts[0] == "ImageNet":
+            cli.anywhere[text] = "data/ImageNet"
         photos, taken = _split(*parts, limit), [part.path for part in parts[1:] if part is not None]
     for text in others:
         path = _path(text, origin)

@@ -10,12 +10,14 @@ import hashlib
 import io
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from common import cli
 from common.cli import UserError, user_path
 from common.datasets import download as downloads
 from common.datasets import packed, sms_tables
@@ -24,8 +26,12 @@ from common.datasets.text import decode
 from common.files import atomic_write, cause_of
 
 URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
+NAME = "SMS Spam Collection"
+"""What the whole collection is called."""
 MEMBER = "SMSSpamCollection"
 """The file's name, in the archive as in a folder."""
+USUAL = Path("data", "sms", MEMBER), Path("data", MEMBER)
+"""Where `auto` looks; what it downloads goes to the first."""
 HAM, SPAM = 4_827, 747
 """Messages of each class in the whole collection, by its own readme."""
 
@@ -115,26 +121,67 @@ def find(data: str, *, keep_duplicates: bool = False, download: bool = True) -> 
         return _stand_in()
     if data == "auto":
         return _auto(download, keep_duplicates)
-    path = user_path("data", data)
+    messages = _cleaned(*_content(_named("data", data, ", or `auto`, `builtin`")), keep_duplicates)
+    if messages.name == NAME:
+        cli.anywhere[data] = "auto"
+    return messages
+
+
+def find_elsewhere(files: Sequence[str], train: Messages) -> Messages:
+    """The messages of all these files that `--test-on` names, as `--data` reads them, without those that
+    repeat an earlier one and without those of `train`.
+
+    Raises:
+        UserError: as `find`; or no ham or no spam is left of all of them.
+    """
+    parts, notes = [], []
+    for name in files:
+        messages, said = _parse(*_content(_named("test_on", name)))
+        parts.append(messages)
+        notes += said
+    texts = pd.Series([text for part in parts for text in part.texts], dtype=object)
+    labels, lines = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "lines"))
+    known = texts.isin(train.texts) | texts.duplicated()
+    if known.any():
+        notes.append(
+            f"{known.sum():,} of {len(texts):,} messages repeat another or were trained on: removed."
+        )
+    name = " and ".join(part.name for part in parts)
+    joined = Messages(
+        name, list(texts), labels, lines, builtin=train.builtin, note="\n".join(filter(None, notes))
+    )
+    left = joined.part(np.flatnonzero(~known))
+    if not all(left.counts()):
+        raise UserError(f"--test-on: of {name} {left} are left; ham and spam are needed, add a file")
+    return left
+
+
+def _named(flag: str, text: str, other: str = "") -> Path:
+    """The file that a flag names, or that is in the folder that it names."""
+    path = user_path(flag, text)
     try:
         for name in ("", MEMBER, f"sms/{MEMBER}", "spam.csv", "archive.zip"):
             if (file := path / name).is_file():
-                return _cleaned(*_content(file), keep_duplicates)
+                return file
         wrong = f"holds no {MEMBER}" if path.is_dir() else "is no file" if path.exists() else "does not exist"
     except OSError as error:
         wrong = f"cannot be read: {cause_of(error)}"
-    raise UserError(
-        f"--data {path} {wrong}; name a file of messages, a folder with {MEMBER}, or `auto`, `builtin`"
-    )
+    where = f"{cli.flag(flag)} {path} {wrong}"
+    raise UserError(f"{where}; name a file of messages, a folder with {MEMBER}{other}")
+
+
+def usual_copy() -> Path | None:
+    """The collection that `auto` reads, where there is one."""
+    return next((path for path in USUAL if path.is_file()), None)
 
 
 def _auto(download: bool, keep_duplicates: bool) -> Messages:
-    fetched, other = Path("data", "sms", MEMBER), Path("data", MEMBER)
+    fetched, other = USUAL
     record = fetched.with_name("archive.sha256")  # beside a copy that was downloaded
     damaged = ""
     if fetched.is_file() and record.is_file() and (why := _fault(_content(fetched)[0])):
         damaged = f"{fetched} was downloaded and is damaged: {why}"
-    elif path := next((path for path in (fetched, other) if path.is_file()), None):
+    elif path := usual_copy():
         return _cleaned(*_content(path), keep_duplicates)
 
     by_hand = f"fetch {URL} by hand, unzip it and put its {MEMBER} at {fetched}"
@@ -207,7 +254,7 @@ def _cleaned(content: bytes, path: Path, keep_duplicates: bool, note: str = "") 
     """The messages of a file without those that repeat an earlier text; the whole collection is named so."""
     messages, notes = _parse(content, path)
     if messages.counts() == (HAM, SPAM):
-        messages.name = "SMS Spam Collection"
+        messages.name = NAME
     elif path.name == MEMBER:
         notes.append(f"{path} holds {messages}; the original holds {HAM + SPAM:,}.")
 

@@ -69,7 +69,16 @@ def calibrate(truth: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
 def baselines(
     texts: Sequence[str], labels: np.ndarray, test_texts: Sequence[str], seed: int
 ) -> dict[str, np.ndarray]:
-    """What classifiers without a neural net answer to `test_texts`, bool [M], by name.
+    """What the classifiers of `simple_log_odds` answer to `test_texts`, bool [M], by name."""
+    odds = simple_log_odds(texts, labels, test_texts, seed)
+    return {name: values > 0 for name, values in odds.items()}
+
+
+def simple_log_odds(
+    texts: Sequence[str], labels: np.ndarray, test_texts: Sequence[str], seed: int
+) -> dict[str, np.ndarray]:
+    """How sure classifiers without a neural net are that `test_texts` are spam, float [M], by name: log-odds,
+    or of support vector machines the distance from their border. Spam is what is above 0.
 
     All with scikit-learn's own settings, so nothing is chosen and they need no validation part: give them
     training and validation texts. `seed` is that of the support vector machines' solver.
@@ -90,13 +99,43 @@ def baselines(
         "SVM on words": make_pipeline(TfidfVectorizer(), LinearSVC(random_state=seed)),
         "SVM on characters": make_pipeline(characters, LinearSVC(random_state=seed)),
     }
+
+    def log_odds(classifier: Any) -> np.ndarray:
+        if hasattr(classifier, "decision_function"):
+            return classifier.decision_function(test_texts)
+        with np.errstate(divide="ignore"):  # the majority class is sure
+            ham, spam = classifier.predict_log_proba(test_texts).T
+        return np.clip(spam - ham, -1e3, 1e3)
+
     try:
-        return {name: each.fit(texts, labels).predict(test_texts) for name, each in classifiers.items()}
+        fitted = {name: each.fit(texts, labels) for name, each in classifiers.items()}
     except ValueError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"no baseline can learn from these {len(labels)} messages ({reason}); give more"
         ) from None
+    return {name: log_odds(each) for name, each in fitted.items()}
+
+
+def score_ranking(truth: np.ndarray, log_odds: np.ndarray) -> dict[str, float]:
+    """What a threshold can feign, and what it cannot: recall and false alarms, the share of ham that is
+    called spam, at the classifier's own threshold, 0; then at equal false alarms, at equal recall, and over
+    all thresholds: the area under the ROC curve (Fawcett 2006, "An introduction to ROC analysis", section 7).
+
+    Args:
+        truth, log_odds: bool and float [N], of both classes.
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    false_alarms, recall, _ = roc_curve(truth, log_odds, drop_intermediate=False)
+    answers = log_odds >= 0
+    return {
+        "recall": float(answers[truth].mean()),
+        "false_alarms": float(answers[~truth].mean()),
+        "recall at 1 % false alarms": float(recall[false_alarms <= 0.01].max()),
+        "false alarms at 90 % recall": float(false_alarms[recall >= 0.9].min()),
+        "AUC": float(roc_auc_score(truth, log_odds)),
+    }
 
 
 @dataclass

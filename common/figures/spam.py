@@ -19,6 +19,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import SubFigure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, PercentFormatter
 from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
 
 from common.evaluation.spam import Fold, calibration_error, confusion, score_answers
 from common.figures.page import BLUE, GREEN, GREY, ORANGE, PINK, WIDTH, label_points, new_page
@@ -99,6 +100,45 @@ def collapse(
         _head(axes, "2. What it learned: accuracy on validation messages")
 
         _matrices(page.charts(510, x=760), "3. What it answers to test messages", matrices, scores, 1, 2)
+
+
+def elsewhere(
+    path: Path, truth: np.ndarray, odds: dict[str, np.ndarray], scores: Scores, **heading: str
+) -> None:
+    """ROC curves, and beside them recall at each method's own threshold and at equal false alarms.
+
+    By method, the net first: `odds`, float [N], spam where they are above 0, and of them `score_ranking`.
+    `truth` is bool [N].
+    """
+    methods = [name for name in scores if name != "majority class"]
+    lowest = 0.5 / (~truth).sum()  # of false alarms: to the left of it there are none
+    with new_page(path, WIDTH, 620, **heading) as page:
+        roc, recalls = page.charts().subplots(1, 2)
+        for y, (name, colour) in enumerate(zip(methods, (BLUE, GREEN, PINK, ORANGE), strict=True)):
+            score = scores[name]
+            own, equal = score["recall"], score["recall at 1 % false alarms"]
+            false_alarms, recall, _ = roc_curve(truth, odds[name])
+            line = {"color": colour, "linewidth": 1.6 if y else 3, "where": "post"}
+            roc.step(
+                np.maximum(false_alarms, lowest), recall, label=f"{name}, AUC {score['AUC']:.3f}", **line
+            )
+            point = {"color": colour, "markersize": 11, "markeredgecolor": "white", "clip_on": False}
+            roc.plot(max(score["false_alarms"], lowest), own, "o", zorder=3, **point)
+
+            recalls.plot([own, equal], [y, y], color=GREY, zorder=1)
+            recalls.plot(own, y, "o", **point)
+            recalls.plot(equal, y, "D", **point)
+            words = f"own {own:.2f} with {score['false_alarms']:.1%} false alarms; at 1 % {equal:.2f}"
+            recalls.text(0.01, y - 0.15, words)
+        roc.axvline(0.01, color=GREY, linestyle="--")
+        roc.set(xscale="log", xlim=(lowest, 1), ylim=(0, 1.02))
+        roc.set(xlabel="false alarms: share of ham", ylabel="recall of spam")
+        roc.xaxis.set_major_formatter("{x:g}")
+        roc.set_title("ROC curves; dot: a method's own threshold")
+        roc.legend(loc="lower right")
+        recalls.set(xlim=(0, 1), ylim=(len(methods) - 0.6, -0.6), xlabel="recall of spam")
+        recalls.set_yticks(range(len(methods)), methods)
+        recalls.set_title("The same dot; diamond: at 1 % false alarms")
 
 
 def scaling(path: Path, rows: Sequence[dict[str, Any]], baselines: Scores, **heading: str) -> None:

@@ -56,6 +56,13 @@ class SpamFilter:
         result[near] = self.calibrated(logits(self.exact, self.vocabulary.batch, again, threads=threads))
         return np.where(result >= 0.5, np.maximum(result.round(4), 0.5), np.minimum(result.round(4), 0.4999))
 
+    def log_odds(self, messages: Sequence[str]) -> np.ndarray:
+        """Of spam, float [N], which say more of the sure ones than probabilities; spam is what has 0 or more,
+        and a message without a token has -1,000."""
+        texts = [tokenize(text)[:LONGEST] for text in messages]
+        logit = logits(self.ensemble, self.vocabulary.batch, texts)
+        return np.nan_to_num(self.scale * logit + self.shift, nan=-1e3)
+
     def single_models(self, messages: Sequence[str]) -> list[np.ndarray]:
         """The probabilities of each model by itself."""
         texts = [tokenize(text) for text in messages]

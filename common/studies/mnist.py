@@ -65,10 +65,11 @@ def balance(
     study = inference.name_of(data.characters, "balance", "_")
     _save(study, config, data, scores, baselines, more)
     what = f"Conditional GANs, {player_steps:,} steps of each player or what is said; nothing else differs."
-    path = config.figs_dir() / f"{study.replace('gan', 'GAN')}.png"
+    path = config.figs_dir(data.builtin) / f"{study.replace('gan', 'GAN')}.png"
     figures.balance(path, rows, baselines["real"], _caption(config, data, what))
     best, *_, worst = sorted((score["distance"], name) for name, score in scores.items())
-    print(f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}. Figure: {path}")
+    verdict = f"Best: {best[1]}, distance {best[0]:.2f}; worst: {worst[1]}, {worst[0]:.2f}"
+    print(f"{verdict}. Figure: {results.where(path, data)}")
     return 0
 
 
@@ -122,15 +123,16 @@ def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.devic
     distances["real"] = evaluator.distances(*data.training_sample(len(data.test)))
     more = {"seconds": time.monotonic() - start, "device": device, "distance_by_class": distances}
     _save(study, config, data, scores, evaluation.baselines(evaluator, data), more)
-    figure = config.figs_dir() / f"{study.replace('gan', 'GAN')}.png"
+    figure = config.figs_dir(data.builtin) / f"{study.replace('gan', 'GAN')}.png"
     caption = f"Some of {WRITTEN:,} written characters; distances of {len(data.test):,}."
     figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
     if set(string.ascii_letters) <= set(data.characters):
         caption = _caption(config, data, f"By --write, scores of {len(data.test):,} characters.")
-        handwriting.save(config.figs_dir() / "GAN_handwriting.png", samplers, scores, config.seed, caption)
+        written = config.figs_dir(data.builtin) / "GAN_handwriting.png"
+        handwriting.save(written, samplers, scores, config.seed, caption)
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
-    print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {figure}")
+    print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {results.where(figure, data)}")
     return 0
 
 
@@ -147,4 +149,4 @@ def _save(
     scores, baselines = (evaluation.named(rows, data.name) for rows in (scores, baselines))
     print(results.table(scores | baselines))
     more |= {"data": data, "count": len(data.test), "metrics": scores, "baselines": baselines}
-    results.save(config.figs_dir(), script, config, **more)
+    results.save(config.figs_dir(data.builtin), script, config, **more)

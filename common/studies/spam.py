@@ -1,4 +1,5 @@
-"""The two studies of the spam experiments: why the earlier set-up collapsed, and how RNN and LSTM scale."""
+"""Three studies of the spam experiments: why the earlier set-up collapsed, how RNN and LSTM scale, and what
+they are worth on messages of another time and place."""
 
 import itertools
 import time
@@ -82,10 +83,11 @@ def collapse(
     baselines = {"majority class": scores.pop("majority class")}
 
     # Figure
-    figs, name = config.figs_dir(), f"{script}_collapse"
+    figs, name = config.figs_dir(data.builtin), f"{script}_collapse"
+    path = figs / f"{name}.png"
     evaluated = pd.DataFrame(run.history).dropna(subset="validation_accuracy").groupby("phase", sort=False)
     figures.collapse(
-        figs / f"{name}.png",
+        path,
         lengths,
         {method: table.to_numpy().T for method, table in evaluated[["step", "validation_accuracy"]]},
         test.labels,
@@ -103,7 +105,7 @@ def collapse(
     results.save(figs, name, config, metrics=scores, baselines=baselines, trained=run.record, **about)
     print(
         f"The earlier set-up is right about {earlier:.2%}, the majority class about {majority:.2%}, the "
-        f"repaired {kind} about {best:.2%}. Figure: {figs}/{name}.png"
+        f"repaired {kind} about {best:.2%}. Figure: {results.where(path, data)}"
     )
     if earlier != majority:
         print("It has not collapsed this time: it says more than ham to everything.")
@@ -154,6 +156,46 @@ def _earlier_set_up(
     return answers(model, padded(test))
 
 
+# -------------------------------------------------------------------------------------------- --test-on
+
+
+def elsewhere(config: Any, script: str, spam_filter: SpamFilter, data: Messages, device: torch.device) -> int:
+    """Scores a trained filter on messages of other times and places, beside baselines that learn from the
+    messages that it was trained on.
+
+    Raises:
+        UserError: the filter was trained on other messages than the first fold of `data`.
+    """
+    start, about, kind = time.monotonic(), spam_filter.about, spam_filter.about["kind"]
+    train = data.part(sms_spam.folds(data.labels, 5, config.seed)[0][0])
+    if (about["data"], about["messages"]) != (data.name, len(train)):
+        theirs = f"these weights learned from {about['messages']:,} messages of {about['data']}"
+        here = f"here the baselines would learn from {len(train):,} of {data.name}"
+        raise UserError(f"--test-on: {theirs}, {here}; give --data, --seed and --quick of their training")
+    test = sms_spam.find_elsewhere(config.test_on, train)
+    print(f"Test on: {test.name}; {test}\n{test.note}".strip())
+
+    odds = {kind: spam_filter.log_odds(test.texts)}
+    odds |= evaluation.simple_log_odds(train.texts, train.labels, test.texts, config.seed)
+    scores = {name: evaluation.score_ranking(test.labels, values) for name, values in odds.items()}
+    print(results.table(scores))
+
+    # Figure
+    figs, name = config.figs_dir(data.builtin), f"{script}_elsewhere"
+    path = figs / f"{name}.png"
+    title = f"Spam elsewhere: {kind} and baselines on messages of another kind"
+    caption = f"Trained on {len(train):,} messages of {data.name}, tested on {test.name}: {test}."
+    figures.elsewhere(path, test.labels, odds, scores, title=title, caption=caption)
+    net = scores.pop(kind)
+    about = {"data": test, "count": len(test), "device": device, "seconds": time.monotonic() - start}
+    results.save(figs, name, config, metrics={kind: net}, baselines=scores, **about)
+    own = f"recall {net['recall']:.2f} at its own threshold, with {net['false_alarms']:.1%} false alarms"
+    at_one, svm = (score["recall at 1 % false alarms"] for score in (net, scores["SVM on characters"]))
+    closing = f"{kind}: {own}; at 1 % {at_one:.2f} (SVM on characters {svm:.2f})"
+    print(f"{closing}. Figure: {results.where(path, data)}")
+    return 0
+
+
 # ---------------------------------------------------------------------------------------------- --sweep
 
 
@@ -180,9 +222,10 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     }
 
     # Figure
-    figs = config.figs_dir()
+    figs = config.figs_dir(data.builtin)
+    path = figs / "rnn_scaling.png"
     figures.scaling(
-        figs / "rnn_scaling.png",
+        path,
         rows,
         {name: score for name, score in baselines.items() if name != "majority class"},
         title="Do vanilla RNNs scale? Single models of many sizes, RNN and LSTM",
@@ -196,7 +239,7 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
     for kind in MODELS:
         means = [float(np.mean(row["accuracy"])) for row in rows if row["kind"] == kind]
         print(f"{kind}: accuracy {min(means):.2%} to {max(means):.2%} over all sizes")
-    print(f"Figure: {figs}/rnn_scaling.png")
+    print(f"Figure: {results.where(path, data)}")
     return 0
 
 

@@ -379,7 +379,7 @@ def _log(run: Run, phase: Phase, scores: dict[str, float]) -> None:
     """Writes a row of the history, and says so the first time that one side of a GAN has won."""
     phase.share_sums()
     phase.check(run.path)
-    run.history.append({"phase": phase.name, "step": phase.step, **phase.means(), **scores})
+    run.log({"phase": phase.name, "step": phase.step, **phase.means(), **scores})
     phase.sums, phase.counts = {}, {}
     sentence = winner(run.history, phase.name)
     side = sentence.partition(" has won")[0]

@@ -6,6 +6,7 @@ finished, and brings it back. The file ends in a checksum, and the one before it
 
 import contextlib
 import copy
+import csv
 import errno
 import json
 import math
@@ -16,7 +17,9 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from functools import cached_property
+from importlib.util import find_spec
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,6 +127,37 @@ class Run:
             if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):  # as on some network disks
                 return say(f"{run_dir} is on a disk without locks: see to it that no other run uses it.")
             raise UserError(f"cannot write to {run_dir}: {error.strerror}; name another --runs") from None
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds a row to the history, to `history.csv` in the run's folder, and where it is installed to
+        TensorBoard's files beside it.
+
+        Raises:
+            UserError: the table cannot be written.
+        """
+        self.history.append(row)
+        if not is_first():
+            return
+        table = StringIO()
+        names = dict.fromkeys(name for each in self.history for name in each)
+        writer = csv.DictWriter(table, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        with atomic_write(self.path.with_name("history.csv")) as temporary:  # whole: others read it meanwhile
+            temporary.write_text(table.getvalue(), encoding="utf-8")
+        if self._board:
+            for name in row.keys() - {"phase", "step"}:
+                self._board.add_scalar(f"{row['phase']}/{name}", row[name], row["step"])
+            self._board.flush()
+
+    @cached_property
+    def _board(self) -> Any:
+        """TensorBoard's writer, in a folder of its own for each start; None where it is not installed."""
+        if not find_spec("tensorboard"):
+            return None
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self.path.parent / "tensorboard" / time.strftime("%Y-%m-%d_%H-%M-%S")))
 
     def finish(self) -> None:
         """Marks the run as done: a new one may replace it, and resuming it trains nothing."""
