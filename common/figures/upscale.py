@@ -145,7 +145,7 @@ def worst(
     columns = {"64×64 input": lr, "GAN 224×224": gan, "original 224×224": hr}
     columns = {heading: images[shown] for heading, images in columns.items()}
     texts = zip(numbers("bicubic"), numbers("GAN"), ranks, strict=True)
-    title = "The GAN's worst: six by PSNR, six by LPIPS" if lpips else "The GAN's worst six by PSNR"
+    title = "The GAN's worst images, by PSNR and by LPIPS" if lpips else "The GAN's worst images, by PSNR"
     triples(path, columns, list(texts), title=title, caption=caption)
 
 
