@@ -131,11 +131,7 @@ def losses(ensemble: nn.Module, batches: list[tuple[Batch, Tensor]], progress: f
     def loss(model: nn.Module, batch: Batch, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(model(*batch), labels)
 
-    of_model = [
-        (partial(loss, model, *data), partial(draw_dropout, model, *data[0]))
-        for model, data in zip(ensemble.models, batches, strict=True)
-    ]  # of several processes, each computes some of them
-    return {f"model {number}": distributed.on_one(number, *of) for number, of in enumerate(of_model, 1)}
+    return distributed.loss_of_each(ensemble.models, batches, loss, draw_dropout)
 
 
 def fit(

@@ -9,8 +9,8 @@ What is more than a mean of samples sees the others too, so that many processes 
 - A loss that is no mean itself, but a function of one, takes that by `mean`.
 - A group of the minibatch standard deviation is of samples N/4 apart. With each n-th sample of N, a multiple
   of 4n, groups fall to one process whole, and are those of one process: nothing needs to be exchanged.
-- An ensemble is shared out by models (`on_one`): a step along the longest text takes as long for half of the
-  texts (LSTM: .71 of the time, RNN: .91).
+- An ensemble is shared out by models (`loss_of_each`): a step along the longest text takes as long for half
+  of the texts (LSTM: .71 of the time, RNN: .91).
 
 The loop averages gradients itself. DistributedDataParallel hooks into one module's `forward`; these losses
 call a discriminator several times, by its parts, with a gradient of a gradient (R1), and frozen in between.
@@ -149,23 +149,31 @@ def mean(x: Tensor) -> Tensor:
     return x if size() == 1 else _Mean.apply(x)
 
 
-def on_one(number: int, loss: Callable[[], Tensor], otherwise: Callable[[], object]) -> Tensor:
-    """A loss that one process computes on a whole batch, as that of model `number` of an ensemble.
+def loss_of_each(
+    models: Iterable[nn.Module],
+    batches: Iterable[tuple[Any, Tensor]],
+    loss: Callable[[nn.Module, Any, Tensor], Tensor],
+    otherwise: Callable[..., object],
+) -> dict[str, Tensor]:
+    """The loss of each model of an ensemble, `model 1` and so on, on a whole batch of its own.
 
-    The others call `otherwise`, which draws the random numbers that `loss` would have drawn. The result is
-    such that its mean over processes is the loss.
+    Of several processes each computes those of some models, `loss(model, inputs, labels)`. For the others it
+    calls `otherwise(model, *inputs)`, which draws the random numbers that `loss` would have drawn. The means
+    of the results over processes are the losses.
     """
     global _alone
-    if size() == 1:
-        return loss()
-    _alone = True
+    losses = {}
+    _alone = size() > 1
     try:
-        if number % size() == rank():
-            return size() * loss()
-        otherwise()
-        return torch.zeros((), requires_grad=True)  # a process may be left without any loss
+        for number, (model, (inputs, labels)) in enumerate(zip(models, batches, strict=True), 1):
+            if number % size() == rank():
+                losses[f"model {number}"] = size() * loss(model, inputs, labels)
+            else:
+                otherwise(model, *inputs)
+                losses[f"model {number}"] = torch.zeros((), requires_grad=True)  # it may be left without any
     finally:
         _alone = False
+    return losses
 
 
 def convert(module: nn.Module) -> None:
