@@ -6,6 +6,7 @@ the others: so training draws the kernel anew for every image. An image that is 
 
 import io
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 import torch
@@ -46,20 +47,25 @@ def draw_kernels(rng: np.random.Generator, count: int, side: int) -> Tensor:
     Half are torchvision's bilinear; the others bicubic, Lanczos, area (the mean of what a pixel covers) or a
     blend of these; one in ten blurs first. Returns [count,2/7 side,side], whose rows have the sum 1.
     """
-    size = (lr_side(side), side)
-    identity = torch.eye(side)[None, None]
-    basis = [F.interpolate(identity, size, mode=name, antialias=name != "area")[0, 0] for name in DRAWN]
     shares = rng.dirichlet(np.ones(len(DRAWN)), count)  # [count,4]
     alone = rng.choice(len(DRAWN) + 1, count, p=(*SHARES, 1 - sum(SHARES)))
     shares[alone < len(DRAWN)] = np.eye(len(DRAWN))[alone[alone < len(DRAWN)]]
-    kernels = torch.einsum("nk,kab->nab", torch.from_numpy(shares).float(), torch.stack(basis))
+    kernels = torch.einsum("nk,kab->nab", torch.from_numpy(shares).float(), _basis(side))
 
     blurred = torch.from_numpy(rng.random(count) < 0.1)
-    sigma = torch.from_numpy(rng.uniform(0.4, 1.6, count)).float()[:, None, None]  # large pixels
+    sigma = torch.from_numpy(rng.uniform(0.4, 1.6, count)).float()[blurred, None, None]  # large pixels
     distance = torch.arange(side)[:, None] - torch.arange(side)
     blur = torch.exp(-0.5 * (distance / sigma) ** 2)
-    kernels[blurred] @= (blur / blur.sum(2, keepdim=True))[blurred]
+    kernels[blurred] @= blur / blur.sum(2, keepdim=True)
     return kernels
+
+
+@cache
+def _basis(side: int) -> Tensor:
+    """The matrices of `DRAWN`, [4,2/7 side,side]: the same in every step."""
+    identity, size = torch.eye(side)[None, None], (lr_side(side), side)
+    basis = [F.interpolate(identity, size, mode=name, antialias=name != "area")[0, 0] for name in DRAWN]
+    return torch.stack(basis)
 
 
 def shrink(hr: Tensor, kernels: Tensor) -> Tensor:

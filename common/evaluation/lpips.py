@@ -40,11 +40,8 @@ def load(*, download: bool) -> Distance | None:
         # torchvision would unpickle whatever the file holds, and begins with random weights
         safe = mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1")
         with safe, torch.random.fork_rng(devices=[]):
-            how: dict[str, Any] = {
-                "normalize": True,
-                "sync_on_compute": False,
-            }  # no other process computes it
-            metric = LearnedPerceptualImagePatchSimilarity("squeeze", reduction="none", **how)
+            alone: dict[str, Any] = {"sync_on_compute": False}  # no other process computes it
+            metric = LearnedPerceptualImagePatchSimilarity("squeeze", "none", normalize=True, **alone)
     except (UserError, pickle.UnpicklingError, *FAILURES) as error:
         remedy = f"put {url} at {shlex.quote(str(path))}"
         print(f"No LPIPS, its net cannot be had ({in_one_line(error)}); {remedy}")

@@ -29,8 +29,7 @@ from common.training.run import Run
 
 # What `--method` takes, and its name on screen and in figures
 METHODS = {"conditional": "conditional", "1": "Method 1", "2": "Method 2"}
-PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
-SHIPPED = {name: PRETRAINED / f"{name}.safetensors" for name in ("digits", "handwriting")}
+SHIPPED = {name: evaluation.PRETRAINED / f"{name}.safetensors" for name in ("digits", "handwriting")}
 BATCH = 500
 # How probable the classifier of Method 2 must find a shape, to accept a sample; it is less sure of letters
 THRESHOLD, THRESHOLD_OF_LETTERS = 0.99, 0.2
