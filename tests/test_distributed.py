@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -76,6 +77,8 @@ def fork(count: int, function: Callable[[], object], log: Path) -> list[int]:
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -369,9 +372,7 @@ def test_torchrun_does_what_the_script_does(script: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_digits_in_two_processes_have_the_losses_of_one(
-    tmp_path: Path,
-) -> None:
+def test_digits_in_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     """The script's own training, at 1/40 of its rate, where one bit of one weight changes 1e-4 at most."""
     data = mnist.find("builtin", download=False)
     preset = replace(gan_mnist.PRESETS["quick"], learning_rate=1e-4, steps=None)
@@ -379,7 +380,8 @@ def test_digits_in_two_processes_have_the_losses_of_one(
 
     def train(folder: Path) -> None:
         config = gan_mnist.Config(steps=STEPS, quick=True, runs=folder)
-        evaluator = Evaluator(classifier.predict, data.test[:200], data.test_labels[:200])
+        few = replace(data, test=data.test[:200], test_labels=data.test_labels[:200])
+        evaluator = Evaluator(classifier.predict, few)
         gan_mnist.train(config, preset, data, evaluator, CPU)[1].run.finish()
 
     log = tmp_path / "log"

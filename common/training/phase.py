@@ -71,7 +71,7 @@ class Phase:
         for optimizer, state in zip(self.optimizers, packed["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         for name in self.PACKED:
-            setattr(self, name, packed[name])
+            setattr(self, name, type(getattr(self, name))(packed[name]))
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
         set_rng(packed["rng"], self.device)
 

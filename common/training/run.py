@@ -201,7 +201,9 @@ class Run:
                 raise ValueError(phase.name)  # the checkpoint stands in another phase
             if before:
                 phase.unpack(before)
-        except (RuntimeError, ValueError, KeyError):
+        except Exception as error:  # a crafted file fails in many ways; a damaged one is not even read
+            if out_of_memory(error):
+                raise
             raise UserError(
                 f"--resume: {self.path} does not fit phase {phase.name} or its model; start without --resume"
             ) from None
@@ -386,10 +388,11 @@ def _read(path: Path) -> bytes:
 
 def _content(data: bytes) -> dict[str, Any] | None:
     """The content of a checkpoint, or None where it is damaged or of an earlier version."""
-    parts = {"settings", "budget", "machine", "done", "record", "history", "finished", "phases"}
+    parts = {"settings": dict, "budget": dict, "machine": str, "done": bool}
+    parts |= {"record": dict, "history": list, "finished": dict, "phases": dict}
     try:
         content = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-        return content if parts <= content.keys() else None
+        return content if all(type(content[name]) is kind for name, kind in parts.items()) else None
     except Exception as error:  # damaged bytes fail in many ways; the caller says so and names the file
         if out_of_memory(error):
             raise MemoryError from None
