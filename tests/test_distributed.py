@@ -279,7 +279,8 @@ def at(folder: Path) -> int:
     return phases["fit"]["step"] if phases else 0
 
 
-def test_stopped_after_the_same_step_and_resumed_by_another_number(tmp_path: Path) -> None:
+@pytest.mark.parametrize("others", [1, 3])
+def test_stopped_after_the_same_step_and_resumed_by_another_number(others: int, tmp_path: Path) -> None:
     log, folder = tmp_path / "log", tmp_path / "two"
     processes = fork(2, lambda: train_slowly(folder), log)
     wait_for_step(folder, 5)
@@ -288,9 +289,27 @@ def test_stopped_after_the_same_step_and_resumed_by_another_number(tmp_path: Pat
     said = log.read_text()
     assert said.count("Stopped by a signal") == said.count(". To go on: torchrun --nproc-per-node=2 ") == 1
     assert 5 <= at(folder) < 60
-    train_slowly(folder, resume=True)
+    assert codes(fork(others, lambda: train_slowly(folder, resume=True), log)) == [0] * others
     train_slowly(tmp_path / "one")
     assert_same(tmp_path / "one", folder)
+
+
+def test_an_evaluation_is_shared_out_and_gives_all_the_whole(tmp_path: Path) -> None:
+    """7 rows by 3 processes; outside of an evaluation, and where rows are fewer, each computes alone."""
+    x, counts = torch.arange(14.0).view(7, 2), []
+
+    def doubled(rows: Tensor, same: Tensor) -> Tensor:
+        counts.append(len(rows))
+        return rows + same
+
+    def evaluate() -> None:
+        with distributed.together():
+            assert torch.equal(distributed.in_shares(doubled, x, x), 2 * x)
+            distributed.in_shares(doubled, x[:2], x[:2])
+        distributed.in_shares(doubled, x, x)
+        assert counts == [3 if cli.is_first() else 2, 2, 7]
+
+    assert codes(fork(3, evaluate, tmp_path / "log")) == [0] * 3, (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -362,6 +381,7 @@ def test_torchrun_does_what_the_script_does(script: str, tmp_path: Path) -> None
         said[folder] = done.stdout.splitlines()
     assert len(said[one]) == len(said[two]) and files(one) == files(two)
     rows, others = history(run_of(one, script)), history(run_of(two, script))
+    assert rows[-1]["step"] == others[-1]["step"] and len(rows) >= STEPS
     # at its own rate this GAN is chaotic: one process with one weight larger by its last bit differs, after
     # 50 steps, by 2.9 %; the next test takes smaller steps
     count = 7 if script == "gan_mnist" else len(rows)

@@ -10,7 +10,9 @@ else by hypothesis.
 
 import contextlib
 import csv
+import errno
 import gzip
+import http.server
 import io
 import json
 import os
@@ -23,12 +25,14 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import traceback
 import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from multiprocessing import active_children
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +48,6 @@ from PIL import Image
 from safetensors.torch import save as to_bytes
 from test_datasets_photos import (
     archive_of,
-    endless_reading,
     eventually,
     folder_of,
     is_running,
@@ -62,7 +65,7 @@ import multi_layer_rnn
 import single_layer_rnn
 from common import results, weights
 from common.cli import UserError, one_line, read_flags
-from common.datasets import imagenet, mnist, photo_batches, photos, sms_spam
+from common.datasets import download, imagenet, mnist, photo_batches, photos, sms_spam
 from common.datasets import packed as packed_files
 from common.evaluation.mnist import load_classifier
 from common.figures import page
@@ -469,6 +472,40 @@ def test_weights_of_impossible_sizes_are_refused_before_they_take_memory(about: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
+@pytest.mark.parametrize("url", ["http://example.org/a", "ftp://example.org/a", "file:///etc/passwd"])
+def test_nothing_is_fetched_in_the_clear(url: str) -> None:
+    with pytest.raises(OSError, match="only https is asked"):
+        download.fetch(url, io.BytesIO())
+
+
+def test_a_redirection_into_the_clear_is_not_read() -> None:
+    class Redirecting(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if self.path == "/a" else 200)
+            self.send_header("Location", f"http://127.0.0.2:{self.server.server_port}/b")  # type: ignore[attr-defined]
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("", 0), Redirecting) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        with pytest.raises(OSError, match=r"http://127.0.0.2:\d+/b is not fetched: only https is asked"):
+            download.fetch(f"http://127.0.0.1:{server.server_port}/a", io.BytesIO())
+        server.shutdown()
+
+
+def test_all_that_is_fetched_has_a_checksum_or_a_known_content() -> None:
+    """The messages' archive has none that is published: it is remembered, and its content is counted."""
+    calls = [
+        match[0]
+        for path in (ROOT / "common").rglob("*.py")
+        for match in re.finditer(r"(?<!def )\bfetch(_from_mirrors)?\(.*", path.read_text())
+    ]
+    assert len(calls) == 6
+    assert [call for call in calls if "md5" not in call and "sha256" not in call] == ["fetch(URL, received)"]
+
+
 def test_half_written_files_are_nobody_elses_to_read(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "weights") as temporary:
         assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
@@ -488,8 +525,8 @@ def experiment(folder: Path) -> None:
     save_json(folder / "figs" / "a.json", run.history)
 
 
-def forked(function: Callable[[], object], log: Path) -> tuple[int, str]:
-    """Exit code of a process of its own, below 0 for a signal, and what it said on stderr."""
+def start(function: Callable[[], object], log: Path) -> int:
+    """Calls `function` in a process of its own, whose stderr goes to `log`; returns its id."""
     process = os.fork()
     if process == 0:
         code = 99
@@ -507,7 +544,16 @@ def forked(function: Callable[[], object], log: Path) -> tuple[int, str]:
         finally:
             sys.stderr.flush()
             os._exit(code)
+    return process
+
+
+def end_of(process: int, log: Path) -> tuple[int, str]:
+    """Exit code of a process, below 0 for a signal, and what it said on stderr."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), log.read_text()
+
+
+def forked(function: Callable[[], object], log: Path) -> tuple[int, str]:
+    return end_of(start(function, log), log)
 
 
 def at_write(
@@ -546,13 +592,32 @@ def written(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in files.items() if not name.endswith((".pt", ".csv"))}
 
 
-WRITES = 27
-"""How often a file gets its name in `experiment`."""
+NAMES = (
+    *(
+        "checkpoint",
+        "history",
+        "before",
+        "checkpoint",
+        "before",
+        "checkpoint",
+        "history",
+        "history",
+        "before",
+    ),
+    *("checkpoint", "history", "before", "checkpoint", "history", "history", "before", "checkpoint"),
+    *("history", "before", "checkpoint", "before", "checkpoint", "before", "checkpoint", "weights", "figure"),
+    "results",
+)
+"""What gets its name in `experiment`, in turn: the checkpoint before is renamed, all others are written."""
+WRITES = len(NAMES)
 FEW = 5, WRITES - 2, WRITES - 1
-"""Of these a checkpoint, weights and a figure: the others are slow."""
+"""Of these one of each kind; the others are slow."""
 each_write = pytest.mark.parametrize(
     "number",
-    [pytest.param(k, marks=() if k in FEW else pytest.mark.slow) for k in range(1, WRITES + 1)],
+    [
+        pytest.param(k, marks=() if k in FEW else pytest.mark.slow, id=f"{k}-{name}")
+        for k, name in enumerate(NAMES, 1)
+    ],
 )
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -652,26 +717,64 @@ def test_photos_that_vanish_are_one_line(
     assert capsys.readouterr().err == ""
 
 
+def train_on_photos(root: Path, folder: Path) -> None:
+    """Trains without end on photos that two workers read; says in a file who they are."""
+    os.setpgid(0, 0)
+    replace = Path.replace
+
+    def checked(path: Path, target: Path) -> Path:
+        if (folder / "full").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(path, target)
+
+    Path.replace = checked  # type: ignore[method-assign] # in a process of its own
+
+    def loss(model: torch.nn.Module, batch: torch.Tensor, progress: float) -> loop.Losses:
+        (folder / "workers").write_text(" ".join(str(child.pid) for child in active_children()))
+        return {"size": model(batch.float().mean((1, 2, 3))[:, None]).square().mean()}
+
+    crops = photo_batches.batches(source_of(root), size=28, batch=4, seed=0, workers=2)
+    run, model = open_run(folder / "run", checkpoint_every=0.0), torch.nn.Linear(1, 1)
+    plan: dict[str, Any] = {"steps": 10**6, "schedule": float, "ema": 0.0}
+    loop.supervised(run, "fit", model, torch.optim.SGD(model.parameters()), loss, crops, **plan)
+
+
+ENDS = {
+    "Ctrl-C twice": (130, ""),
+    "SIGTERM": (130, ""),
+    "SIGHUP": (130, ""),
+    "SIGKILL": (-signal.SIGKILL, ""),
+    "the data vanish": (2, "photos has vanished; bring it back, then --resume goes on"),
+    "a worker is killed": (1, "a worker that reads photos was killed, perhaps for memory"),
+    "the disk is full": (1, "checkpoint.pt: No space left on device; make room"),
+}
+"""How a run ends: by its exit code, and the one line on stderr, if it has to say any."""
+
+
 @pytest.mark.slow
 @needs_fork
-@pytest.mark.parametrize("signals", [("SIGINT", "SIGINT"), ("SIGTERM",), ("SIGHUP",), ("SIGKILL",)], ids=str)
-def test_no_worker_outlives_a_run_that_a_terminal_ends(
-    signals: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("how", ENDS)
+def test_no_worker_outlives_its_run(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_pool(monkeypatch, size=1, uses=1)
-    root, out = folder_of(tmp_path / "photos", 6), tmp_path / "workers"
-    main = os.fork()
-    if main == 0:
-        os.setpgid(0, 0)
-        with contextlib.suppress(BaseException):
-            endless_reading(root, out)
-        os._exit(0)
-    assert eventually(lambda: out.exists() and len(out.read_text().split()) == 2)
+    root, log, out = folder_of(tmp_path / "photos", 6), tmp_path / "log", tmp_path / "workers"
+    main = start(lambda: train_on_photos(root, tmp_path), log)
+    assert eventually(lambda: out.exists() and len(out.read_text().split()) == 2), log.read_text()
     workers = [int(word) for word in out.read_text().split()]
-    for name in signals:
-        with contextlib.suppress(ProcessLookupError):
+    if how == "SIGKILL":
+        os.kill(main, signal.SIGKILL)  # it alone: its workers have to notice
+    elif how == "the data vanish":
+        root.rename(tmp_path / "elsewhere")
+    elif how == "a worker is killed":
+        os.kill(workers[0], signal.SIGKILL)
+    elif how == "the disk is full":
+        (tmp_path / "full").touch()
+    else:
+        names = ("SIGINT", "SIGINT") if how == "Ctrl-C twice" else (how,)
+        for name in names:  # as a terminal does: to all
             os.killpg(main, getattr(signal, name))
-    os.waitpid(main, 0)
+    code, said = end_of(main, log)
+    expected, line = ENDS[how]
+    assert code == expected and line in said and said.count("\n") == bool(line), said
     assert eventually(lambda: not any(is_running(worker) for worker in workers))
 
 

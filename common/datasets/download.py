@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from functools import partial
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import pooch
@@ -26,14 +26,20 @@ def fetch(url: str, file: IO[bytes], md5: str = "", sha256: str = "") -> None:
     """Writes what is at `url` into `file`, which is open for writing and reading, and goes back to its start.
 
     Raises:
-        OSError: it cannot be had as a whole, or its sums do not begin with `md5` and `sha256`.
+        OSError: it cannot be had as a whole by https, or its sums do not begin with `md5` and `sha256`.
     """
+
+    def check(response: Any, **_: Any) -> None:
+        _check_https(response.url)  # it may lead elsewhere
+        # some servers call the file's own gzip an encoding of the transfer, which requests would undo
+        response.raw.headers.discard("Content-Encoding")
+
+    _check_https(url)
     get = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(),
         chunk_size=2**16,
         timeout=TIMEOUT,
-        # some servers call the file's own gzip an encoding of the transfer, which requests would undo
-        hooks={"response": lambda response, **_: response.raw.headers.discard("Content-Encoding")},
+        hooks={"response": check},
     )
     get(url, file, None)
     for name, expected in {"md5": md5, "sha256": sha256}.items():
@@ -43,6 +49,13 @@ def fetch(url: str, file: IO[bytes], md5: str = "", sha256: str = "") -> None:
             wrong = f"its {name} is {has} instead of {expected}"
             raise OSError(f"{url} has another content than expected, {wrong}")
     file.seek(0)
+
+
+def _check_https(url: str) -> None:
+    """Refuses, by an OSError, to ask in the clear, unless it is this machine."""
+    server = urlsplit(url)
+    if server.scheme != "https" and server.hostname not in ("127.0.0.1", "localhost"):
+        raise OSError(f"{url} is not fetched: only https is asked")
 
 
 def fetch_from_mirrors(mirrors: list[str], name: str, file: IO[bytes], md5: str = "") -> None:

@@ -22,7 +22,7 @@ from common.datasets.mnist import Digits
 from common.files import cause_of
 from common.models.mnist import Classifier
 from common.results import Scores
-from common.training import loop
+from common.training import distributed, loop
 from common.training.run import Run, checkpoint
 
 PRETRAINED = Path(__file__).parents[2] / "data" / "pretrained"
@@ -59,7 +59,8 @@ class Evaluator:
             class_accuracy: share (0..1) that the evaluator gives `labels`, int64 [M], where there are any.
             merged_class_accuracy: the same where those of `MERGED` count as one, if the set has letters.
         """
-        features, logits = self.predict(fake)
+        both = distributed.in_shares(lambda part: torch.cat(self.predict(part), 1), fake)
+        features, logits = both.tensor_split([self.features.shape[1]], 1)
         predicted = logits.argmax(1)
         score = {
             "distance": frechet(self.features, features),

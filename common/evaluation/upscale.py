@@ -17,6 +17,7 @@ from common.datasets.images import to_float, to_uint8
 from common.evaluation.lpips import Distance
 from common.models.upscale import SelfEnsemble
 from common.results import BICUBIC, Scores, format_number
+from common.training import distributed
 
 Method = Callable[[Tensor], Tensor]
 """From lr to upscaled images, both uint8."""
@@ -79,7 +80,11 @@ def score(
 def upscale(model: nn.Module, lr: Tensor, batch: int = 16) -> Tensor:
     """`lr` uint8 [N,3,h,w] through the model in float32; returns uint8 [N,3,3.5h,3.5w], on the CPU."""
     device = next(model.parameters()).device
-    return to_uint8(torch.cat([model(to_float(part.to(device))).cpu() for part in lr.split(batch)]))
+
+    def upscaled(lr: Tensor) -> Tensor:
+        return to_uint8(torch.cat([model(to_float(part.to(device))).cpu() for part in lr.split(batch)]))
+
+    return distributed.in_shares(upscaled, lr)
 
 
 def upscale_classical(method: str, lr: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from common.evaluation.mnist import Evaluator, nearest_neighbour_ratio
 from common.files import atomic_write, cause_of
 from common.inference import handwriting
 from common.models.mnist import Classifier, Generator
+from common.training import distributed
 from common.training.run import Run
 
 # What `--method` takes, and its name on screen and in figures
@@ -93,7 +94,11 @@ class Sampler:
     def _generate(self, noise: Tensor, *label: Tensor) -> Tensor:
         """Noise [N,nets,latent] to uint8 [N,nets,28,28]."""
         device = next(self.generator.parameters()).device
-        return to_uint8(self.generator(noise.to(device), *(of.to(device) for of in label))).cpu()
+
+        def generated(*inputs: Tensor) -> Tensor:
+            return to_uint8(self.generator(*(x.to(device) for x in inputs))).cpu()
+
+        return distributed.in_shares(generated, noise, *label)
 
     def _sample_batch(self, labels: Tensor, rng: torch.Generator, noise: Tensor | None) -> Tensor:
         """One sample for each label [N], by a conditional net or by nets side by side."""

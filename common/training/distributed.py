@@ -11,6 +11,8 @@ What is more than a mean of samples sees the others too, so that many processes 
   of 4n, groups fall to one process whole, and are those of one process: nothing needs to be exchanged.
 - An ensemble is shared out by models (`loss_of_each`): a step along the longest text takes as long for half
   of the texts (LSTM: .71 of the time, RNN: .91).
+- Evaluations while it trains are shared out by images (`in_shares`). That at the end, whose images
+  become figures, is the first one's alone.
 
 The loop averages gradients itself. DistributedDataParallel hooks into one module's `forward`; these losses
 call a discriminator several times, by its parts, with a gradient of a gradient (R1), and frozen in between.
@@ -41,6 +43,7 @@ from common.cli import UserError, is_first, rank, size
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # with the first process, which evaluates; that one is gone shows at once
 _alone = False  # whether this process computes what belongs to no other
+_together = False  # whether all processes are in the same evaluation
 
 
 class ProcessLost(UserError):
@@ -231,6 +234,31 @@ def any_of(*flags: bool) -> list[bool]:
     with _exchange():
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return [bool(number) for number in numbers]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Within it all processes evaluate the same model: what `in_shares` computes is shared out."""
+    global _together
+    _together = size() > 1
+    try:
+        yield
+    finally:
+        _together = False
+
+
+def in_shares(function: Callable[..., Tensor], *x: Tensor) -> Tensor:
+    """`function(*x)`, which computes row by row [N,...] of [N,...], on the CPU; `together`, each process
+    computes a part of the rows, and all get the whole."""
+    if not _together or len(x[0]) < size():
+        return function(*x)
+    counts = [len(part) for part in x[0].tensor_split(size())]
+    own = function(*(rows.tensor_split(size())[rank()] for rows in x))
+    own = torch.cat([own, own.new_zeros(counts[0] - len(own), *own.shape[1:])])  # all of the same size
+    parts = [torch.empty_like(own) for _ in counts]
+    with _exchange():
+        dist.all_gather(parts, own)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 def on_first(function: Callable[[], T]) -> T:

@@ -367,12 +367,12 @@ def _evaluate(run: Run, phase: Phase, evaluate: Evaluate | None) -> None:
 
 
 def _look(phase: Phase, evaluate: Evaluate | None) -> dict[str, float]:
-    """The numbers of an evaluation, in the first process, which leaves the random numbers as they were."""
+    """The numbers of an evaluation, by all processes, which leaves the random numbers as they were."""
     rng = get_rng(phase.device)
-    with torch.no_grad():
-        scores = distributed.on_first(lambda: evaluate(phase.average) if evaluate else {})
+    with torch.no_grad(), distributed.together():
+        scores = evaluate(phase.average) if evaluate else {}
     set_rng(rng, phase.device)
-    return {name: float(value) for name, value in scores.items()}
+    return distributed.on_first(lambda: {name: float(value) for name, value in scores.items()})
 
 
 def _log(run: Run, phase: Phase, scores: dict[str, float]) -> None:
