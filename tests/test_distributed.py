@@ -303,11 +303,15 @@ def test_an_evaluation_is_shared_out_and_gives_all_the_whole(tmp_path: Path) -> 
         return rows + same
 
     def evaluate() -> None:
+        at_exit: list[Callable[[], None]] = []
+        distributed.atexit.register = at_exit.append  # type: ignore[attr-defined] # forked processes skip it
         with distributed.together():
             assert torch.equal(distributed.in_shares(doubled, x, x), 2 * x)
             distributed.in_shares(doubled, x[:2], x[:2])
         distributed.in_shares(doubled, x, x)
         assert counts == [3 if cli.is_first() else 2, 2, 7]
+        at_exit[0]()
+        assert not torch.distributed.is_initialized()
 
     assert codes(fork(3, evaluate, tmp_path / "log")) == [0] * 3, (tmp_path / "log").read_text()
 

@@ -22,6 +22,7 @@ pickled: what is exchanged is numbers and JSON.
 Without torchrun there is one process, no group, and every function gives back what it was given.
 """
 
+import atexit
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -66,6 +67,8 @@ def _join() -> None:
             return is_first_here()
 
     cli.may_speak = is_first_to_speak
+    # while Python is still there: threads of gloo that outlive it abort (PyTorch's pull request 179291)
+    atexit.register(dist.destroy_process_group)
 
 
 def is_first_here() -> bool:
@@ -84,6 +87,7 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError:
+        atexit.unregister(dist.destroy_process_group)  # which may wait for the one that is lost
         lost = "another process of this run was lost, perhaps killed for memory"
         raise ProcessLost(f"{lost}; --resume goes on from the last checkpoint, with any number") from None
 
