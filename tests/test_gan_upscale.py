@@ -25,6 +25,7 @@ from common.datasets.dead_leaves import dead_leaves
 from common.evaluation import upscale as evaluation
 from common.inference import upscale as inference
 from common.models.upscale import PatchDiscriminator
+from common.training import run as run_module
 from gan_upscale import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -314,9 +315,13 @@ def test_a_larger_budget_goes_on(
         phases = read_results(config)["trained"]["phases"]
         return phases["fidelity"]["steps"], phases["gan"]["steps"]
 
+    drawn = []
+    monkeypatch.setattr(run_module, "PICTURE_EVERY", 0.0)
+    monkeypatch.setattr(gan_upscale.figures, "save_training", lambda *of: drawn.append(of[2][-1]["phase"]))
     if stop_at:
         with pytest.raises(SystemExit):
             run(config, stop_at)
+        assert set(drawn) == {"fidelity", stop_at}, "the picture of the state so far"
     else:
         assert run(config) == (17, 3)
     with pytest.raises(UserError, match="steps = 20, now it is steps = 10; give as much or more"):
