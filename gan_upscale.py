@@ -177,7 +177,7 @@ def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[di
     settings["list of images"] = data.train.fingerprint()[:16]
     budget = config.budget(settings.pop("steps"), settings.pop("minutes"))  # may grow when a run goes on
     how: dict[str, Any] = {"budget": budget, "resume": config.resume, "precision": config.run_precision()}
-    run = Run(config.run_dir("gan_upscale"), settings=settings, device=device, **how)
+    run = Run(config.run_dir("gan_upscale", data.builtin), settings=settings, device=device, **how)
     crops = photo_batches.batches(data.train, size=preset.crop, batch=preset.batch, seed=config.seed)
     batches = degradation.pairs(crops, config.seed, config.degradation)
 
@@ -259,7 +259,7 @@ def main(config: Config) -> int:
     if run:
         about = {"device": cli.device_name(device), "scores": {"images": len(hr)} | metrics}
         about |= {"data": data.name, "images": len(data.train), "phases": run.record}
-        about = inference.save(newest, nets, about)
+        about = inference.save(run.path.with_name("weights.safetensors"), nets, about)
         run.finish()
     print(results.table(scores), *evaluation.nothing_learned(scores), sep="\n")
 

@@ -163,6 +163,8 @@ def test_runs_on_the_stand_in_stand_apart(figs: Path) -> None:
 def test_the_stand_in_never_replaces_real_results(flags: dict[str, Any], builtin: bool, folder: str) -> None:
     config = TrainingFlags(**flags)
     assert config.figs_dir(builtin) == Path(folder)
+    apart = "-quick" if "quick" in flags else "-builtin" if builtin else ""
+    assert config.run_dir("lesson", builtin) == Path(f"runs/lesson{apart}"), "nor do its weights real ones"
     closing = results.where(config.figs_dir(builtin) / "x.png", SimpleNamespace(builtin=builtin))
     assert closing.startswith(str(Path(folder, "x.png"))) and ("stand-in" in closing) == builtin
 
