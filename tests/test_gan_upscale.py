@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchmetrics.functional.image
 from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as TF
@@ -285,7 +286,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("save_all", "save_training"):
         monkeypatch.setattr(gan_upscale.figures, name, lambda *_, **__: None)
     similarity = "structural_similarity_index_measure"
-    monkeypatch.setattr(evaluation, similarity, lambda *_, **__: torch.tensor(1.0))
+    monkeypatch.setattr(torchmetrics.functional.image, similarity, lambda *_, **__: torch.tensor(1.0))
 
 
 @pytest.mark.usefixtures("cheap")
