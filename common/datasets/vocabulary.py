@@ -55,8 +55,8 @@ class Vocabulary:
         @lru_cache(
             maxsize=20_000
         )  # most tokens are among a few thousand; memory stays flat over endless input
-        def numbers(token: str) -> np.ndarray:
-            return np.array([of[name] for name in features(token) if name in of], np.int64)
+        def numbers(token: str) -> bytes:  # of int64: thousands of small arrays would scatter the memory
+            return np.array([of[name] for name in features(token) if name in of], np.int64).tobytes()
 
         self._numbers = numbers
 
@@ -75,8 +75,8 @@ class Vocabulary:
     def encode(self, tokens: Sequence[str]) -> Encoded:
         """A text's tokens as numbers. A token of which no feature is in the vocabulary has none."""
         numbers = [self._numbers(token) for token in tokens]
-        counts = np.array([len(of_token) for of_token in numbers], np.int64)
-        return np.concatenate([np.empty(0, np.int64), *numbers]), counts
+        counts = np.array([len(of_token) // 8 for of_token in numbers], np.int64)
+        return np.frombuffer(bytearray(b"".join(numbers)), np.int64), counts
 
     def batch(self, texts: Sequence[Sequence[str]]) -> Batch:
         """The tokens of several texts. A token that occurs again is not looked up, nor summed, again."""
