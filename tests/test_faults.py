@@ -861,6 +861,7 @@ def test_memory_stays_flat_over_ten_thousand_steps(script: ModuleType, tmp_path:
     assert forked(train, tmp_path / "log")[0] == 0, (tmp_path / "log").read_text()
     rows = pd.read_csv(tmp_path / "memory", sep=" ", names=["phase", "step", "bytes"])
     for phase, own in rows.groupby("phase"):
+        own = own[own.step >= own.step.max() / 2]  # an evaluation belongs to the warm-up: that half-way
         if len(own) >= 100:
             assert_flat(
                 own.bytes.reset_index(drop=True), f"{script.__name__}, {phase}, {own.step.max()} steps"
