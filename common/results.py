@@ -54,6 +54,10 @@ DIGITS = (  # after the point: none, one, two, ...; other metrics have four digi
 DEVIATION = "_sd"  # ends the name of a metric's standard deviation, which is shown beside it
 BICUBIC = "_bicubic"  # ends that of a metric on images that bicubic made small; beside it, bilinear's
 BOTH = "LR: bilinear / bicubic"
+SCRIPTS = ("gan_upscale", "gan_mnist", "multi_layer_rnn", "lstm", "single_layer_rnn")
+"""In the gallery's order: what can be looked at comes first."""
+COMPARED = {"psnr": "PSNR", "lpips": "LPIPS", "ms": "ms"}
+"""The metrics that stand beside the gallery's slider, and their headings there."""
 
 
 def printable(text: str, characters: Container[int] | None = None) -> str:
@@ -204,22 +208,61 @@ def _parts(figs: Path) -> dict[str, Path]:
 
 def _gallery(figs: Path) -> str:
     import jinja2
-    import pandas
-    from PIL import Image
 
-    parts: dict[str, dict[str, list[Any]]] = {}
-    for heading, folder in _parts(figs).items():
-        parts[heading] = {"runs": _runs(folder), "figures": []}
-        for path in sorted(folder.glob("[!.]*.png")):
-            with Image.open(path) as image:
-                figure = {"name": path.relative_to(figs).as_posix()} | {
-                    str(k): v for k, v in image.info.items()
-                }
-                parts[heading]["figures"].append(figure)
+    parts = {heading: _experiments(figs, folder) for heading, folder in _parts(figs).items()}
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
-    with pandas.option_context("display.max_colwidth", None):
-        return environment.from_string(template).render(parts=parts)
+    return environment.from_string(template).render(parts=parts, compared=COMPARED.values())
+
+
+def _experiments(figs: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """By script, the figures and the results of each of its commands; last, figures without results."""
+    commands: dict[str, dict[str, Any]] = {}
+    for run in _runs(folder):
+        block = commands.setdefault(run["command"], {"runs": [], "figures": []})
+        block["runs"].append(run | {"sheets": _sheets(figs, folder, run)})
+    for figure in _figures(figs, folder):
+        commands.setdefault(figure["Source"], {"runs": [], "figures": []})["figures"].append(figure)
+
+    scripts: dict[str, list[dict[str, Any]]] = {script: [] for script in SCRIPTS}
+    for command, block in commands.items():
+        script = re.search(r"(\w+)\.py", command)
+        scripts.setdefault(script[1] if script else "others", []).append(block)
+    for script, blocks in scripts.items():  # first what the script writes when it is just started
+        blocks.sort(key=lambda block: [run["script"] for run in block["runs"]] != [script])
+    return {script: blocks for script, blocks in scripts.items() if blocks}
+
+
+def _figures(figs: Path, folder: Path) -> list[dict[str, Any]]:
+    """The figures in `folder` with the texts that they carry; first the film of a training, if there is one."""
+    from PIL import Image
+
+    def facts(path: Path) -> dict[str, Any]:
+        with Image.open(path) as image:
+            size = {"name": path.relative_to(figs).as_posix(), "width": image.width, "height": image.height}
+            return {"Title": "", "Description": "", "Source": "", **image.info, **size}
+
+    figures: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("[!.]*.png")):
+        figures.append(facts(path))
+        if (film := path.with_suffix(".gif")).is_file():  # beside the training's curves, without texts
+            texts = {"Title": "While it trains", "Description": "The same noise at ever later steps."}
+            figures.insert(0, facts(film) | texts | {"Source": figures[-1]["Source"]})
+    return figures
+
+
+def _sheets(figs: Path, folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """For the slider: the images `folder`/SCRIPT/METHOD.webp with the method's numbers, the original last."""
+    from PIL import Image
+
+    paths, sheets = {path.stem: path for path in (folder / run["script"]).glob("[!.]*.webp")}, []
+    for method in (*run["scores"], "original"):
+        if method in paths:
+            with Image.open(paths[method]) as image:
+                sheet = {"method": method, "src": paths[method].relative_to(figs).as_posix()}
+                numbers = [format_number(metric, run["scores"].get(method, {}).get(metric)) for metric in COMPARED]
+                sheets.append(sheet | {"numbers": numbers, "photos": image.height // image.width})
+    return sheets
 
 
 def _runs(figs: Path) -> list[dict[str, Any]]:
@@ -236,7 +279,8 @@ def _runs(figs: Path) -> list[dict[str, Any]]:
             texts = {"script": run["script"], "command": run["command"], "facts": facts}
             shown = {key: printable(text).replace("\n", r"\n") for key, text in texts.items()}
             note, table = printable(data.get("note") or ""), _table(run["metrics"], run["baselines"])
-            runs.append(shown | {"note": note, "table": table})
+            scores = run["baselines"] | run["metrics"]
+            runs.append(shown | {"note": note, "table": table, "scores": scores, "count": data["count"]})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no results file ({cause_of(error)}); remove it") from None
     return runs
