@@ -225,22 +225,23 @@ def _experiments(figs: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
         commands.setdefault(figure["Source"], {"runs": [], "figures": []})["figures"].append(figure)
 
     scripts: dict[str, list[dict[str, Any]]] = {script: [] for script in SCRIPTS}
-    for command, block in commands.items():
-        script = re.search(r"(\w+)\.py", command)
-        scripts.setdefault(script[1] if script else "others", []).append(block)
-    for script, blocks in scripts.items():  # first what the script writes when it is just started
+    for words, block in commands.items():
+        name = re.search(r"(\w+)\.py", words)
+        scripts.setdefault(name[1] if name else "others", []).append(block)
+    for script, blocks in scripts.items():  # first what is called like the script, and not after a mode of it
         blocks.sort(key=lambda block: [run["script"] for run in block["runs"]] != [script])
     return {script: blocks for script, blocks in scripts.items() if blocks}
 
 
 def _figures(figs: Path, folder: Path) -> list[dict[str, Any]]:
-    """The figures in `folder` with the texts that they carry; first the film of a training, if there is one."""
+    """The figures in `folder` with the texts that they carry; the film of a training is the first of them."""
     from PIL import Image
 
     def facts(path: Path) -> dict[str, Any]:
         with Image.open(path) as image:
-            size = {"name": path.relative_to(figs).as_posix(), "width": image.width, "height": image.height}
-            return {"Title": "", "Description": "", "Source": "", **image.info, **size}
+            texts = {name: image.info.get(name, "") for name in ("Title", "Description", "Source")}
+            size = {"width": image.width, "height": image.height}
+            return {"name": path.relative_to(figs).as_posix()} | texts | size
 
     figures: list[dict[str, Any]] = []
     for path in sorted(folder.glob("[!.]*.png")):
@@ -259,9 +260,10 @@ def _sheets(figs: Path, folder: Path, run: dict[str, Any]) -> list[dict[str, Any
     for method in (*run["scores"], "original"):
         if method in paths:
             with Image.open(paths[method]) as image:
-                sheet = {"method": method, "src": paths[method].relative_to(figs).as_posix()}
-                numbers = [format_number(metric, run["scores"].get(method, {}).get(metric)) for metric in COMPARED]
-                sheets.append(sheet | {"numbers": numbers, "photos": image.height // image.width})
+                photos, src = image.height // image.width, paths[method].relative_to(figs).as_posix()
+            scores = run["scores"].get(method, {})
+            numbers = [format_number(metric, scores.get(metric)) for metric in COMPARED]
+            sheets.append({"method": method, "src": src, "photos": photos, "numbers": numbers})
     return sheets
 
 

@@ -85,9 +85,9 @@ def save_all(
     path = figs / "GAN_upscaling_standin.png"
     path.unlink(missing_ok=True)  # of an earlier run
     if data.builtin:
-        images = data.train.first(24).standard_images()  # uint8 [24,3,224,224]
+        leaves = data.train.first(24).standard_images()  # uint8 [24,3,224,224]
         title, caption = "The stand-in for photos: dead leaves", "Generated, for machines without photos."
-        pages.grid(path, images, columns=8, title=title, caption=caption)
+        pages.grid(path, leaves, columns=8, title=title, caption=caption)
 
 
 def save_training(
