@@ -185,7 +185,7 @@ def train(
     budget = config.budget(preset.steps, MINUTES)
     run = inference.open_run(config, asdict(replace(preset, steps=None)), budget, data, device)
     split = data.validation_split()
-    progress = figures.Progress(run, split, evaluator, config.method)
+    progress = figures.Progress(run, split, evaluator, config)
 
     # Models and their optimizers
     count = len(data.characters)

@@ -184,8 +184,7 @@ def fit(
 def main(config: Config) -> int:
     # Set up
     config.check()
-    run_dir = config.run_dir(SCRIPT)
-    chosen = weights.choose(config.weights, run_dir / "weights.safetensors", SHIPPED)
+    chosen = weights.choose(config.weights, config.run_dir(SCRIPT) / "weights.safetensors", SHIPPED)
     if config.predict is not None:
         return spam.predict(spam.load(chosen, KIND, build), config.predict, config.explain)
     from common.figures import spam as figures  # not above: --predict answers sooner without matplotlib
@@ -218,7 +217,7 @@ def main(config: Config) -> int:
     settings = {"data": data.name, "texts": data.digest()} | {name: getattr(config, name) for name in names}
     settings |= {"epochs of each fold": config.epochs} if config.folds else {}  # all are trained alike
     where: dict[str, Any] = {"device": device, "precision": "float32", "budget": {"epochs": config.epochs}}
-    run = Run(run_dir, settings=settings, resume=config.resume, **where)
+    run = Run(config.run_dir(SCRIPT, data.builtin), settings=settings, resume=config.resume, **where)
     folds = []
     splits = sms_spam.folds(data.labels, config.folds or 5, config.seed)[: config.folds or 1]
     for number, (index, test_index) in enumerate(splits, 1):
@@ -230,7 +229,7 @@ def main(config: Config) -> int:
     if not config.folds:
         source = {"command": command(), "commit": commit()}
         spam_filter.about |= source | {"scores": scores[KIND], "test messages": len(test)}
-        spam_filter.save(run_dir / "weights.safetensors")
+        spam_filter.save(run.path.with_name("weights.safetensors"))
     run.finish()
     if not is_first():
         return 0  # of several processes, one draws

@@ -95,9 +95,9 @@ class Flags:
         figs = self.figs / "builtin" if builtin else self.figs
         return figs / "evaluate" if getattr(self, "evaluate", False) else figs
 
-    def run_dir(self, name: str) -> Path:
-        """The folder of a run: quick ones stay apart, so that they never stand in for a real one."""
-        return self.runs / (f"{name}-quick" if self.quick else name)
+    def run_dir(self, name: str, builtin: bool = False) -> Path:
+        """The folder of a run: quick ones and those on stand-in data never pass for a real one."""
+        return self.runs / (f"{name}-quick" if self.quick else f"{name}-builtin" if builtin else name)
 
 
 @dataclass

@@ -51,11 +51,17 @@ DIGITS = (  # after the point: none, one, two, ...; other metrics have four digi
     ("lpips", "ssim", "f1", "precision", "recall", "min_class_share"),
     ("accuracy", "class_accuracy"),
 )
+HEADLINES = {  # by script in the order of README: a metric, our method, and what it has to beat
+    "single_layer_rnn": [("noisy: one-step MSE", "RNN", "AR(2)"), ("clean: forecast RMSE", "RNN", "AR(2)")],
+    "multi_layer_rnn": [("f1", "RNN", "SVM on characters"), ("accuracy", "RNN", "majority class")],
+    "lstm": [("f1", "LSTM", "SVM on characters"), ("accuracy", "LSTM", "majority class")],
+    "gan_mnist": [("FID-MNIST", "GAN", "real, blurred"), ("recall", "GAN", "real")],
+    "gan_upscale": [("lpips", "GAN", "linear filter"), ("psnr", "fidelity", "linear filter")],
+}
 DEVIATION = "_sd"  # ends the name of a metric's standard deviation, which is shown beside it
+NONE_YET = "No script has been run yet.\n"
 BICUBIC = "_bicubic"  # ends that of a metric on images that bicubic made small; beside it, bilinear's
 BOTH = "LR: bilinear / bicubic"
-SCRIPTS = ("gan_upscale", "gan_mnist", "multi_layer_rnn", "lstm", "single_layer_rnn")
-"""In the gallery's order: what can be looked at comes first."""
 COMPARED = {"psnr": "PSNR", "lpips": "LPIPS", "ms": "ms"}
 """The metrics that stand beside the gallery's slider, and their headings there."""
 
@@ -174,8 +180,8 @@ def publish(figs: Path = Path("figs")) -> None:
 def pages(figs: Path) -> dict[Path, str]:
     """What `publish` writes, by path.
 
-    The README.md beside `figs` keeps all but what stands between its lines `<!-- results -->` and
-    `<!-- /results -->`; one without them, or none, is left alone.
+    The README.md beside `figs` keeps all but what stands between `<!-- results -->` and `<!-- /results -->`,
+    and between `<!-- SCRIPT -->` and `<!-- /SCRIPT -->`; one without them, or none, is left alone.
     """
     (real, tables), *apart = [(heading, results_table(folder)) for heading, folder in _parts(figs).items()]
     head = "Written by `python -m common.results` from the `.json` files beside it. The figures: "
@@ -184,8 +190,11 @@ def pages(figs: Path) -> dict[Path, str]:
     texts = {figs / "RESULTS.md": results, figs / "index.html": _gallery(figs)}
     readme = figs.resolve().parent / "README.md"
     if readme.is_file():
-        between = re.compile("(?<=<!-- results -->\n).*?(?=<!-- /results -->)", re.DOTALL)
-        texts[readme] = between.sub(lambda _: tables, readme.read_text(encoding="utf-8"), count=1)
+        text = readme.read_text(encoding="utf-8")
+        for name, now in _headlines(figs).items():
+            between = re.compile(f"(?<=<!-- {name} -->).*?(?=<!-- /{name} -->)", re.DOTALL)
+            text = between.sub(now.replace("\\", r"\\"), text)
+        texts[readme] = text
     return texts
 
 
@@ -193,11 +202,46 @@ def results_table(figs: Path) -> str:
     """What `figs/*.json` say, as Markdown: for each script its run, and its metrics beside the baselines."""
     parts = []
     for run in _runs(figs):
-        cells = run["table"].replace(r"\|", "&#124;", regex=True)
-        align = ["left"] + ["right"] * (len(cells.columns) - 1)
-        rows = cells.to_markdown(index=False, disable_numparse=True, colalign=align)
-        parts.append(f"**{run['script']}** · {run['facts']} · `{run['command']}`\n\n{rows}\n")
-    return "\n".join(parts) or "No script has been run yet.\n"
+        head = f"**{run['script']}** · {run['facts']} · `{run['command']}`"
+        parts.append(f"{head}\n\n{_markdown(run['table'])}\n")
+    return "\n".join(parts) or NONE_YET
+
+
+def _headlines(figs: Path) -> dict[str, str]:
+    """What README says: of each script the first of its `HEADLINES`, and as `results` a table of them all."""
+    import pandas
+
+    runs, rows, texts = {run["script"]: run for run in _runs(figs)}, [], {}
+    for script in HEADLINES.keys() & runs.keys():
+        run = runs[script]
+        lines = [
+            (HEADINGS.get(metric, metric), *(_number(run["scores"], name, metric) for name in pair))
+            for metric, *pair in HEADLINES[script]
+        ]
+        metrics, ours, theirs = map("<br>".join, zip(*lines, strict=True))
+        texts[script] = "{}: **{}**, {}".format(*lines[0])
+        row = {"script": script, "score": metrics, "here": ours, "beside it": theirs}
+        rows.append(row | {"scored on": run["data"], "command": f"`{run['command']}`"})
+    rows.sort(key=lambda row: list(HEADLINES).index(row["script"]))
+    table = f"{_markdown(pandas.DataFrame(rows), 'left')}\n" if rows else NONE_YET
+    return texts | {"results": f"\n{table}"}
+
+
+def _number(scores: Scores, name: str, metric: str) -> str:
+    values = scores.get(name, {})
+    return f"{name} {format_number(metric, values.get(metric))}{_spread(values, metric)}"
+
+
+def _spread(values: dict[str, Any], metric: str) -> str:
+    """Its standard deviation, where there is one."""
+    deviation = values.get(metric + DEVIATION)
+    return f" ± {format_number(metric, deviation)}" if deviation else ""
+
+
+def _markdown(cells: pandas.DataFrame, numbers: str = "right") -> str:
+    align = ["left"] + [numbers] * (len(cells.columns) - 1)
+    cells = cells.replace(r"\|", "&#124;", regex=True)
+    return cells.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
 def _parts(figs: Path) -> dict[str, Path]:
@@ -224,7 +268,8 @@ def _experiments(figs: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
     for figure in _figures(figs, folder):
         commands.setdefault(figure["Source"], {"runs": [], "figures": []})["figures"].append(figure)
 
-    scripts: dict[str, list[dict[str, Any]]] = {script: [] for script in SCRIPTS}
+    # what can be looked at comes first, and in README last
+    scripts: dict[str, list[dict[str, Any]]] = {script: [] for script in reversed(HEADLINES)}
     for words, block in commands.items():
         name = re.search(r"(\w+)\.py", words)
         scripts.setdefault(name[1] if name else "others", []).append(block)
@@ -257,7 +302,7 @@ def _sheets(figs: Path, folder: Path, run: dict[str, Any]) -> list[dict[str, Any
     from PIL import Image
 
     paths, sheets = {path.stem: path for path in (folder / run["script"]).glob("[!.]*.webp")}, []
-    for method in (*run["scores"], "original"):
+    for method in (*run["before and after"], "original"):
         if method in paths:
             with Image.open(paths[method]) as image:
                 photos, src = image.height // image.width, paths[method].relative_to(figs).as_posix()
@@ -279,28 +324,30 @@ def _runs(figs: Path) -> list[dict[str, Any]]:
             facts = f"{data['name']} ({data['count']:,}{stand_in}) · {run['seconds'] / 60:.1f} minutes"
             facts += f" · {run['device']} · commit {run['commit']}"
             texts = {"script": run["script"], "command": run["command"], "facts": facts}
+            texts |= {"data": f"{data['name']} ({data['count']:,})"}
             shown = {key: printable(text).replace("\n", r"\n") for key, text in texts.items()}
-            note, table = printable(data.get("note") or ""), _table(run["metrics"], run["baselines"])
-            scores = run["baselines"] | run["metrics"]
-            runs.append(shown | {"note": note, "table": table, "scores": scores, "count": data["count"]})
+            note, scores = printable(data.get("note") or ""), _by_method(run["metrics"]) | run["baselines"]
+            more = {"count": data["count"], "before and after": [*run["baselines"], *run["metrics"]]}
+            runs.append(shown | more | {"note": note, "scores": scores, "table": _table(scores)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no results file ({cause_of(error)}); remove it") from None
     return runs
 
 
-def _table(metrics: dict[str, Any], baselines: Scores) -> pandas.DataFrame:
-    """A row of texts for each method; a script with one result may leave its name out: {"accuracy": 0.99}."""
+def _by_method(metrics: dict[str, Any]) -> Scores:
+    """A script with one result may leave its name out: {"accuracy": 0.99}."""
+    named = all(isinstance(values, dict) for values in metrics.values())
+    return metrics if named else {"this run": metrics}
+
+
+def _table(scores: Scores) -> pandas.DataFrame:
+    """A row of texts for each method."""
     import pandas
 
-    named = all(isinstance(values, dict) for values in metrics.values())
-    rows: Scores = (metrics if named else {"this run": metrics}) | baselines
-    table = {f"method ({BOTH})" if _has_both(rows) else "method": list(rows)}
-    for metric, cells in columns(rows, format_number).items():
+    table = {f"method ({BOTH})" if _has_both(scores) else "method": list(scores)}
+    for metric, cells in columns(scores, format_number).items():
         if not metric.endswith(DEVIATION):
-            deviations = [values.get(metric + DEVIATION) for values in rows.values()]
-            spreads = [
-                f" ± {format_number(metric, deviation)}" if deviation else "" for deviation in deviations
-            ]
+            spreads = [_spread(values, metric) for values in scores.values()]
             heading = HEADINGS.get(metric, metric.replace("_", " "))
             table[heading] = list(map(str.__add__, cells, spreads))
     return pandas.DataFrame(table)

@@ -33,7 +33,7 @@ def train(script: str, *launcher: str) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as folder:
         words = "--data", "builtin", "--device", "cpu", "--runs", folder, "--figs", folder
         run([*launcher, f"{script}.py", *words, *BUDGET[script]])
-        content = torch.load(checkpoint(Path(folder, script)), weights_only=True)
+        content = torch.load(checkpoint(Path(folder, f"{script}-builtin")), weights_only=True)
     state = list(content["finished"].values())[-1]["state"]
     weights = [tensor.numel() for module in state["modules"][:-1] for tensor in module.values()]
     return 1e3 * state["stepping"] / state["step"], sum(weights)

@@ -44,7 +44,7 @@ def test_the_page_needs_nothing_but_what_lies_beside_it() -> None:
             if (target := attributes.get(name)) and not target.startswith("#"):
                 assert (ROOT / "figs" / unquote(target)).is_file(), target
     ids = Counter(attributes["id"] for _, attributes in tags if "id" in attributes)
-    assert max(ids.values()) == 1 and ids.keys() >= set(results.SCRIPTS)
+    assert max(ids.values()) == 1 and ids.keys() >= set(results.HEADLINES)
 
 
 @pytest.fixture(scope="module")

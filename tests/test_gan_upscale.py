@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchmetrics.functional.image
 from PIL import Image
 from safetensors.torch import load_file
 from torchvision.transforms.v2 import functional as TF
@@ -25,6 +26,7 @@ from common.datasets.dead_leaves import dead_leaves
 from common.evaluation import upscale as evaluation
 from common.inference import upscale as inference
 from common.models.upscale import PatchDiscriminator
+from common.training import run as run_module
 from gan_upscale import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -284,7 +286,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("save_all", "save_training"):
         monkeypatch.setattr(gan_upscale.figures, name, lambda *_, **__: None)
     similarity = "structural_similarity_index_measure"
-    monkeypatch.setattr(evaluation, similarity, lambda *_, **__: torch.tensor(1.0))
+    monkeypatch.setattr(torchmetrics.functional.image, similarity, lambda *_, **__: torch.tensor(1.0))
 
 
 @pytest.mark.usefixtures("cheap")
@@ -314,9 +316,13 @@ def test_a_larger_budget_goes_on(
         phases = read_results(config)["trained"]["phases"]
         return phases["fidelity"]["steps"], phases["gan"]["steps"]
 
+    drawn = []
+    monkeypatch.setattr(run_module, "PICTURE_EVERY", 0.0)
+    monkeypatch.setattr(gan_upscale.figures, "save_training", lambda *of: drawn.append(of[2][-1]["phase"]))
     if stop_at:
         with pytest.raises(SystemExit):
             run(config, stop_at)
+        assert set(drawn) == {"fidelity", stop_at}, "the picture of the state so far"
     else:
         assert run(config) == (17, 3)
     with pytest.raises(UserError, match="steps = 20, now it is steps = 10; give as much or more"):

@@ -1,6 +1,7 @@
 """What the README says can be pasted, opened and reproduced."""
 
 import importlib
+import itertools
 import os
 import re
 import shlex
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import tyro
-
-from common import results
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -124,15 +125,66 @@ def test_links_lead_somewhere(page: str) -> None:
     path = ROOT / page
     text = path.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
-    local = [link for link in links if not link.startswith("https://")]
-    assert links and not [link for link in local if not (path.parent / link).exists()]
+    headings = [re.sub(r"[^\w -]", "", line).strip().lower() for line in re.findall(r"^#+ (.*)", text, re.M)]
+    anchors = {"#" + heading.replace(" ", "-") for heading in headings}  # as GitHub makes them
+    local = {link for link in links if not link.startswith("https://")}
+    assert links and not [link for link in local - anchors if not (path.parent / link).exists()]
 
 
 def test_scripts_are_all_listed() -> None:
-    listed = re.findall(r"^\| \[(\w+\.py)\]", README, re.M)
+    listed = re.findall(r"^\| <img [^>]*> \| \[(\w+\.py)\]", README, re.M)
     assert sorted(listed) == sorted(path.name for path in ROOT.glob("*.py"))
 
 
-def test_results_are_those_of_the_results_files() -> None:
-    shown = README.split("<!-- results -->\n")[1].split("<!-- /results -->")[0]
-    assert shown == results.results_table(ROOT / "figs")
+@pytest.mark.parametrize(
+    ("heading", "answer"),
+    [
+        ("getting it back", r"util/unzip_imagenet"),
+        ("Which script first", r"in this order"),
+        ("how long", r"half a minute"),
+        ("detail_db", r"fine detail .* in dB against the originals"),
+        ("Back after a year", r"runs/SCRIPT/weights\.safetensors"),
+        ("your own photos, messages, texts", r"--data ~/Pictures"),
+        ("why 86.64 %", r"share of ham"),
+        ("Back after a year", r"continue\?.*--resume"),
+        ("Two GPUs", r"torchrun --nproc-per-node=2"),
+        ("figures again", r"python -m common\.results"),
+        ("Which PyTorch", r"--index-url \S+/cpu"),
+        ("to change X, open Y", r"A sixth experiment"),
+    ],
+)
+def test_what_a_newcomer_asks_is_answered_below_a_heading_that_names_it(heading: str, answer: str) -> None:
+    parts = re.split(r"^(#+ .*)$", README, flags=re.M)
+    below = {title: text for title, text in itertools.pairwise(parts) if title.startswith("#")}
+    (text,) = (text for title, text in below.items() if heading in title)
+    two_screens = " ".join(text.splitlines()[:60])
+    assert re.search(answer, two_screens)
+
+
+NEEDS = {  # what a clone does not have, or hours
+    r"pip install|pytest": "is what CI runs",
+    r"torchrun|srun|SBATCH|scontrol|rdzv|/bin/bash": "takes many minutes, or a cluster",
+    r"~/Pictures|--data (?:emnist|imagenette|labelled)": "trains on data of yours, or on a large download",
+}
+
+
+@pytest.mark.slow
+def test_every_other_command_runs_in_a_clone(tmp_path: Path) -> None:
+    """With the files of yours that it names; about two minutes."""
+    subprocess.run(["git", "clone", "-q", ROOT, tmp_path / "clone"], check=True)
+    clone = tmp_path / "clone"
+    (clone / ".venv").symlink_to(sys.prefix)
+    (clone / "holiday").mkdir()
+    photo = Image.fromarray(load_sample_image("flower.jpg"))
+    photo.resize((160, 107)).save(clone / "photo.jpg")
+    photo.resize((64, 43)).save(clone / "holiday" / "beach.jpg")
+    (clone / "messages.txt").write_text("Free entry! Call 09061701461 now\nSee you at six\n")
+    rows = ["ham\tSee you at six, love", "spam\tFree entry! Call 09061701461 now to claim"]
+    (clone / "labelled.csv").write_text("\n".join(f"{row} {n}" for n in range(60) for row in rows) + "\n")
+    commands = [line for line in FENCED if not any(re.search(need, line) for need in NEEDS)]
+    assert len(commands) >= 11
+    for line in commands:
+        done = subprocess.run(["bash", "-c", line], cwd=clone, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    for name in ("large.png", "double.png", "holiday-large", "note.png", "hand.svg", "pi.png", "digits.npz"):
+        assert (clone / name).exists(), name

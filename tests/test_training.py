@@ -637,6 +637,17 @@ def test_the_history_is_a_table_while_it_trains_and_goes_to_tensorboard(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(PREFIX)] == []
 
 
+@pytest.mark.parametrize(("every", "drawn"), [(0.0, [0, 4, 8, 12]), (60.0, [])])
+def test_a_picture_is_drawn_after_each_evaluation_once_the_last_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, drawn: list[int]
+) -> None:
+    monkeypatch.setattr(run_module, "PICTURE_EVERY", every)
+    run, seen = open_run(tmp_path), []
+    run.picture = lambda: seen.append(run.history[-1]["step"])
+    fit(run, net(), evaluate=lambda model: {"score": 1.0}, evaluations=3)
+    assert seen == drawn
+
+
 def test_history_holds_means_and_evaluations(tmp_path: Path) -> None:
     values = iter(range(1000))
 

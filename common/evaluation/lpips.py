@@ -12,7 +12,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import SqueezeNet1_1_Weights
 
 from common.cli import UserError
@@ -30,6 +29,8 @@ def load(*, download: bool) -> Distance | None:
     Returns:
         None where that fails or must not be tried; then a line on screen says why, and what to do.
     """
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity  # seconds; not for --input
+
     url = SqueezeNet1_1_Weights.DEFAULT.url
     path = Path(torch.hub.get_dir(), "checkpoints", Path(url).name)
     try:

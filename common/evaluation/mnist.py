@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from common import cli, weights
 from common.cli import UserError
@@ -97,6 +96,8 @@ class _Features(nn.Identity):
 
 def frechet(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance between two sets of features, [N,F] and [M,F], taken as Gaussians."""
+    from torchmetrics.image.fid import FrechetInceptionDistance  # it takes seconds that --write need not wait
+
     net = _Features()
     net.num_features = real.shape[1]
     # else it would meet other processes, which have nothing to add, and wait

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
 from torchvision.transforms.v2 import functional as TF
 
 from common.datasets.degradation import KERNELS, downscale, spoil
@@ -61,6 +60,8 @@ def score(
     details by row and column modulo 7, strongest over weakest; photos have about 1.1, a pattern of dots 10.
     lr_psnr: PSNR of the output, downscaled again, against the input.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure  # seconds; not for --input
+
     fake, hr = to_float(fake8), to_float(hr8)
     # 64 of 224 pixels hold up to 64/448 cycles a pixel, so rings from 10 on are lost in them
     power = 10 * torch.log10(power_by_frequency(fake) / power_by_frequency(hr))

@@ -1,6 +1,7 @@
 """The figures of gan_mnist.py: what was generated, how it came about, and whether it was copied."""
 
 import io
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from common.figures import page as look
 from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, few_ticks, grid, legend, new_page
 from common.figures.training import training_curves
 from common.files import atomic_write
-from common.inference.mnist import Sampler, tiled
+from common.inference.mnist import Sampler, name_of, tiled
 from common.results import Scores
 from common.training.run import Run
 
@@ -41,8 +42,10 @@ class Progress:
     """What the validation part, the test part of `split`, shows while a GAN trains: scores, and samples of
     the same noise at each evaluation, which are files, so that they outlive stops."""
 
-    def __init__(self, run: Run, split: Digits, evaluator: evaluation.Evaluator, method: str) -> None:
-        self.run, self.method, self.characters = run, method, split.characters
+    def __init__(self, run: Run, split: Digits, evaluator: evaluation.Evaluator, config: Any) -> None:
+        self.run, self.split, self.method, self.characters = run, split, config.method, split.characters
+        if not config.balance:  # its trainings have a figure of their own
+            run.picture = partial(save_training, config.figs_dir(split.builtin), self)
         self.evaluator = evaluation.Evaluator(evaluator.predict, split)
         self.labels = split.labels_to_sample(len(split.test))
         self.folder = run.path.parent / "film"
@@ -63,6 +66,11 @@ class Progress:
             film, _ = sample(torch.arange(10 * columns) % columns, seed=2)
             Image.fromarray(tiled(film, columns)).save(temporary)
         return self.evaluator.score(*sample(self.labels, seed=1))
+
+    @cached_property
+    def real(self) -> dict[str, float]:
+        """The scores of as many real characters: a distance depends on how many are compared."""
+        return self.evaluator.score(self.split.train[: len(self.labels)])
 
     def _steps(self) -> list[int]:
         """Of the evaluations so far."""
@@ -108,7 +116,7 @@ def save_all(
     `fake` and `labels`, uint8 [N,28,28] and int64 [N], are what was sampled for the scores of `evaluator`.
     """
     name, count = script.replace("gan", "GAN"), len(data.characters)
-    caption = f"Trained on {sampler.about['data']}. {data.note.partition(chr(10))[0]}".strip()
+    caption = _caption(sampler.about["data"], data)
     samples, _ = sampler.sample(in_columns(count), torch.Generator().manual_seed(seed))
     index = torch.cat([(labels == k).nonzero()[:ROWS, 0] for k in some_of(count)])
     _, nearest = evaluation.nearest(fake[index], data.train)
@@ -129,17 +137,26 @@ def save_all(
     by_class(figs / f"{name}_classes.png", distances, data.characters, caption)
     if progress:
         progress.save_film(figs / f"{name}_training.gif")
-        # as many real characters as the validation part has: a distance depends on how many are compared
-        real = progress.evaluator.score(data.train[: len(progress.evaluator.labels)])
-        training_curves(
-            figs / f"{name}_training.png",
-            [row for row in progress.run.history if row["phase"] == "gan"],  # not Method 2's classifier
-            title="The balance of the two players",
-            caption=f"{caption} Scored on validation characters, by the evaluator.",
-            references={"real": real},
-            metrics=VALIDATION,
-        )
+        save_training(figs, progress)
     return figs / f"{name}.png"
+
+
+def save_training(figs: Path, progress: Progress) -> None:
+    """Draws the curves so far, beside the scores of real characters."""
+    data = progress.split
+    name = name_of(data.characters, progress.method, "_method_").replace("gan", "GAN")
+    training_curves(
+        figs / f"{name}_training.png",
+        [row for row in progress.run.history if row["phase"] == "gan"],  # not Method 2's classifier
+        title="The balance of the two players",
+        caption=f"{_caption(data.name, data)} Scored on validation characters, by the evaluator.",
+        references={"real": progress.real},
+        metrics=VALIDATION,
+    )
+
+
+def _caption(trained_on: str, data: Digits) -> str:
+    return f"Trained on {trained_on}. {data.note.partition(chr(10))[0]}".strip()
 
 
 def in_columns(count: int) -> Tensor:

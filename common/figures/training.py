@@ -30,7 +30,9 @@ def training_curves(
     references: Scores | None = None,
     metrics: dict[str, str] | None = None,
 ) -> None:
-    """The whole training on one axis of steps: losses, who is winning, gradient norms, validation scores.
+    """The training so far on one axis of steps: losses, who is winning, gradient norms, validation scores.
+
+    A phase that has taken no step yet is left out, and where no phase has, nothing is drawn.
 
     Args:
         history: rows of `training.Run.history`; a phase with `loss_discriminator` is an adversarial one.
@@ -43,8 +45,12 @@ def training_curves(
     metrics, references = metrics or UPSCALING, references or {}
     rows = pd.DataFrame(history).replace([math.inf, -math.inf], math.nan)
     steps = rows.groupby("phase", sort=False)["step"].max()
+    steps = steps[steps > 0]
+    rows = rows[rows["phase"].isin(steps.index)]
+    if rows.empty:
+        return
     ends = steps.cumsum()  # of the phases, on one axis that all of them share
-    rows["at"] = rows["step"] + rows["phase"].map(ends - steps)
+    rows = rows.assign(at=rows["step"] + rows["phase"].map(ends - steps))
     adversarial = {row["phase"] for row in history if "loss_discriminator" in row}
     both = ", in both phases" if len(ends) > 1 else ""
     headings = [

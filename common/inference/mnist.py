@@ -158,7 +158,7 @@ def open_run(
     settings = {name: getattr(config, name) for name in ("method", "seed", "precision")} | preset
     settings |= {"data": data.name, "digits": data.fingerprint()[:16]}
     more: dict[str, Any] = {"budget": budget, "resume": config.resume, "precision": config.run_precision()}
-    path = config.run_dir(name_of(data.characters, config.method))
+    path = config.run_dir(name_of(data.characters, config.method), data.builtin)
     return Run(path, settings=settings, device=device, **more)
 
 
@@ -218,7 +218,8 @@ def load_chosen(
     for (name, shipped), characters in zip(
         SHIPPED.items(), (string.digits, string.ascii_letters), strict=True
     ):
-        newest = config.run_dir(name_of(characters, method)) / "weights.safetensors"
+        folder = config.run_dir(name_of(characters, method), data is not None and data.builtin)
+        newest = folder / "weights.safetensors"
         if config.weights == "auto" and newest.exists():
             candidates.append(newest)
         if config.weights in ("auto", "shipped", name):

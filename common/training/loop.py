@@ -360,6 +360,8 @@ def _evaluate(run: Run, phase: Phase, evaluate: Evaluate | None) -> None:
     _log(run, phase, scores)
     phase.evaluated = phase.step
     run.checkpoint(phase)
+    with run.nothing_to_lose():
+        run.show()
     left = run.record[phase.name]["seconds"] / 60 * (phase.steps / max(phase.step, 1) - 1)
     time_left = f" ({left:.1f} minutes left)" if 0 < phase.step < phase.steps else ""
     if line := _format(run.history[-1]):

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.util import find_spec
@@ -52,6 +52,9 @@ def pick_precision(device: torch.device) -> str:
     return "bfloat16" if has.get("amx_bf16") else "float32"
 
 
+PICTURE_EVERY = 20.0
+
+
 class Run:
     """One training run in one folder: phases one after the other, one file `checkpoint.pt`.
 
@@ -60,6 +63,7 @@ class Run:
             200 a phase besides those of evaluations.
         record: for the results file, by phase: steps, precision, seconds, and `data_wait`, the share (0..1)
             of the steps' time until their batches were there.
+        picture: draws the history so far; called after evaluations, `PICTURE_EVERY` seconds apart at least.
     """
 
     def __init__(
@@ -101,6 +105,8 @@ class Run:
         self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
         self._pending: dict[str, dict[str, Any]] = {}  # by name: the phases that the checkpoint stands in
         self._started: set[str] = set()
+        self.picture: Callable[[], None] | None = None
+        self._shown = time.monotonic()
         self.using = "float32"  # precision of the phase at work, which `autocast` gives
         self._owns_file = resume  # False while the file, if any, is of an older run
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
@@ -149,6 +155,12 @@ class Run:
             for name in row.keys() - {"phase", "step"}:
                 self._board.add_scalar(f"{row['phase']}/{name}", row[name], row["step"])
             self._board.flush()
+
+    def show(self) -> None:
+        """Draws the picture, if the last one is old enough."""
+        if self.picture and is_first() and time.monotonic() - self._shown >= PICTURE_EVERY:
+            self.picture()
+            self._shown = time.monotonic()
 
     @cached_property
     def _board(self) -> Any:
