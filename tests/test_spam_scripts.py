@@ -250,12 +250,13 @@ def test_few_models_are_validated_on_their_own_parts_only() -> None:
     words = Vocabulary.from_texts([" ".join(text) for text in texts], least=1)
     splits = sms_spam.folds(labels, 10, seed=0)[:3]
     ensemble = Ensemble([MODELS["LSTM"](len(words), 4, 4, 1) for _ in splits]).eval()
-    answers, truth = evaluation.Validation(words, texts, labels, splits).out_of_fold(ensemble)
+    answers, lengths, truth = evaluation.Validation(words, texts, labels, splits).out_of_fold(ensemble)
     own = [
         logits(model, words.batch, [texts[i] for i in index])
         for model, (_, index) in zip(ensemble.models, splits, strict=True)
     ]
     assert np.array_equal(answers, np.concatenate(own)) and len(answers) == len(truth) == 30
+    assert set(lengths) == {5, 6}, "of word0 and of word10"
 
 
 def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once() -> None:
