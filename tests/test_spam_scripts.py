@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -594,6 +595,13 @@ def test_explaining_shows_the_words_that_count(
         assert ("\033" in shown[0]) == (value == "xterm")
     coloured = spam._in_colours(message, moved)
     assert re.sub(r"\033\[[0-9;]*m", "", coloured) == message and coloured.count("\033[0m") >= 1
+
+
+def test_the_length_of_a_message_counts_without_its_spaces(answering: spam.SpamFilter) -> None:
+    messages = ["ok", "call  me, mum", " ok \t", ""]
+    more = replace(answering, length_scale=answering.length_scale + 1)
+    gained = more.log_odds(messages) - answering.log_odds(messages)
+    assert gained == pytest.approx(np.log([2, 10, 2, 1]))
 
 
 def test_weights_of_another_kind_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
             return Ensemble(build(len(vocabulary), *sizes) for _ in range(n_models))
 
         ensemble = weights.build(make, sizes, modules["ensemble"])
-        calibration = (float(about[name]) for name in CALIBRATION)
-        return SpamFilter(ensemble.eval(), vocabulary, *calibration, about)
+        scale, length_scale, shift = (float(about[name]) for name in CALIBRATION)
+        return SpamFilter(ensemble.eval(), vocabulary, scale, length_scale, shift, about)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"--weights: {path} holds no {kind} of this script ({why})") from None
