@@ -190,7 +190,7 @@ def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[di
     for net in (linear, generator, discriminator):
         net.to(device).to(memory_format=torch.channels_last)
 
-    run.picture = lambda: figures.save_training(config.figs_dir(data.builtin), data, run.history, linear)
+    run.draw = lambda: figures.save_training(config.figs_dir(data.builtin), data, run.history, linear)
 
     # What both phases share, and the budget, in steps or minutes, that they divide
     hr = data.validation.standard_images()  # uint8 [N,3,224,224]

@@ -62,6 +62,8 @@ DEVIATION = "_sd"  # ends the name of a metric's standard deviation, which is sh
 NONE_YET = "No script has been run yet.\n"
 BICUBIC = "_bicubic"  # ends that of a metric on images that bicubic made small; beside it, bilinear's
 BOTH = "LR: bilinear / bicubic"
+COMPARED = {"psnr": "PSNR", "lpips": "LPIPS", "ms": "ms"}
+"""The metrics that stand beside the gallery's slider, and their headings there."""
 
 
 def printable(text: str, characters: Container[int] | None = None) -> str:
@@ -250,22 +252,64 @@ def _parts(figs: Path) -> dict[str, Path]:
 
 def _gallery(figs: Path) -> str:
     import jinja2
-    import pandas
-    from PIL import Image
 
-    parts: dict[str, dict[str, list[Any]]] = {}
-    for heading, folder in _parts(figs).items():
-        parts[heading] = {"runs": _runs(folder), "figures": []}
-        for path in sorted(folder.glob("[!.]*.png")):
-            with Image.open(path) as image:
-                figure = {"name": path.relative_to(figs).as_posix()} | {
-                    str(k): v for k, v in image.info.items()
-                }
-                parts[heading]["figures"].append(figure)
+    parts = {heading: _experiments(figs, folder) for heading, folder in _parts(figs).items()}
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
-    with pandas.option_context("display.max_colwidth", None):
-        return environment.from_string(template).render(parts=parts)
+    return environment.from_string(template).render(parts=parts, compared=COMPARED.values())
+
+
+def _experiments(figs: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """By script, the figures and the results of each of its commands; last, figures without results."""
+    commands: dict[str, dict[str, Any]] = {}
+    for run in _runs(folder):
+        block = commands.setdefault(run["command"], {"runs": [], "figures": []})
+        block["runs"].append(run | {"sheets": _sheets(figs, folder, run)})
+    for figure in _figures(figs, folder):
+        commands.setdefault(figure["Source"], {"runs": [], "figures": []})["figures"].append(figure)
+
+    # what can be looked at comes first, and in README last
+    scripts: dict[str, list[dict[str, Any]]] = {script: [] for script in reversed(HEADLINES)}
+    for words, block in commands.items():
+        name = re.search(r"(\w+)\.py", words)
+        scripts.setdefault(name[1] if name else "others", []).append(block)
+    for script, blocks in scripts.items():  # first what is called like the script, and not after a mode of it
+        blocks.sort(key=lambda block: [run["script"] for run in block["runs"]] != [script])
+    return {script: blocks for script, blocks in scripts.items() if blocks}
+
+
+def _figures(figs: Path, folder: Path) -> list[dict[str, Any]]:
+    """The figures in `folder` with the texts that they carry; the film of a training is the first of them."""
+    from PIL import Image
+
+    def facts(path: Path) -> dict[str, Any]:
+        with Image.open(path) as image:
+            texts = {name: image.info.get(name, "") for name in ("Title", "Description", "Source")}
+            size = {"width": image.width, "height": image.height}
+            return {"name": path.relative_to(figs).as_posix()} | texts | size
+
+    figures: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("[!.]*.png")):
+        figures.append(facts(path))
+        if (film := path.with_suffix(".gif")).is_file():  # beside the training's curves, without texts
+            texts = {"Title": "While it trains", "Description": "The same noise at ever later steps."}
+            figures.insert(0, facts(film) | texts | {"Source": figures[-1]["Source"]})
+    return figures
+
+
+def _sheets(figs: Path, folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """For the slider: the images `folder`/SCRIPT/METHOD.webp with the method's numbers, the original last."""
+    from PIL import Image
+
+    paths, sheets = {path.stem: path for path in (folder / run["script"]).glob("[!.]*.webp")}, []
+    for method in (*run["before and after"], "original"):
+        if method in paths:
+            with Image.open(paths[method]) as image:
+                photos, src = image.height // image.width, paths[method].relative_to(figs).as_posix()
+            scores = run["scores"].get(method, {})
+            numbers = [format_number(metric, scores.get(metric)) for metric in COMPARED]
+            sheets.append({"method": method, "src": src, "photos": photos, "numbers": numbers})
+    return sheets
 
 
 def _runs(figs: Path) -> list[dict[str, Any]]:
@@ -283,7 +327,8 @@ def _runs(figs: Path) -> list[dict[str, Any]]:
             texts |= {"data": f"{data['name']} ({data['count']:,})"}
             shown = {key: printable(text).replace("\n", r"\n") for key, text in texts.items()}
             note, scores = printable(data.get("note") or ""), _by_method(run["metrics"]) | run["baselines"]
-            runs.append(shown | {"note": note, "scores": scores, "table": _table(scores)})
+            more = {"count": data["count"], "before and after": [*run["baselines"], *run["metrics"]]}
+            runs.append(shown | more | {"note": note, "scores": scores, "table": _table(scores)})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no results file ({cause_of(error)}); remove it") from None
     return runs

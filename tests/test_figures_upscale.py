@@ -4,8 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
+from PIL import Image
 from test_figures_page import WORDS, find, noise, pixels_of
 from torch import Tensor
 
@@ -33,6 +35,35 @@ def test_triples_stand_in_rows_of_three_at_one_size(tmp_path: Path) -> None:
         assert len({top for top, _ in row}) == 1
         assert row[0][1] + 448 < row[1][1] and row[1][1] + 448 < row[2][1]
     assert positions[0][0][0] + 448 < positions[1][0][0]
+
+
+def test_photos_stand_in_columns_under_their_input_and_every_method_in_a_row(tmp_path: Path) -> None:
+    lr, hr = noise(2, 3, 64, 64), noise(2, 3, 224, 224) // 9
+    for i in range(2):  # where the detail is
+        hr[i, :, 10 + i : 74 + i, 20 * i : 20 * i + 96] *= 9
+    images = {name: noise(2, 3, 224, 224) // (i + 2) for i, name in enumerate(NAMES)} | {"original": hr}
+    figures.photos(tmp_path / "p.png", lr, images, dict.fromkeys(NAMES, SCORE), title="T", caption=WORDS)
+    pixels = pixels_of(tmp_path / "p.png")
+    assert pixels.shape[0] < 1.3 * pixels.shape[1], "a page, that a README can show"
+    for i in range(2):
+        top, left = find(pixels, lr[i], 3)
+        column = pixels[top + 3 * 64 + 8 :, left : left + 2 * 96]
+        for row, of in enumerate(images.values()):  # each pixel a square of two
+            shown = column[row * (2 * 64 + 4) :][: 2 * 64 : 2, ::2]
+            assert (shown == of[i, :, 10 + i : 74 + i, 20 * i : 20 * i + 96].permute(1, 2, 0).numpy()).all()
+
+
+def test_a_sheet_for_each_method_has_its_images_one_below_the_other(tmp_path: Path) -> None:
+    flat = torch.arange(0, 240, 40, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 224, 224)
+    figures.save_sheets(tmp_path / "gan_upscale", {"GAN": flat, "fidelity, self-ensemble": 255 - flat})
+    assert {path.name for path in (tmp_path / "gan_upscale").iterdir()} == {
+        "GAN.webp",
+        "fidelity, self-ensemble.webp",
+    }
+    with Image.open(tmp_path / "gan_upscale" / "GAN.webp") as sheet:
+        assert sheet.size == (224, 6 * 224)
+        shown = [sheet.getpixel((112, 112 + 224 * i))[0] for i in range(6)]
+    assert all(abs(of - wanted) <= 2 for of, wanted in zip(shown, range(0, 240, 40), strict=True))
 
 
 @pytest.fixture

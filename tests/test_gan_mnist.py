@@ -100,13 +100,13 @@ def test_a_stopped_run_goes_on_exactly(
         return until
 
     monkeypatch.setattr(mnist, "gan_batches", interrupted)
-    monkeypatch.setattr(run_module, "PICTURE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "DRAW_EVERY", 0.0)
     way = {"conditional": "", "1": "_method_1"}[method]
-    picture = trained.figs / f"GAN_mnist{way}_training.png"
-    picture.unlink(missing_ok=True)
+    curves = trained.figs / f"GAN_mnist{way}_training.png"
+    curves.unlink(missing_ok=True)
     with pytest.raises(SystemExit) as stop:
         weights("stopped")
-    assert stop.value.code == 130 and picture.exists(), "the state so far can be looked at"
+    assert stop.value.code == 130 and curves.exists(), "the state so far can be looked at"
     monkeypatch.undo()
     other = weights("stopped", resume=True)
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -317,12 +317,12 @@ def test_a_larger_budget_goes_on(
         return phases["fidelity"]["steps"], phases["gan"]["steps"]
 
     drawn = []
-    monkeypatch.setattr(run_module, "PICTURE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "DRAW_EVERY", 0.0)
     monkeypatch.setattr(gan_upscale.figures, "save_training", lambda *of: drawn.append(of[2][-1]["phase"]))
     if stop_at:
         with pytest.raises(SystemExit):
             run(config, stop_at)
-        assert set(drawn) == {"fidelity", stop_at}, "the picture of the state so far"
+        assert set(drawn) == {"fidelity", stop_at}, "the state so far can be looked at"
     else:
         assert run(config) == (17, 3)
     with pytest.raises(UserError, match="steps = 20, now it is steps = 10; give as much or more"):

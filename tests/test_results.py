@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import results
+from common import cli, results
 from common.cli import Flags, TrainingFlags, UserError
 from common.datasets import photos, sms_spam
 from common.figures import page
@@ -107,9 +107,9 @@ def test_publish_leaves_a_readme_without_markers_alone(figs: Path, text: str) ->
 def test_gallery_shows_every_figure_and_escapes_text(figs: Path) -> None:
     results.publish(figs)
     page = (figs / "index.html").read_text(encoding="utf-8")
-    assert 'src="a &amp; b.png"' in page and "if a &lt; b &amp; c" in page and "&#34;Quoted&#34;" in page
+    assert 'src="a%20%26%20b.png"' in page and "if a &lt; b &amp; c" in page and "&#34;Quoted&#34;" in page
     assert "&lt;photos|mine&gt;" in page and "R&amp;D" in page and "<photos" not in page
-    assert "<td>25.65</td>" in page and "python gan_upscale.py --minutes 20" in page
+    assert 'data-metric="PSNR, dB">25.65</td>' in page and "python gan_upscale.py --minutes 20" in page
     assert "http" not in page  # nothing is fetched from elsewhere
 
 
@@ -146,7 +146,7 @@ def test_runs_on_the_stand_in_stand_apart(figs: Path) -> None:
     real, stand_in = (
         (figs / "index.html").read_text(encoding="utf-8").split("Results on the built-in stand-in")
     )
-    assert 'src="builtin/a &amp; b.png"' in stand_in and "gan_upscale" in real and ">lstm<" not in real
+    assert 'src="builtin/a%20%26%20b.png"' in stand_in and "gan_upscale" in real and ">lstm<" not in real
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,30 @@ def test_the_stand_in_never_replaces_real_results(flags: dict[str, Any], builtin
     assert config.run_dir("lesson", builtin) == Path(f"runs/lesson{apart}"), "nor do its weights real ones"
     closing = results.where(config.figs_dir(builtin) / "x.png", SimpleNamespace(builtin=builtin))
     assert closing.startswith(str(Path(folder, "x.png"))) and ("stand-in" in closing) == builtin
+
+
+def test_the_gallery_puts_results_under_the_figures_of_their_command(figs: Path) -> None:
+    lstm = {"script": "lstm", "command": "python lstm.py"}
+    for name, more in {
+        "lstm": lstm,
+        "lstm_collapse": {"script": "lstm_collapse", "command": "python lstm.py --collapse"},
+        "gan_upscale": {"command": cli.command()},  # by which the figure was drawn, too
+    }.items():
+        (figs / f"{name}.json").write_text(json.dumps(UPSCALE | more))
+    page.grid(figs / "later.png", torch.zeros(1, 3, 9, 9, dtype=torch.uint8), 1, title="T", caption="")
+    text = results.pages(figs)[figs / "index.html"]
+    places = [
+        text.index(part)
+        for part in (
+            "<h2",
+            "<strong>lstm</strong>",
+            "<strong>lstm_collapse</strong>",
+            'src="a%20%26%20b.png"',
+            'src="later.png"',
+            "<strong>gan_upscale</strong>",
+        )
+    ]
+    assert places == sorted(places), "what no script of ours draws comes last, and there figures come first"
 
 
 def test_a_script_writes_its_own_figures_and_the_command_writes_the_rest(tmp_path: Path) -> None:
@@ -198,7 +222,7 @@ def test_names_that_are_no_text_survive_files_and_pages(tmp_path: Path) -> None:
     results.publish(path)
     table = (path / "RESULTS.md").read_text(encoding="utf-8")
     assert r" · 写真\udcff\x1b\n| (3) · " in table
-    assert (path / "index.html").read_text(encoding="utf-8").count(r"写真\udcff\x1b") == 4
+    assert (path / "index.html").read_text(encoding="utf-8").count(r"写真\udcff\x1b") == 5
 
 
 def test_a_result_can_be_made_again_on_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -638,12 +638,12 @@ def test_the_history_is_a_table_while_it_trains_and_goes_to_tensorboard(
 
 
 @pytest.mark.parametrize(("every", "drawn"), [(0.0, [0, 4, 8, 12]), (60.0, [])])
-def test_a_picture_is_drawn_after_each_evaluation_once_the_last_is_old(
+def test_the_history_is_drawn_after_each_evaluation_once_the_last_is_old(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, drawn: list[int]
 ) -> None:
-    monkeypatch.setattr(run_module, "PICTURE_EVERY", every)
+    monkeypatch.setattr(run_module, "DRAW_EVERY", every)
     run, seen = open_run(tmp_path), []
-    run.picture = lambda: seen.append(run.history[-1]["step"])
+    run.draw = lambda: seen.append(run.history[-1]["step"])
     fit(run, net(), evaluate=lambda model: {"score": 1.0}, evaluations=3)
     assert seen == drawn
 

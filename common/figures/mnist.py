@@ -45,7 +45,7 @@ class Progress:
     def __init__(self, run: Run, split: Digits, evaluator: evaluation.Evaluator, config: Any) -> None:
         self.run, self.split, self.method, self.characters = run, split, config.method, split.characters
         if not config.balance:  # its trainings have a figure of their own
-            run.picture = partial(save_training, config.figs_dir(split.builtin), self)
+            run.draw = partial(save_training, config.figs_dir(split.builtin), self)
         self.evaluator = evaluation.Evaluator(evaluator.predict, split)
         self.labels = split.labels_to_sample(len(split.test))
         self.folder = run.path.parent / "film"

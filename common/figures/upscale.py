@@ -1,11 +1,14 @@
-"""The figures of upscaling: images pixel for pixel at one size, and quality by time for every method."""
+"""The figures of upscaling: images pixel for pixel, quality by time for every method, and sheets of images
+for the gallery's slider."""
 
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
+from PIL import Image
 from torch import Tensor, nn
 
 from common.cli import device_name
@@ -17,6 +20,7 @@ from common.evaluation.upscale import SUFFIXES, detail_by_position, psnr, score,
 from common.figures import page as pages
 from common.figures import training
 from common.figures.page import BLUE, GAP, LINE, MARGIN, SIDE, WIDTH, few_ticks, label_points, new_page
+from common.files import atomic_write
 from common.results import Scores, columns, format_number
 
 CELL = SIDE + 4 * LINE + 2 * GAP  # an image with four lines of text under it
@@ -29,6 +33,8 @@ NUMBERS = {  # under an image, two in a line
 }
 CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "lpips": "LPIPS (lower is better)"}
 WORST = 3
+NAMES = 188  # pixels, of the column with the names of the methods
+WINDOW = 64, 96  # pixels of a photo of which six stand in a row, doubled
 
 
 def save_all(
@@ -55,19 +61,21 @@ def save_all(
     note = data.note.partition("\n")[0]
     trained = f"Weights trained on {trained_on}."
     caption = f"{trained} Test images, evenly spaced over the list. {note}".strip()
-    for name, method, title in (
-        ("initial", "linear filter", "Before training: the generator begins as the fitted linear filter"),
-        ("final", "GAN", "After training: low resolution, the GAN's, original"),
+    images = {name: of[shown] for name, of in (fakes | {"original": hr}).items()}
+    for name, title, of in (
+        ("initial", "Before training: the generator begins as the fitted linear filter", ["linear filter"]),
+        ("final", "After training: every method on the same photos", list(fakes)),
     ):
-        columns = {"64×64 input": lr, f"{method} 224×224": fakes[method], "original 224×224": hr}
-        columns = {heading: images[shown] for heading, images in columns.items()}
-        triples(figs / f"GAN_upscaling_{name}.png", columns, title=title, caption=caption)
+        rows = {method: images[method] for method in (*of, "original")}
+        full = f"{caption} Below each input: where its original has the most detail, twice as large. "
+        full += f"Numbers: means over {len(hr)} images, by bilinear LR."
+        photos(figs / f"GAN_upscaling_{name}.png", lr[shown], rows, scores, title=title, caption=full)
+    save_sheets(figs / "gan_upscale", images)
     faults = f"{trained} The worst of {len(hr)} test images, from bilinear LR. {note}".strip()
     worst(figs / "GAN_upscaling_worst.png", lr, fakes, hr, lpips, caption=faults)
 
     detail = torch.stack([detail_by_position(to_float(hr[i : i + 1])).sum() for i in shown])
-    i = shown[detail.argmax()]
-    crops = {name: images[i, :, 56:168, 56:168] for name, images in (fakes | {"original": hr}).items()}
+    crops = {name: of[detail.argmax(), :, 56:168, 56:168] for name, of in images.items()}
     title = f"Every method: means over {len(hr)} images, and the middle of one"
     caption += " Shown: the one with the most detail; nearest repeats the pixels of its LR, by bilinear.\n"
     caption += "Two numbers, PSNR and detail in dB: on bilinear LR / on bicubic LR. "
@@ -77,9 +85,9 @@ def save_all(
     path = figs / "GAN_upscaling_standin.png"
     path.unlink(missing_ok=True)  # of an earlier run
     if data.builtin:
-        images = data.train.first(24).standard_images()  # uint8 [24,3,224,224]
+        leaves = data.train.first(24).standard_images()  # uint8 [24,3,224,224]
         title, caption = "The stand-in for photos: dead leaves", "Generated, for machines without photos."
-        pages.grid(path, images, columns=8, title=title, caption=caption)
+        pages.grid(path, leaves, columns=8, title=title, caption=caption)
 
 
 def save_training(figs: Path, data: Photos, history: list[dict[str, Any]], linear: nn.Module) -> None:
@@ -94,6 +102,45 @@ def save_training(figs: Path, data: Photos, history: list[dict[str, Any]], linea
         caption=f"Trained on {data.name}; scored on {len(hr)} images held out of training.",
         references={name: score(fake, hr) for name, fake in references.items()},
     )
+
+
+def photos(
+    path: Path, lr: Tensor, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str
+) -> None:
+    """A row of inputs, uint8 [N,3,64,64], N up to 6, and one by every method, uint8 [N,3,224,224].
+
+    Of the latter only the window in which the original has the most detail, and the method's mean scores.
+    """
+    height, width = WINDOW
+    hr = to_float(images["original"])
+    detail = hr - F.avg_pool2d(hr, 3, stride=1, padding=1, count_include_pad=False)  # [N,3,224,224]
+    amounts = F.avg_pool2d(detail.square(), WINDOW, stride=1).mean(1)  # [N,161,129]
+    windows = [divmod(int(amount.argmax()), amount.shape[1]) for amount in amounts]
+
+    across, down, first = 2 * width + GAP // 2, 2 * height + GAP // 2, 3 * lr.shape[2] + GAP
+    with new_page(path, WIDTH, first + len(images) * down - GAP // 2, title, caption) as page:
+        page.text(MARGIN, 0, "input, 64×64", weight="bold")
+        for column, image in enumerate(lr):
+            page.image(MARGIN + NAMES + column * across, 0, image, 3)
+        for row, (name, of) in enumerate(images.items()):
+            y = first + row * down
+            lines = name.replace(", ", ",\n").splitlines()
+            for i, line in enumerate(lines):
+                page.text(MARGIN, y + i * LINE, line, weight="bold")
+            for i, metric in enumerate(("psnr", "lpips") if name in scores else ()):
+                text = NUMBERS[metric].format(format_number(metric, scores[name][metric]))
+                page.text(MARGIN, y + (len(lines) + i) * LINE, text)
+            for column, (image, (top, left)) in enumerate(zip(of, windows, strict=True)):
+                window = image[:, top : top + height, left : left + width]
+                page.image(MARGIN + NAMES + column * across, y, window, 2)
+
+
+def save_sheets(folder: Path, images: dict[str, Tensor]) -> None:
+    """Writes METHOD.webp for each method, its images, uint8 [N,3,224,224], one below the other."""
+    for method, of in images.items():
+        sheet = Image.fromarray(of.permute(0, 2, 3, 1).flatten(0, 1).contiguous().numpy())  # [N*224,224,3]
+        with atomic_write(folder / f"{method}.webp") as temporary:
+            sheet.save(temporary, "WEBP", quality=95, method=6)
 
 
 def triples(

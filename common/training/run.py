@@ -52,7 +52,7 @@ def pick_precision(device: torch.device) -> str:
     return "bfloat16" if has.get("amx_bf16") else "float32"
 
 
-PICTURE_EVERY = 20.0
+DRAW_EVERY = 20.0
 
 
 class Run:
@@ -63,7 +63,7 @@ class Run:
             200 a phase besides those of evaluations.
         record: for the results file, by phase: steps, precision, seconds, and `data_wait`, the share (0..1)
             of the steps' time until their batches were there.
-        picture: draws the history so far; called after evaluations, `PICTURE_EVERY` seconds apart at least.
+        draw: draws the history so far; called after evaluations, `DRAW_EVERY` seconds apart at least.
     """
 
     def __init__(
@@ -105,8 +105,8 @@ class Run:
         self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
         self._pending: dict[str, dict[str, Any]] = {}  # by name: the phases that the checkpoint stands in
         self._started: set[str] = set()
-        self.picture: Callable[[], None] | None = None
-        self._shown = time.monotonic()
+        self.draw: Callable[[], None] | None = None
+        self._drawn = time.monotonic()
         self.using = "float32"  # precision of the phase at work, which `autocast` gives
         self._owns_file = resume  # False while the file, if any, is of an older run
         self.stopping = False  # Ctrl-C or SIGTERM has asked for it
@@ -157,10 +157,10 @@ class Run:
             self._board.flush()
 
     def show(self) -> None:
-        """Draws the picture, if the last one is old enough."""
-        if self.picture and is_first() and time.monotonic() - self._shown >= PICTURE_EVERY:
-            self.picture()
-            self._shown = time.monotonic()
+        """Draws the history so far, if the last figure is old enough."""
+        if self.draw and is_first() and time.monotonic() - self._drawn >= DRAW_EVERY:
+            self.draw()
+            self._drawn = time.monotonic()
 
     @cached_property
     def _board(self) -> Any:
