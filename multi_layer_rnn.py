@@ -174,11 +174,10 @@ def fit(
     )
     assert isinstance(trained, Ensemble)
 
-    # Choose what makes a probability of a logit, so also the threshold, by the validation messages
-    answers, truth = validation.out_of_fold(trained)
-    scale, shift = evaluation.calibrate(truth, answers)
+    # Choose what makes a probability of logit and length, so also the threshold, by the validation messages
+    calibration = evaluation.calibrate(*validation.out_of_fold(trained))
     about = {"kind": KIND, **sizes, "data": data.name, "messages": len(data)}
-    return spam.SpamFilter(trained, vocabulary, scale, shift, about)
+    return spam.SpamFilter(trained, vocabulary, *calibration, about)
 
 
 def main(config: Config) -> int:

@@ -63,13 +63,15 @@ def test_probabilities_that_are_right_are_calibrated_and_confident_ones_are_not(
     assert evaluation.calibration_error(truth, (probability > 0.5) * 1.0) == pytest.approx(0.25, abs=0.02)
 
 
-def test_calibration_finds_scale_and_shift_again() -> None:
+def test_calibration_finds_scales_and_shift_again() -> None:
     random = np.random.default_rng(0)
     true_logit = 3 * random.standard_normal(20_000) - 2
-    truth = random.random(20_000) < 1 / (1 + np.exp(-true_logit))
-    # a net that is twice too sure of itself, and leans towards spam
-    scale, shift = evaluation.calibrate(truth, 2 * true_logit + 3)
-    assert scale == pytest.approx(0.5, rel=0.05) and shift == pytest.approx(-1.5, rel=0.1)
+    lengths = random.integers(1, 160, 20_000)
+    truth = random.random(20_000) < 1 / (1 + np.exp(-(true_logit + 0.8 * np.log(lengths / 50))))
+    # a net that is twice too sure of itself, leans towards spam, and does not see how long a message is
+    scale, length_scale, shift = evaluation.calibrate(2 * true_logit + 3, lengths, truth)
+    assert scale == pytest.approx(0.5, rel=0.05) and length_scale == pytest.approx(0.8, rel=0.1)
+    assert shift == pytest.approx(-1.5 - 0.8 * np.log(50), rel=0.1)
 
 
 def test_a_ranking_counted_by_hand() -> None:

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -250,12 +251,13 @@ def test_few_models_are_validated_on_their_own_parts_only() -> None:
     words = Vocabulary.from_texts([" ".join(text) for text in texts], least=1)
     splits = sms_spam.folds(labels, 10, seed=0)[:3]
     ensemble = Ensemble([MODELS["LSTM"](len(words), 4, 4, 1) for _ in splits]).eval()
-    answers, truth = evaluation.Validation(words, texts, labels, splits).out_of_fold(ensemble)
+    answers, lengths, truth = evaluation.Validation(words, texts, labels, splits).out_of_fold(ensemble)
     own = [
         logits(model, words.batch, [texts[i] for i in index])
         for model, (_, index) in zip(ensemble.models, splits, strict=True)
     ]
     assert np.array_equal(answers, np.concatenate(own)) and len(answers) == len(truth) == 30
+    assert set(lengths) == {5, 6}, "of word0 and of word10"
 
 
 def test_the_same_step_has_the_same_batch_and_an_epoch_has_each_message_once() -> None:
@@ -593,6 +595,13 @@ def test_explaining_shows_the_words_that_count(
         assert ("\033" in shown[0]) == (value == "xterm")
     coloured = spam._in_colours(message, moved)
     assert re.sub(r"\033\[[0-9;]*m", "", coloured) == message and coloured.count("\033[0m") >= 1
+
+
+def test_the_length_of_a_message_counts_without_its_spaces(answering: spam.SpamFilter) -> None:
+    messages = ["ok", "call  me, mum", " ok \t", ""]
+    more = replace(answering, length_scale=answering.length_scale + 1)
+    gained = more.log_odds(messages) - answering.log_odds(messages)
+    assert gained == pytest.approx(np.log([2, 10, 2, 1]))
 
 
 def test_weights_of_another_kind_are_refused(trained: dict[str, Path], tmp_path: Path) -> None:

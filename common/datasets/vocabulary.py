@@ -25,6 +25,11 @@ def tokenize(text: str) -> list[str]:
     return TOKEN.findall(text)
 
 
+def length(tokens: Sequence[str]) -> int:
+    """Characters of a text, without spaces; 1 where there are none, since its logarithm is taken."""
+    return max(1, sum(map(len, tokens)))
+
+
 def features(token: str) -> list[str]:
     """What describes a token: the word, with each digit as 0; its pieces of 2 to 5 letters; its shape.
 

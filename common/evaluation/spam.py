@@ -16,7 +16,7 @@ from torch import nn
 from common import results
 from common.cli import UserError
 from common.datasets.sms_spam import Messages
-from common.datasets.vocabulary import Vocabulary
+from common.datasets.vocabulary import Vocabulary, length
 from common.models.spam import Ensemble, logits
 from common.results import Scores
 
@@ -52,18 +52,22 @@ def calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = 10
     return float(np.abs(np.bincount(bin_of, truth - probability)).sum() / len(truth))
 
 
-def calibrate(truth: np.ndarray, logits: np.ndarray) -> tuple[float, float]:
-    """Scale and shift that make a probability of a logit: 1 / (1 + exp(-(scale * logit + shift))).
+def calibrate(logits: np.ndarray, lengths: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
+    """Scale, length_scale and shift that make the log-odds of spam of the logits of messages and of their
+    lengths in characters, all [N]: scale * logit + length_scale * log(length) + shift.
 
-    Platt 1999, "Probabilistic Outputs for Support Vector Machines": logistic regression with the logit as
-    its only feature, [N], of validation messages of both classes and never of test messages. Where the
-    calibrated probability is 0.5 is the threshold; two numbers from all messages move less by chance than
-    the threshold that happens to make the fewest mistakes.
+    Platt 1999, "Probabilistic Outputs for Support Vector Machines": logistic regression on validation
+    messages of both classes and never on test messages. Log-odds of 0 are the threshold; three numbers from
+    all messages move less by chance than the threshold that happens to make the fewest mistakes.
+
+    Platt has the logit alone. But a net that takes the largest of its states does not see how much there is
+    of a message, and spam of other words than those that were trained on is long as well.
     """
     from sklearn.linear_model import LogisticRegression
 
-    regression = LogisticRegression(C=1e3).fit(logits[:, None], truth)
-    return float(regression.coef_[0, 0]), float(regression.intercept_[0])
+    regression = LogisticRegression(C=1e3).fit(np.stack([logits, np.log(lengths)], 1), truth)
+    scale, length_scale = map(float, regression.coef_[0])
+    return scale, length_scale, float(regression.intercept_[0])
 
 
 def baselines(
@@ -152,9 +156,9 @@ class Validation:
 
     def out_of_fold(
         self, ensemble: nn.Module, parts: Sequence[np.ndarray] = ()
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Each model's logits of its own part, by default its validation messages, one after the other, [M];
-        their labels, [M].
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each model's logits of its own part, by default its validation messages, one after the other; their
+        lengths in characters; their labels; all [M].
         """
         assert isinstance(ensemble, Ensemble)
         parts = parts or [validation for _, validation in self.splits]
@@ -162,7 +166,9 @@ class Validation:
             logits(model, self.vocabulary.batch, [self.texts[i] for i in part])
             for model, part in zip(ensemble.models, parts, strict=True)
         ]
-        return np.concatenate(answers), self.labels[np.concatenate(parts)]
+        index = np.concatenate(parts)
+        lengths = np.array([length(self.texts[i]) for i in index])
+        return np.concatenate(answers), lengths, self.labels[index]
 
     def scores(self, ensemble: nn.Module) -> dict[str, float]:
         """For the learning curves, `train_loss` (nats), `validation_f1` and so on: scores on the training and
@@ -173,7 +179,7 @@ class Validation:
         train = [part[:: max(1, len(part) // len(validation))] for part, validation in self.splits]
         result: dict[str, float] = {}
         for name, parts in (("train", train), ("validation", [])):
-            answers, truth = self.out_of_fold(ensemble, parts)
+            answers, _, truth = self.out_of_fold(ensemble, parts)
             scores = score_answers(truth, answers >= 0)
             result |= {f"{name}_{metric}": scores[metric] for metric in ("accuracy", "f1")}
             result[f"{name}_loss"] = float(log_loss(truth, 1 / (1 + np.exp(-answers)), labels=[False, True]))

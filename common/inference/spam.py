@@ -18,13 +18,14 @@ from torch import nn
 from common import weights
 from common.cli import UserError, user_path
 from common.datasets.text import decode_line, to_utf8
-from common.datasets.vocabulary import TOKEN, Vocabulary, tokenize
+from common.datasets.vocabulary import TOKEN, Vocabulary, length, tokenize
 from common.files import cause_of
 from common.models.spam import Ensemble, logits
 
 LONGEST = 1_000  # tokens of a message that are read; the longest SMS of the collection has 224
 LONGEST_LINE = 1_000_000  # bytes of a line that are read
 EXPLAINED = 200  # tokens of a message that `explain` tries
+CALIBRATION = "scale", "length_scale", "shift"
 LAST_BITS = 2e-5  # more than the order of sums can move a logit
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # but the tab; they could steer a terminal
 
@@ -36,7 +37,8 @@ class SpamFilter:
     ensemble: Ensemble
     vocabulary: Vocabulary
     scale: float
-    """With `shift`, from a logit to a calibrated one, by validation messages."""
+    """With the two others, from logit and length to log-odds; see `calibrate` in evaluation.spam."""
+    length_scale: float
     shift: float
     about: dict[str, Any]
 
@@ -48,41 +50,45 @@ class SpamFilter:
         a billion times smaller: so its answer depends on nothing but itself.
         """
         texts = [tokenize(text)[:LONGEST] for text in messages]
-        result = self.calibrated(logits(self.ensemble, self.vocabulary.batch, texts, threads=threads))
+        result = _probability(self.calibrated(self.ensemble, texts, threads))
         scaled, moved = 1e4 * result, 1e4 * result * (1 - result) * LAST_BITS
         with np.errstate(invalid="ignore"):  # NaN is near nothing
             near = (np.abs(scaled - np.floor(scaled) - 0.5) < moved) | (np.abs(scaled - 0.5e4) < moved)
         again = [texts[i] for i in np.flatnonzero(near)]
-        result[near] = self.calibrated(logits(self.exact, self.vocabulary.batch, again, threads=threads))
+        result[near] = _probability(self.calibrated(self.exact, again, threads))
         return np.where(result >= 0.5, np.maximum(result.round(4), 0.5), np.minimum(result.round(4), 0.4999))
 
     def log_odds(self, messages: Sequence[str]) -> np.ndarray:
         """Of spam, float [N], which say more of the sure ones than probabilities; spam is what has 0 or more,
         and a message without a token has -1,000."""
         texts = [tokenize(text)[:LONGEST] for text in messages]
-        logit = logits(self.ensemble, self.vocabulary.batch, texts)
-        return np.nan_to_num(self.scale * logit + self.shift, nan=-1e3)
+        return np.nan_to_num(self.calibrated(self.ensemble, texts), nan=-1e3)
 
     def single_models(self, messages: Sequence[str]) -> list[np.ndarray]:
         """The probabilities of each model by itself."""
         texts = [tokenize(text) for text in messages]
-        batch = self.vocabulary.batch
-        return [self.calibrated(logits(model, batch, texts)) for model in self.ensemble.models]
+        return [_probability(self.calibrated(model, texts)) for model in self.ensemble.models]
 
     @cached_property
     def exact(self) -> Ensemble:
         """The ensemble in double precision."""
         return copy.deepcopy(self.ensemble).double()
 
-    def calibrated(self, logit: np.ndarray) -> np.ndarray:
-        """Logits to probabilities."""
-        return 1 / (1 + np.exp(-(self.scale * logit + self.shift)))
+    def calibrated(self, model: nn.Module, texts: Sequence[Sequence[str]], threads: int = 1) -> np.ndarray:
+        """A model's log-odds of spam, float [N], of texts, each a list of tokens; NaN where there is none."""
+        logit = logits(model, self.vocabulary.batch, texts, threads=threads)
+        longer = np.log([length(tokens) for tokens in texts])
+        return self.scale * logit + self.length_scale * longer + self.shift
 
     def save(self, path: Path) -> None:
         """Writes the filter with its vocabulary; numbers in half precision, which halves the file."""
-        about = {"features": self.vocabulary.names, "scale": self.scale, "shift": self.shift}
-        about = self.about | about | {"n_models": len(self.ensemble.models)}
+        about = self.about | {name: getattr(self, name) for name in CALIBRATION}
+        about |= {"features": self.vocabulary.names, "n_models": len(self.ensemble.models)}
         weights.save(path, {"ensemble": copy.deepcopy(self.ensemble).half()}, about)
+
+
+def _probability(log_odds: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-log_odds))
 
 
 def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
@@ -102,7 +108,8 @@ def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
             return Ensemble(build(len(vocabulary), *sizes) for _ in range(n_models))
 
         ensemble = weights.build(make, sizes, modules["ensemble"])
-        return SpamFilter(ensemble.eval(), vocabulary, float(about["scale"]), float(about["shift"]), about)
+        scale, length_scale, shift = (float(about[name]) for name in CALIBRATION)
+        return SpamFilter(ensemble.eval(), vocabulary, scale, length_scale, shift, about)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"--weights: {path} holds no {kind} of this script ({why})") from None
