@@ -1,4 +1,5 @@
-"""How much faster two processes of one thread train than one does, and what the exchange of gradients costs.
+"""How much faster two processes of one thread train than one does, and what the exchange of gradients costs;
+and from that how long one epoch of ImageNet takes.
 
 python tests/bench_processes.py    # some minutes; only where two cores are free
 """
@@ -16,6 +17,7 @@ from torch import nn
 from common.cli import is_first, size
 from common.training import distributed
 from common.training.run import checkpoint
+from gan_upscale import PRESETS
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = "-m", "torch.distributed.run", "--nproc-per-node=2"
@@ -25,6 +27,7 @@ BUDGET = {
     "gan_mnist": ("--steps", "300"),
     "gan_upscale": ("--steps", "60"),
 }
+IMAGENET = 1_281_167  # photos to train on
 REPEATS = 100  # of an exchange
 
 
@@ -65,6 +68,8 @@ def main() -> None:
         cost = float(run([*TORCHRUN, __file__, str(count)]))
         times = f"{one:9.1f} ms{two:10.1f} ms{one / two:10.2f}{one / two / 2:12.2f}{cost:7.1f} ms"
         print(f"{script:16}{times}", flush=True)
+    hours = (ms * IMAGENET / PRESETS["cpu"].batch / 3.6e6 for ms in (one, two))  # of the last, gan_upscale
+    print("An epoch of ImageNet as a GAN, a crop of each photo: {:.1f} hours, by two {:.1f}".format(*hours))
 
 
 if __name__ == "__main__":

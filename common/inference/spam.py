@@ -108,7 +108,8 @@ def load(path: Path, kind: str, build: Callable[..., nn.Module]) -> SpamFilter:
             return Ensemble(build(len(vocabulary), *sizes) for _ in range(n_models))
 
         ensemble = weights.build(make, sizes, modules["ensemble"])
-        scale, length_scale, shift = (float(about[name]) for name in CALIBRATION)
+        known = {"length_scale": 0.0} | about  # weights of before November 2026 have none
+        scale, length_scale, shift = (float(known[name]) for name in CALIBRATION)
         return SpamFilter(ensemble.eval(), vocabulary, scale, length_scale, shift, about)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         why = str(error).splitlines()[0]
