@@ -164,6 +164,7 @@ def test_what_a_newcomer_asks_is_answered_below_a_heading_that_names_it(heading:
 NEEDS = {  # what a clone does not have, or hours
     r"pip install|pytest": "is what CI runs",
     r"torchrun|srun|SBATCH|scontrol|rdzv|/bin/bash": "takes many minutes, or a cluster",
+    r"--test-on": "downloads the collection that its baselines learn from",
     r"~/Pictures|--data (?:emnist|imagenette|labelled)": "trains on data of yours, or on a large download",
 }
 
@@ -182,7 +183,7 @@ def test_every_other_command_runs_in_a_clone(tmp_path: Path) -> None:
     rows = ["ham\tSee you at six, love", "spam\tFree entry! Call 09061701461 now to claim"]
     (clone / "labelled.csv").write_text("\n".join(f"{row} {n}" for n in range(60) for row in rows) + "\n")
     commands = [line for line in FENCED if not any(re.search(need, line) for need in NEEDS)]
-    assert len(commands) >= 11
+    assert len(commands) >= 10
     for line in commands:
         done = subprocess.run(["bash", "-c", line], cwd=clone, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
