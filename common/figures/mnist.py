@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
+from common.cli import is_first
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
 from common.figures import page as look
@@ -62,9 +63,10 @@ class Progress:
                 return sampler.sample_unconditional(len(labels), rng), None
             return sampler.sample(labels, rng)[0], labels
 
-        with atomic_write(self.folder / f"{len(self._steps()):04}.png") as temporary:
-            film, _ = sample(torch.arange(10 * columns) % columns, seed=2)
-            Image.fromarray(tiled(film, columns)).save(temporary)
+        film, _ = sample(torch.arange(10 * columns) % columns, seed=2)
+        if is_first():  # of several processes, all of which sample
+            with atomic_write(self.folder / f"{len(self._steps()):04}.png") as temporary:
+                Image.fromarray(tiled(film, columns)).save(temporary)
         return self.evaluator.score(*sample(self.labels, seed=1))
 
     @cached_property
