@@ -1,5 +1,6 @@
 """The main job through its own `main` and command line: it learns, survives kills, refuses clearly."""
 
+import contextlib
 import json
 import os
 import random
@@ -229,7 +230,9 @@ def start(path: Path, imagenet: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def saved_at(checkpoint: Path) -> int:
-    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    with contextlib.suppress(FileNotFoundError):
+        return checkpoint.stat().st_mtime_ns
+    return 0
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
