@@ -190,8 +190,6 @@ def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[di
     for net in (linear, generator, discriminator):
         net.to(device).to(memory_format=torch.channels_last)
 
-    run.draw = lambda: figures.save_training(config.figs_dir(data.builtin), data, run.history, linear)
-
     # What both phases share, and the budget, in steps or minutes, that they divide
     hr = data.validation.standard_images()  # uint8 [N,3,224,224]
     lr = degradation.downscale(hr)  # uint8 [N,3,64,64]
@@ -200,6 +198,9 @@ def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[di
         "evaluate": lambda model: evaluation.score(evaluation.upscale(model, lr), hr),
         "evaluations": 2 if config.quick else 6,
     }
+    bicubic, filtered = evaluation.upscale_classical("bicubic", lr), evaluation.upscale(linear, lr)
+    references = {"bicubic": evaluation.score(bicubic, hr), "linear filter": evaluation.score(filtered, hr)}
+    run.draw = lambda: figures.save_training(config.figs_dir(data.builtin), data, run.history, references)
     ((unit, whole),) = budget.items()
     first = FIDELITY_SHARE * whole if unit == "minutes" else max(1, int(FIDELITY_SHARE * whole))
 
@@ -266,7 +267,7 @@ def main(config: Config) -> int:
     # Figures and results
     figures.save_all(figs, data, fakes, hr, scores, perceptual, trained_on=about["data"], device=device)
     if run:
-        figures.save_training(figs, data, run.history, nets["linear"])
+        run.draw()
     more: dict[str, Any] = {"seconds": time.monotonic() - start, "device": device, "count": len(hr)}
     more |= {"trained": about, "skipped": data.skipped()}
     results.save(figs, "gan_upscale", config, data=data, metrics=metrics, baselines=baselines, **more)

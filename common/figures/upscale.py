@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.cli import device_name
 from common.datasets.degradation import downscale
 from common.datasets.images import to_float
 from common.datasets.photos import Photos
 from common.evaluation.lpips import Distance
-from common.evaluation.upscale import SUFFIXES, detail_by_position, psnr, score, upscale, upscale_classical
+from common.evaluation.upscale import SUFFIXES, detail_by_position, psnr
 from common.figures import page as pages
 from common.figures import training
 from common.figures.page import BLUE, GAP, LINE, MARGIN, SIDE, WIDTH, few_ticks, label_points, new_page
@@ -90,17 +90,14 @@ def save_all(
         pages.grid(path, leaves, columns=8, title=title, caption=caption)
 
 
-def save_training(figs: Path, data: Photos, history: list[dict[str, Any]], linear: nn.Module) -> None:
-    """Draws the curves of a run, beside bicubic and the linear filter on the same validation images."""
-    hr = data.validation.standard_images()  # uint8 [N,3,224,224]
-    lr = downscale(hr)
-    references = {"bicubic": upscale_classical("bicubic", lr), "linear filter": upscale(linear, lr)}
+def save_training(figs: Path, data: Photos, history: list[dict[str, Any]], references: Scores) -> None:
+    """Draws the curves of a run, beside what simple methods score on the same validation images."""
     training.training_curves(
         figs / "GAN_upscaling_training.png",
         history,
         title="The balance of the two players",
-        caption=f"Trained on {data.name}; scored on {len(hr)} images held out of training.",
-        references={name: score(fake, hr) for name, fake in references.items()},
+        caption=f"Trained on {data.name}; scored on {len(data.validation)} images held out of training.",
+        references=references,
     )
 
 

@@ -105,7 +105,7 @@ class Run:
         self._finished: dict[str, dict[str, Any]] = {}  # by phase: its weights, and the RNG after it
         self._pending: dict[str, dict[str, Any]] = {}  # by name: the phases that the checkpoint stands in
         self._started: set[str] = set()
-        self.draw: Callable[[], None] | None = None
+        self.draw: Callable[[], None] = lambda: None
         self._drawn = time.monotonic()
         self.using = "float32"  # precision of the phase at work, which `autocast` gives
         self._owns_file = resume  # False while the file, if any, is of an older run
@@ -158,7 +158,7 @@ class Run:
 
     def show(self) -> None:
         """Draws the history so far, if the last figure is old enough."""
-        if self.draw and is_first() and time.monotonic() - self._drawn >= DRAW_EVERY:
+        if is_first() and time.monotonic() - self._drawn >= DRAW_EVERY:
             self.draw()
             self._drawn = time.monotonic()
 
