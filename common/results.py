@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 Scores = dict[str, dict[str, Any]]
 """Numbers by method and metric; None for what could not be measured."""
 
+Result = dict[str, Any]
+"""A results file as it is shown, see `read`."""
+
 HEADINGS = {
     "psnr": "PSNR, dB",
     "lpips": "LPIPS",
@@ -183,37 +186,39 @@ def pages(figs: Path) -> dict[Path, str]:
     The README.md beside `figs` keeps all but what stands between `<!-- results -->` and `<!-- /results -->`,
     and between `<!-- SCRIPT -->` and `<!-- /SCRIPT -->`; one without them, or none, is left alone.
     """
-    (real, tables), *apart = [(heading, results_table(folder)) for heading, folder in _parts(figs).items()]
+    folders = _parts(figs)
+    runs = {heading: read(folder) for heading, folder in folders.items()}
+    (real, tables), *apart = [(heading, results_table(of)) for heading, of in runs.items()]
     head = "Written by `python -m common.results` from the `.json` files beside it. The figures: "
     results = f"# {real}\n{head}[index.html](index.html).\n\n{tables}"
     results += "".join(f"\n# {heading}\n\n{table}" for heading, table in apart)
-    texts = {figs / "RESULTS.md": results, figs / "index.html": _gallery(figs)}
+    texts = {figs / "RESULTS.md": results, figs / "index.html": _gallery(figs, folders, runs)}
     readme = figs.resolve().parent / "README.md"
     if readme.is_file():
         text = readme.read_text(encoding="utf-8")
-        for name, now in _headlines(figs).items():
+        for name, now in _headlines(runs[real]).items():
             between = re.compile(f"(?<=<!-- {name} -->).*?(?=<!-- /{name} -->)", re.DOTALL)
             text = between.sub(now.replace("\\", r"\\"), text)
         texts[readme] = text
     return texts
 
 
-def results_table(figs: Path) -> str:
-    """What `figs/*.json` say, as Markdown: for each script its run, and its metrics beside the baselines."""
+def results_table(runs: list[Result]) -> str:
+    """What the results files say, as Markdown: each run, and its metrics beside the baselines."""
     parts = []
-    for run in _runs(figs):
+    for run in runs:
         head = f"**{run['script']}** · {run['facts']} · `{run['command']}`"
         parts.append(f"{head}\n\n{_markdown(run['table'])}\n")
     return "\n".join(parts) or NONE_YET
 
 
-def _headlines(figs: Path) -> dict[str, str]:
+def _headlines(runs: list[Result]) -> dict[str, str]:
     """What README says: of each script the first of its `HEADLINES`, and as `results` a table of them all."""
     import pandas
 
-    runs, rows, texts = {run["script"]: run for run in _runs(figs)}, [], {}
-    for script in HEADLINES.keys() & runs.keys():
-        run = runs[script]
+    of_script, rows, texts = {run["script"]: run for run in runs}, [], {}
+    for script in (script for script in HEADLINES if script in of_script):
+        run = of_script[script]
         lines = [
             (HEADINGS.get(metric, metric), *(_number(run["scores"], name, metric) for name in pair))
             for metric, *pair in HEADLINES[script]
@@ -222,7 +227,6 @@ def _headlines(figs: Path) -> dict[str, str]:
         texts[script] = "{}: **{}**, {}".format(*lines[0])
         row = {"script": script, "score": metrics, "here": ours, "beside it": theirs}
         rows.append(row | {"scored on": run["data"], "command": f"`{run['command']}`"})
-    rows.sort(key=lambda row: list(HEADLINES).index(row["script"]))
     table = f"{_markdown(pandas.DataFrame(rows), 'left')}\n" if rows else NONE_YET
     return texts | {"results": f"\n{table}"}
 
@@ -250,19 +254,19 @@ def _parts(figs: Path) -> dict[str, Path]:
     return {"Results": figs} | ({"Results on the built-in stand-in": apart} if apart.is_dir() else {})
 
 
-def _gallery(figs: Path) -> str:
+def _gallery(figs: Path, folders: dict[str, Path], runs: dict[str, list[Result]]) -> str:
     import jinja2
 
-    parts = {heading: _experiments(figs, folder) for heading, folder in _parts(figs).items()}
+    parts = {heading: _experiments(figs, folder, runs[heading]) for heading, folder in folders.items()}
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True)
     return environment.from_string(template).render(parts=parts, compared=COMPARED.values())
 
 
-def _experiments(figs: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _experiments(figs: Path, folder: Path, runs: list[Result]) -> dict[str, list[dict[str, Any]]]:
     """By script, the figures and the results of each of its commands; last, figures without results."""
     commands: dict[str, dict[str, Any]] = {}
-    for run in _runs(folder):
+    for run in runs:
         block = commands.setdefault(run["command"], {"runs": [], "figures": []})
         block["runs"].append(run | {"sheets": _sheets(figs, folder, run)})
     for figure in _figures(figs, folder):
@@ -297,7 +301,7 @@ def _figures(figs: Path, folder: Path) -> list[dict[str, Any]]:
     return figures
 
 
-def _sheets(figs: Path, folder: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
+def _sheets(figs: Path, folder: Path, run: Result) -> list[dict[str, Any]]:
     """For the slider: the images `folder`/SCRIPT/METHOD.webp with the method's numbers, the original last."""
     from PIL import Image
 
@@ -312,8 +316,12 @@ def _sheets(figs: Path, folder: Path, run: dict[str, Any]) -> list[dict[str, Any
     return sheets
 
 
-def _runs(figs: Path) -> list[dict[str, Any]]:
-    """The results files, each with its `facts` in a line and its `table`."""
+def read(figs: Path) -> list[Result]:
+    """The results files in a folder, each with its `facts` in a line, its `scores` and their `table`.
+
+    Raises:
+        UserError: there is no such folder, or a .json in it is no results file.
+    """
     if not figs.is_dir():
         raise UserError(f"there is no folder {figs}; run a script first, or name another with --figs")
     runs = []

@@ -55,7 +55,7 @@ def figs(tmp_path: Path) -> Path:
 
 
 def test_results_table_has_metrics_beside_baselines(figs: Path) -> None:
-    lines = re.sub(" +", " ", results.results_table(figs)).splitlines()  # cells are padded
+    lines = re.sub(" +", " ", results.results_table(results.read(figs))).splitlines()  # cells are padded
     assert "| method | PSNR, dB | SSIM | detail, dB | checkerboard | LR PSNR, dB | ms an image |" in lines
     assert "| GAN | 25.65 | 0.738 | −4.5 | 1.20 | 45.0 | 9.51 |" in lines
     assert "| nearest | 25.65 | 0.738 | −4.5 | – | 45.0 | 0.11 |" in lines
@@ -70,7 +70,7 @@ def test_both_kernels_stand_side_by_side(figs: Path) -> None:
     gan = {"psnr": 25.92, "lpips": 0.1223, "psnr_bicubic": 25.461, "lpips_bicubic": None, "ms": 9.5}
     of = UPSCALE | {"metrics": {"GAN": gan}, "baselines": {"bicubic": gan | {"psnr_bicubic": math.inf}}}
     (figs / "gan_upscale.json").write_text(json.dumps(of))
-    lines = re.sub(" +", " ", results.results_table(figs)).splitlines()
+    lines = re.sub(" +", " ", results.results_table(results.read(figs))).splitlines()
     assert "| method (LR: bilinear / bicubic) | PSNR, dB | LPIPS | ms an image |" in lines
     assert "| GAN | 25.92 / 25.46 | 0.122 / – | 9.50 |" in lines
     assert "| bicubic | 25.92 / – | 0.122 / – | 9.50 |" in lines
@@ -91,7 +91,7 @@ def test_publish_writes_between_the_markers_only(figs: Path) -> None:
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == ["lstm", "gan_upscale"]
     assert "| LPIPS<br>PSNR, dB | GAN –<br>fidelity – | linear filter –<br>linear filter – |" in table
     assert "| `python gan_upscale.py --minutes 20` |" in table and after == "after\n"
-    assert once[2].endswith("\n\n" + results.results_table(figs))
+    assert once[2].endswith("\n\n" + results.results_table(results.read(figs)))
     results.publish(figs)
     assert [path.read_text(encoding="utf-8") for path in paths] == once
 
