@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forking import run_to_the_end
 from torch import Tensor, nn
 
 import gan_mnist
@@ -62,28 +62,12 @@ def fork(count: int, function: Callable[[], object], log: Path) -> list[int]:
         if process:
             processes.append(process)
             continue
-        code = 99
-        try:
-            os.environ |= {"TORCHELASTIC_RUN_ID": "test", "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}
-            os.environ |= {"WORLD_SIZE": f"{count}", "LOCAL_WORLD_SIZE": f"{count}", "GROUP_WORLD_SIZE": "1"}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            cli.prepare_output()
-            with cli.one_line():
-                function()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        os.environ |= {"TORCHELASTIC_RUN_ID": "test", "RANK": f"{rank}", "LOCAL_RANK": f"{rank}"}
+        os.environ |= {"WORLD_SIZE": f"{count}", "LOCAL_WORLD_SIZE": f"{count}", "GROUP_WORLD_SIZE": "1"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        run_to_the_end(function, output, output)
     return processes
 
 

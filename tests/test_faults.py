@@ -27,7 +27,6 @@ import stat
 import subprocess
 import sys
 import threading
-import traceback
 import tracemalloc
 import zipfile
 import zlib
@@ -43,6 +42,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from forking import run_to_the_end
 from fuzzing import EXAMPLES, MANY, Reader, Survivor, fuzz, harmed
 from imagenet_archives import photo, train_tar
 from PIL import Image
@@ -65,7 +65,7 @@ import lstm
 import multi_layer_rnn
 import single_layer_rnn
 from common import results, weights
-from common.cli import UserError, one_line, read_flags
+from common.cli import UserError, read_flags
 from common.datasets import download, imagenet, mnist, photo_batches, photos, sms_spam
 from common.datasets import packed as packed_files
 from common.evaluation.mnist import load_classifier
@@ -531,21 +531,9 @@ def start(function: Callable[[], object], log: Path) -> int:
     """Calls `function` in a process of its own, whose stderr goes to `log`; returns its id."""
     process = os.fork()
     if process == 0:
-        code = 99
-        try:
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            with one_line():
-                function()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+        run_to_the_end(
+            function, os.open(os.devnull, os.O_WRONLY), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        )
     return process
 
 
