@@ -7,6 +7,7 @@ scikit-learn is imported where it is used: `--predict`, which needs none, starts
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,11 @@ class Validation:
     splits: Sequence[tuple[np.ndarray, np.ndarray]]
     """For each model of an ensemble, the indices of its training and of its validation messages."""
 
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Of the messages in characters, int64 [N]: the same at every evaluation."""
+        return np.array([length(tokens) for tokens in self.texts])
+
     def out_of_fold(
         self, ensemble: nn.Module, parts: Sequence[np.ndarray] = ()
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -167,8 +173,7 @@ class Validation:
             for model, part in zip(ensemble.models, parts, strict=True)
         ]
         index = np.concatenate(parts)
-        lengths = np.array([length(self.texts[i]) for i in index])
-        return np.concatenate(answers), lengths, self.labels[index]
+        return np.concatenate(answers), self.lengths[index], self.labels[index]
 
     def scores(self, ensemble: nn.Module) -> dict[str, float]:
         """For the learning curves, `train_loss` (nats), `validation_f1` and so on: scores on the training and
