@@ -9,7 +9,6 @@ and may be what fails, so that is tried in a second process, for as long as the 
 from __future__ import annotations
 
 import ast
-import json
 import os
 import platform
 import re
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from common.cli import UserError, one_line, prepare_output
-from common.files import cause_of, check_writable
+from common.files import cause_of, check_writable, parse_json
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "data" / "pretrained"
@@ -218,7 +217,7 @@ def _photos() -> Row:
 
     found = photos.find("auto", download=False)
     if found.builtin:
-        if (photos.DOWNLOADS / "imagenette2-320").is_dir():  # and is passed over
+        if (photos.DOWNLOADS / imagenet.IMAGENETTE_FOLDER).is_dir():  # and is passed over
             return broken("photos", UserError(found.note.partition(". ")[2].rstrip(".")))
         get = (
             "python gan_upscale.py fetches Imagenette, 341 MB; `python util/unzip_imagenet` helps to ImageNet"
@@ -277,7 +276,7 @@ def read_about(path: Path) -> dict[str, Any]:
         size = int.from_bytes(file.read(8), "little")
         if size > path.stat().st_size:
             raise ValueError("it is cut off, or no .safetensors file")
-        return dict(json.loads(json.loads(file.read(size))["__metadata__"]["about"]))
+        return dict(parse_json(parse_json(file.read(size).decode())["__metadata__"]["about"]))
 
 
 def _scores(about: dict[str, Any], net: str = "") -> dict[str, str]:

@@ -25,6 +25,7 @@ from common.datasets.image_files import BROKEN, SUFFIXES, ImageFiles
 from common.files import atomic_write, check_writable
 
 WORTH_CACHING = 10_000  # photos: fewer are listed faster than anyone notices
+IMAGENETTE_FOLDER = "imagenette2-320"
 IMAGENETTE = {"train": 9_469, "val": 3_925}
 """Photos in the whole set, by fastai's own count (github.com/fastai/imagenette)."""
 
@@ -186,7 +187,7 @@ def imagenette(root: Path) -> Path:
     Raises:
         UserError: it cannot be had; the message names address, checksum and where to put it by hand.
     """
-    folder = root / "imagenette2-320"
+    folder = root / IMAGENETTE_FOLDER
     fault = _miscounted(folder) if folder.is_dir() else ""
     if folder.is_dir() and not fault:
         return folder

@@ -307,7 +307,7 @@ def _usual(limit: int, download: bool) -> Photos:
             if path.is_dir() and (parts := _train_and_test(path))[1]:
                 return _split(*parts, limit)
     cause = "A trial downloads none"
-    if download or (DOWNLOADS / "imagenette2-320").is_dir():
+    if download or (DOWNLOADS / imagenet.IMAGENETTE_FOLDER).is_dir():
         try:
             return find("imagenette", limit=limit)
         except UserError as error:
