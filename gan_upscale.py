@@ -101,6 +101,7 @@ PRESETS = {
 }
 FIDELITY_SHARE = 0.85  # of the budget is for phase 1
 LEARNING_RATE = 1e-3  # of phase 1
+EMA, CLIP = 0.998, 0.01  # of phase 1: of its averaged weights, and the largest gradient norm
 GAN_LEARNING_RATE = 5e-4  # of generator and discriminator
 SHIPPED = Path(__file__).parent / "data" / "pretrained" / "upscaler.safetensors"
 
@@ -205,9 +206,9 @@ def train(config: Config, data: photos.Photos, device: torch.device) -> tuple[di
     first = FIDELITY_SHARE * whole if unit == "minutes" else max(1, int(FIDELITY_SHARE * whole))
 
     # Phase 1: fidelity, its gradients clipped at four times their usual norm: one bad batch undid 3,600 steps
-    shared |= {unit: first, "ema": 0.998}
+    shared |= {unit: first, "ema": EMA}
     players = generator, optimizers(generator, LEARNING_RATE, beta=0.9)
-    fidelity = loop.supervised(run, "fidelity", *players, fidelity_losses, batches, clip=0.01, **shared)
+    fidelity = loop.supervised(run, "fidelity", *players, fidelity_losses, batches, clip=CLIP, **shared)
     nets = {"linear": linear, "fidelity": copy.deepcopy(fidelity)}
 
     # Phase 2: adversarial, from the fidelity weights and the next images on, with the budget that is left

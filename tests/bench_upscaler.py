@@ -31,7 +31,7 @@ from common.evaluation import upscale as evaluation
 from common.models.upscale import LinearFilter, Upscaler, bicubic, upscaled_size
 from common.training import loop
 from common.training.run import Run
-from gan_upscale import LEARNING_RATE, PRESETS, fidelity_losses, optimizers
+from gan_upscale import CLIP, EMA, LEARNING_RATE, PRESETS, fidelity_losses, optimizers
 
 
 def conv(before: int, after: int, size: int = 3) -> nn.Conv2d:
@@ -102,7 +102,7 @@ def train(data: photos.Photos, minutes: float, rates: list[float]) -> tuple[dict
         run = Run(Path(folder), settings={}, device=torch.device("cpu"))
 
         def fit(name: str, net: nn.Module, optimizer: loop.Optimizers, loss: Any, **more: Any) -> None:
-            more |= {"schedule": loop.cosine_schedule(warm_up=0.01), "ema": 0.998, "evaluations": 1}
+            more |= {"schedule": loop.cosine_schedule(warm_up=0.01), "ema": EMA, "evaluations": 1}
             net.to(memory_format=torch.channels_last)
             nets[name] = loop.supervised(run, name, net, optimizer, loss, batches, **more)
 
@@ -111,7 +111,7 @@ def train(data: photos.Photos, minutes: float, rates: list[float]) -> tuple[dict
             ours = Upscaler(PRESETS[size].channels, PRESETS[size].blocks)
             ours.skip.load_state_dict(linear.state_dict())
             adam_and_muon = optimizers(ours, LEARNING_RATE, beta=0.9)
-            fit(f"ours, preset {size}", ours, adam_and_muon, fidelity_losses, minutes=minutes, clip=0.01)
+            fit(f"ours, preset {size}", ours, adam_and_muon, fidelity_losses, minutes=minutes, clip=CLIP)
         for rate, (name, (make, distance)) in itertools.product(rates, PEERS.items()):
             cli.seed_everything(0)
             peer = make()
