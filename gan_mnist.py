@@ -114,7 +114,7 @@ class Preset:
 PRESETS = {
     "cpu": Preset(g_channels=32, d_channels=24, batch=24, learning_rate=2.5e-3),
     # more than ten characters on a CPU: most steps are the generator's, which teach it most for their time
-    "letters": Preset(g_channels=32, d_channels=24, batch=32, learning_rate=2.5e-3, d_every=2),
+    "letters": Preset(g_channels=32, d_channels=24, batch=64, learning_rate=2.5e-3, d_every=2),
     "gpu": Preset(g_channels=64, d_channels=48, batch=64),
     "quick": Preset(g_channels=24, d_channels=16, batch=16, steps=250),
 }
@@ -124,7 +124,7 @@ SIDE_BY_SIDE = {  # for Method 1
     "gpu": Preset(g_channels=24, d_channels=16, batch=32, latent=32),
     "quick": Preset(g_channels=8, d_channels=8, batch=8, latent=32, steps=120),
 }
-R1_WEIGHT, R1_EVERY, CLASSIFICATION_WEIGHT = 0.1, 8, 0.03
+R1_WEIGHT, R1_EVERY, CLASSIFICATION_WEIGHT = 0.1, 8, 0.015
 EMA, MINUTES = 0.998, 8
 Condition = tuple[Tensor, ...]  # noise [N,nets,latent], and labels [N] of a conditional GAN
 
@@ -208,7 +208,7 @@ def train(
         run,
         "gan",
         *players,
-        mnist.gan_batches(split, preset.batch, preset.latent, config.seed, classes > 0, nets > 1),
+        mnist.gan_batches(split, preset.batch, preset.latent, config.seed, discriminator.alike, nets > 1),
         **budget,
         schedule=loop.cosine_schedule(floor=0.1),
         ema=EMA,

@@ -154,7 +154,7 @@ def train_digits(folder: Path, steps: int) -> None:
     generator, discriminator = Generator(4, 4, 4), Discriminator(4, 4)
     optimizers = [torch.optim.Adam(net.parameters(), 2e-3, (0.0, 0.99)) for net in (generator, discriminator)]
     losses = gan_mnist.generator_losses, gan_mnist.discriminator_losses
-    batches = mnist.gan_batches(data, 8, 4, 0, True, False)
+    batches = mnist.gan_batches(data, 8, 4, 0, 4, False)
     players = generator, discriminator, (optimizers[0], optimizers[1])
     loop.adversarial(run, "gan", *players, *losses, batches, evaluate=weight, g_every=2, steps=steps, **PLAN)
     run.finish()

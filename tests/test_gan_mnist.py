@@ -640,7 +640,7 @@ def test_losses_are_as_published() -> None:
 def test_batches_begin_anywhere_and_labels_fit(method: str) -> None:
     data = mnist.find("builtin")
     labelled, by_class = method == "conditional", method == "1"
-    start = mnist.gan_batches(data, 16, 64, 3, labelled, by_class)
+    start = mnist.gan_batches(data, 16, 64, 3, 4 * labelled, by_class)
     stream = start(0)
     for _ in range(60):  # past the end of an epoch
         next(stream)

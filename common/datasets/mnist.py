@@ -96,13 +96,14 @@ class Digits:
 
 
 def gan_batches(
-    data: Digits, size: int, latent: int, seed: int, labelled: bool, by_class: bool
+    data: Digits, size: int, latent: int, seed: int, alike: int, by_class: bool
 ) -> Callable[[int], Iterator[tuple[tuple[Tensor, ...], Tensor]]]:
     """A GAN's batches from any step on, without end: ((noise, labels), real), or ((noise,), real) without
-    `labelled`: normal noise [size,nets,latent], int64 [size], and real images [size,nets,28,28] in 0..1.
+    `alike`: normal noise [size,nets,latent], int64 [size], and real images [size,nets,28,28] in 0..1.
 
-    With `by_class` a real "image" is one of each character, for as many nets side by side. Of an uneven set
-    labelled images have each character equally often, however few images it has.
+    With `by_class` a real "image" is one of each character, for as many nets side by side. The `alike` images
+    that stand size / alike apart are of one character, drawn with equal chances however few images it has: so
+    the minibatch standard deviation sees how much they differ, and not only that a 1 is no 8.
 
     Raises:
         UserError: a character has fewer than two training images.
@@ -112,21 +113,20 @@ def gan_batches(
     classes = [(data.train_labels == k).nonzero()[:, 0] for k in range(len(data.characters))]
     if (fewest := min(map(len, classes))) < 2:
         raise UserError(f"--data: a character has {fewest} images to train on; take larger data")
-    balance = labelled and not data.is_even()
 
     def start(first: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         for step, batch in enumerate(shuffled_batches(len(data.train), size, seed, first), first):
             rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
             index = torch.tensor(batch)[:, None]  # [N,1]
-            if balance:
-                chosen = torch.randint(len(classes), (size,), generator=rng).tolist()
+            if alike:
+                chosen = torch.randint(len(classes), (size // alike,), generator=rng).repeat(alike).tolist()
                 index = torch.stack(
                     [classes[k][torch.randint(len(classes[k]), (1,), generator=rng)] for k in chosen]
                 )
             if by_class:
                 index = torch.stack([of[torch.randint(len(of), (size,), generator=rng)] for of in classes], 1)
             noise = torch.randn(*index.shape, latent, generator=rng)
-            label = (data.train_labels[index[:, 0]],) if labelled else ()
+            label = (data.train_labels[index[:, 0]],) if alike else ()
             yield (noise, *label), to_float(data.train[index])
 
     return start

@@ -67,7 +67,9 @@ class Discriminator(nn.Module):
     """Three convolutions; arguments as the generator's.
 
     Before the last, the minibatch standard deviation says how much the images of a group of `GROUP` differ:
-    who repeats himself is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3).
+    who repeats himself is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3). With
+    classes, the images of a group, which stand N / `GROUP` apart, must be of one: it has to be said how much
+    one a differs from another a. So `alike` is how many of a batch must be of one class, 0 for as it comes.
     """
 
     GROUP = 4
@@ -75,6 +77,7 @@ class Discriminator(nn.Module):
     def __init__(self, channels: int, classes: int = 0, nets: int = 1, minibatch_std: bool = True) -> None:
         super().__init__()
         self.nets, self.minibatch_std, c = nets, minibatch_std, channels
+        self.alike = self.GROUP if classes else 0
         first = nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*c,14,14]
         second = nn.Conv2d(nets * c, nets * 2 * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*2c,7,7]
         self.layers = nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2))
