@@ -7,7 +7,6 @@
 
 A generator makes images of noise, a discriminator learns to know them from real ones, and each is the other's
 teacher. How far from real the images are says an evaluator, a classifier that has never seen a generated one.
-`--balance` shows what becomes of it when one of the two players is stronger or weaker.
 
 Three ways lead to a chosen character: one net, conditioned on it (`--method conditional`), a small net for
 each (`--method 1`), or one unconditional net and rejection sampling with a classifier (`--method 2`).
@@ -79,6 +78,7 @@ class Config(PageFlags):
 if __name__ == "__main__":
     CONFIG = read_flags(Config)  # before torch is imported, which takes seconds: --help answers at once
 
+import math
 import time
 from functools import partial
 
@@ -124,8 +124,7 @@ SIDE_BY_SIDE = {  # for Method 1
     "gpu": Preset(g_channels=24, d_channels=16, batch=32, latent=32),
     "quick": Preset(g_channels=8, d_channels=8, batch=8, latent=32, steps=120),
 }
-R1_WEIGHT, R1_EVERY, CLASSIFICATION_WEIGHT = 0.1, 8, 0.015
-EMA, MINUTES = 0.998, 8
+R1_WEIGHT, R1_EVERY, CLASSIFICATION_WEIGHT, EMA, MINUTES = 0.1, 8, 0.07, 0.998, 8
 Condition = tuple[Tensor, ...]  # noise [N,nets,latent], and labels [N] of a conditional GAN
 
 
@@ -160,7 +159,8 @@ def discriminator_losses(
     scores_fake, _ = score(discriminator, fake, condition)
     losses = {"adversarial_d": relativistic_loss(scores_real, scores_fake)}
     if match is not None:  # without it the net is less strict about the class than about the looks
-        losses["auxiliary_classification"] = CLASSIFICATION_WEIGHT * F.cross_entropy(match, condition[1])
+        weight = CLASSIFICATION_WEIGHT / math.log(max(2, match.shape[1]))  # a guess costs the same for any set
+        losses["auxiliary_classification"] = weight * F.cross_entropy(match, condition[1])
     if step % R1_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
         losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * gradient_penalty(discriminator, real, condition)
     mean_real, mean_fake = map(distributed.mean, (scores_real.mean(), scores_fake.mean()))
