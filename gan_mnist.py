@@ -159,7 +159,7 @@ def discriminator_losses(
     scores_fake, _ = score(discriminator, fake, condition)
     losses = {"adversarial_d": relativistic_loss(scores_real, scores_fake)}
     if match is not None:  # without it the net is less strict about the class than about the looks
-        weight = CLASSIFICATION_WEIGHT / math.log(max(2, match.shape[1]))  # a guess costs the same of any
+        weight = CLASSIFICATION_WEIGHT / math.log(max(2, match.shape[1]))  # a guess always costs the same
         losses["auxiliary_classification"] = weight * F.cross_entropy(match, condition[1])
     if step % R1_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
         losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * gradient_penalty(discriminator, real, condition)
