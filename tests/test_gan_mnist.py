@@ -75,11 +75,12 @@ def test_a_model_that_learned_nothing_is_called_so(
     assert "Built-in" in printed or "built-in" in printed
 
 
-@pytest.mark.parametrize("method", ["conditional", "1"])
+@pytest.mark.parametrize("method", inference.METHODS)
 def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     data = mnist.find("builtin")
+    data = replace(data, train=data.train[:500], train_labels=data.train_labels[:500])
     evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     preset = replace(gan_mnist.PRESETS["quick"], g_channels=4, d_channels=4, batch=8)
 
@@ -101,7 +102,7 @@ def test_a_stopped_run_goes_on_exactly(
 
     monkeypatch.setattr(mnist, "gan_batches", interrupted)
     monkeypatch.setattr(run_module, "DRAW_EVERY", 0.0)
-    way = {"conditional": "", "1": "_method_1"}[method]
+    way = "" if method == "conditional" else f"_method_{method}"
     curves = trained.figs / f"GAN_mnist{way}_training.png"
     curves.unlink(missing_ok=True)
     with pytest.raises(SystemExit) as stop:

@@ -42,13 +42,13 @@ def training_curves(
     Raises:
         UserError: the figure cannot be written.
     """
+    if not any(row["step"] for row in history):
+        return
     metrics, references = metrics or UPSCALING, references or {}
     rows = pd.DataFrame(history).replace([math.inf, -math.inf], math.nan)
     steps = rows.groupby("phase", sort=False)["step"].max()
     steps = steps[steps > 0]
     rows = rows[rows["phase"].isin(steps.index)]
-    if rows.empty:
-        return
     ends = steps.cumsum()  # of the phases, on one axis that all of them share
     rows = rows.assign(at=rows["step"] + rows["phase"].map(ends - steps))
     adversarial = {row["phase"] for row in history if "loss_discriminator" in row}
