@@ -16,7 +16,7 @@ from common.inference.mnist import Sampler
 from common.results import Scores
 
 SENTENCE = "Pack my box with five dozen liquor jugs!"  # has every letter
-HEIGHT, STYLES, STEPS = 96, 5, 16  # pixels of a line; hands; letters on the way from one to another
+HEIGHT, STYLES, STEPS = 88, 5, 16  # pixels of a line; hands; letters on the way from one to another
 LETTER = "a"
 
 
@@ -33,7 +33,7 @@ def save(path: Path, samplers: dict[str, Sampler], scores: Scores, seed: int, ca
         accuracies = {of: value for of, value in scores[name].items() if of.endswith("class_accuracy")}
         facts = [f"{of.replace('_', ' ')} {value:.1%}" for of, value in accuracies.items()]
         facts += [
-            "distance {distance:.1f}".format(**scores[name]),
+            "distance {distance:.2f}".format(**scores[name]),
             "recall {recall:.2f}".format(**scores[name]),
         ]
         parts.append((f"{name}: {', '.join(facts)}", [written(sampler, SENTENCE, 0, seed)]))
