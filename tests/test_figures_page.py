@@ -116,6 +116,13 @@ def test_training_curves_put_both_phases_on_one_axis(tmp_path: Path, monkeypatch
     assert [text.get_text() for text in detail.texts] == ["bicubic −28.7"]
 
 
+@pytest.mark.parametrize("history", [[], [{"phase": "gan", "step": 0, "recall": 0.1}]])
+def test_before_the_first_step_no_curves_are_drawn(tmp_path: Path, history: list[dict[str, Any]]) -> None:
+    """As while the classifier of Method 2 trains, whose rows are left out."""
+    training_figures.training_curves(tmp_path / "c.png", history, title="T", caption="")
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_curves_of_one_phase_alone(tmp_path: Path) -> None:
     rows = [row for row in history() if row["phase"] == "gan"]
     training_figures.training_curves(tmp_path / "b.png", rows, title="T", caption="")
