@@ -220,12 +220,16 @@ def test_two_processes_have_the_losses_of_one(steps: int, tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------ how a run ends
 
 
-def train_slowly(folder: Path, resume: bool = False, steps: int = 300, **budget: Any) -> None:
-    """A step takes a hundredth of a second, or longer."""
+def train_slowly(
+    folder: Path, resume: bool = False, steps: int = 60, until: Path | None = None, **budget: Any
+) -> None:
+    """A step takes a hundredth of a second, or longer; the 40th waits for the file `until`."""
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
             time.sleep(0.01)
+            while until and first == 40 and not until.exists():
+                time.sleep(0.01)
             x = torch.randn(12, 4, generator=torch.Generator().manual_seed(first))
             yield x, x.sum(1, keepdim=True)
             first += 1
@@ -268,13 +272,14 @@ def at(folder: Path) -> int:
 @pytest.mark.parametrize("others", [1, 3])
 def test_stopped_after_the_same_step_and_resumed_by_another_number(others: int, tmp_path: Path) -> None:
     log, folder = tmp_path / "log", tmp_path / "two"
-    processes = fork(2, lambda: train_slowly(folder), log)
+    processes = fork(2, lambda: train_slowly(folder, until=tmp_path / "signalled"), log)
     wait_for_step(folder, 5)
     os.kill(processes[1], signal.SIGTERM)  # one of them is enough
+    (tmp_path / "signalled").touch()  # however busy the machine is, the run has not ended before
     assert codes(processes) == [130, 130]
     said = log.read_text()
     assert said.count("Stopped by a signal") == said.count(". To go on: torchrun --nproc-per-node=2 ") == 1
-    assert 5 <= at(folder) < 300
+    assert 5 <= at(folder) < 60
     assert codes(fork(others, lambda: train_slowly(folder, resume=True), log)) == [0] * others
     train_slowly(tmp_path / "one")
     assert_same(tmp_path / "one", folder)

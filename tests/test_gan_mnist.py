@@ -80,7 +80,6 @@ def test_a_stopped_run_goes_on_exactly(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any
 ) -> None:
     data = mnist.find("builtin")
-    data = replace(data, train=data.train[:500], train_labels=data.train_labels[:500])
     evaluator = evaluation.Evaluator(Classifier(2, 4, 10).predict, data)
     preset = replace(gan_mnist.PRESETS["quick"], g_channels=4, d_channels=4, batch=8)
 
