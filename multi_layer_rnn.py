@@ -217,6 +217,9 @@ def main(config: Config) -> int:
     settings |= {"epochs of each fold": config.epochs} if config.folds else {}  # all are trained alike
     where: dict[str, Any] = {"device": device, "precision": "float32", "budget": {"epochs": config.epochs}}
     run = Run(config.run_dir(SCRIPT, data.builtin), settings=settings, resume=config.resume, **where)
+    figs = config.figs_dir(data.builtin)
+    path = figs / f"{SCRIPT}.png"
+    run.draw = lambda: figures.save_training(path, KIND, run.history, config.n_models, data.labels)
     folds = []
     splits = sms_spam.folds(data.labels, config.folds or 5, config.seed)[: config.folds or 1]
     for number, (index, test_index) in enumerate(splits, 1):
@@ -240,8 +243,6 @@ def main(config: Config) -> int:
     repeats = f"{config.folds} folds" if config.folds else f"one split, seed {config.seed}"
     title = f"Is this SMS spam? The mean logit of {config.n_models} models with an {KIND}"
     caption = f"{data.name}, {len(data):,} messages, {repeats}. {data.note.partition(chr(10))[0]}".strip()
-    figs = config.figs_dir(data.builtin)
-    path = figs / f"{SCRIPT}.png"
     figures.report(path, KIND, folds, scores, run.history, title=title, caption=caption)
     numbers = evaluation.numbers(KIND, folds, scores, run.record)
     results.save(figs, SCRIPT, config, data=data, count=len(data), device=device, **numbers)

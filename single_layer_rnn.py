@@ -171,6 +171,7 @@ def main(config: Config) -> int:
         resume=config.resume,
         precision="float32",
     )
+    run.draw = lambda: figures.save_training(figs, run.history, config.noise)
 
     # Data: values and clean waves, both [200,PREFIX + HORIZON], by kind
     noises = {"clean": 0.0} | ({"noisy": config.noise} if config.noise else {})

@@ -108,8 +108,9 @@ def main() -> None:
     arguments = parser.parse_args()
     messages = sms_spam.find(arguments.data)
     if arguments.families:
-        columns = ["recall at 1 % false alarms", "AUC"]
-        print(left_out(messages, arguments.n_models, arguments.seed)[columns].round(4).to_markdown())
+        scores = left_out(messages, arguments.n_models, arguments.seed)
+        for kind, table in scores.groupby(level="spam", sort=False):
+            print(f"\nSpam {kind}\n\n{table.droplevel('spam').to_markdown(floatfmt='.3f')}")
         return
     lines = [f"{messages.texts[i % len(messages)]} {i}" for i in range(arguments.lines)]
 

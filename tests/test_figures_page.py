@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common import cli
 from common.cli import UserError
-from common.figures import page
+from common.figures import page, sine
 from common.figures import training as training_figures
 
 WORDS = r"<b>costs</b> $1 & \more, in $HOME, " * 12  # as a formula it would be an error
@@ -127,6 +127,25 @@ def test_training_curves_of_one_phase_alone(tmp_path: Path) -> None:
     rows = [row for row in history() if row["phase"] == "gan"]
     training_figures.training_curves(tmp_path / "b.png", rows, title="T", caption="")
     pixels_of(tmp_path / "b.png")
+
+
+def test_training_curves_without_a_discriminator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = spy(monkeypatch)
+    rows = [
+        {"phase": phase, "step": step, "loss": -step / 10, "grad": 0.1, "validation_mse": 0.1 ** (step / 10)}
+        for phase in ("clean", "noisy")
+        for step in range(0, 41, 10)
+    ]
+    sine.save_training(tmp_path, rows, noise=0.1)
+    pixels_of(tmp_path / "single_layer_rnn_training.png")
+    loss, gradient, mse = pages[0].figure.axes
+    assert [axes.get_title(loc="left").split()[0] for axes in (loss, gradient, mse)] == [
+        "Loss",
+        "Gradient",
+        "Mean",
+    ]
+    assert np.asarray(loss.lines[-1].get_xydata())[-1].tolist() == [80, -4] and mse.get_yscale() == "log"
+    assert [text.get_text() for text in mse.texts] == ["noise floor 0.01"]
 
 
 def test_a_figure_carries_its_texts_and_changes_no_settings(tmp_path: Path) -> None:

@@ -170,6 +170,20 @@ def test_report_draws_curves_matrices_and_calibration(tmp_path: Path, drawn: Dra
     assert any("ECE 0.0" in words for words in drawn.words())
 
 
+def test_while_it_trains_its_curves_are_drawn_as_far_as_they_are(tmp_path: Path, drawn: Drawn) -> None:
+    rows = history(1000, 0.9, phase="fold 1") + history(1000, 0.98, phase="fold 2")[:9]
+    labels = np.arange(100) < 13
+    figures.save_training(tmp_path / "r.png", "net", rows[:1], 5, labels)
+    assert not list(tmp_path.iterdir()), "before the first step there is nothing to see"
+    figures.save_training(tmp_path / "r.png", "net", rows, 5, labels)
+    drawn.check(tmp_path / "r_training.png")
+    assert "net, while it trains: fold 2, step 400" in drawn.words()
+    loss, accuracy, _ = (lines(axes) for axes in drawn.charts)
+    assert loss["batches"][0, 1] == pytest.approx(0.8 / 5) and accuracy["majority"][0, 1] == 0.87
+    means = accuracy["validation"][:, 1]  # of those that came so far
+    assert means[4] == pytest.approx(0.94 * 0.46) and means[5] == pytest.approx(0.9 * 0.55)
+
+
 def test_report_of_one_fold_that_answers_ham_to_everything(tmp_path: Path, drawn: Drawn) -> None:
     rows = history(20, 1)
     for row in rows:
@@ -178,8 +192,10 @@ def test_report_of_one_fold_that_answers_ham_to_everything(tmp_path: Path, drawn
     matrices = {"net": [[904, 0], [131, 0]], "majority class": [[904, 0], [131, 0]]}
     scores = {name: {"accuracy": 0.8734, "f1": 0.0} for name in matrices}
     path = tmp_path / "r.png"
+    (tmp_path / "r_training.png").touch()
     report(path, rows, matrices, scores, np.full(1035, 0.12))
     drawn.check(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["r.png"], "the report has the curves"
     bottom, top = drawn.charts[1].get_ylim()
     assert bottom < 0.8737 < top, "the flat line is on the chart"
     assert "131\n100.0%" in drawn.words() and "accuracy .8734\nF1 .0000" in drawn.words()

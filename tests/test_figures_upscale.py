@@ -1,5 +1,6 @@
 """The figures of upscaling show images pixel for pixel and label every point."""
 
+import itertools
 import math
 from pathlib import Path
 
@@ -23,20 +24,6 @@ NAMES += ["fidelity", "fidelity, self-ensemble", "GAN"]
 MILLISECONDS = (0.1, 0.1, 0.1, 0.1, 0.9, 9.5, 76.0, 9.5)
 
 
-def test_triples_stand_in_rows_of_three_at_one_size(tmp_path: Path) -> None:
-    lr, fake, hr = noise(2, 3, 64, 64), noise(2, 3, 224, 224), noise(2, 3, 224, 224) // 2
-    columns = {"input": lr, "GAN": fake, "original": hr}
-    figures.triples(tmp_path / "t.png", columns, title="A title " * 20, caption=WORDS)
-    pixels = pixels_of(tmp_path / "t.png")
-    positions = [
-        [find(pixels, lr[row], 7), find(pixels, fake[row], 2), find(pixels, hr[row], 2)] for row in range(2)
-    ]
-    for row in positions:
-        assert len({top for top, _ in row}) == 1
-        assert row[0][1] + 448 < row[1][1] and row[1][1] + 448 < row[2][1]
-    assert positions[0][0][0] + 448 < positions[1][0][0]
-
-
 def test_photos_stand_in_columns_under_their_input_and_every_method_in_a_row(tmp_path: Path) -> None:
     lr, hr = noise(2, 3, 64, 64), noise(2, 3, 224, 224) // 9
     for i in range(2):  # where the detail is
@@ -47,7 +34,7 @@ def test_photos_stand_in_columns_under_their_input_and_every_method_in_a_row(tmp
     assert pixels.shape[0] < 1.3 * pixels.shape[1], "a page, that a README can show"
     for i in range(2):
         top, left = find(pixels, lr[i], 3)
-        column = pixels[top + 3 * 64 + 8 :, left : left + 2 * 96]
+        column = pixels[top + 3 * 64 + 4 :, left : left + 2 * 96]
         for row, of in enumerate(images.values()):  # each pixel a square of two
             shown = column[row * (2 * 64 + 4) :][: 2 * 64 : 2, ::2]
             assert (shown == of[i, :, 10 + i : 74 + i, 20 * i : 20 * i + 96].permute(1, 2, 0).numpy()).all()
@@ -118,28 +105,31 @@ def test_methods_shows_every_image_and_labels_every_point(
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_the_worst_stand_first_with_their_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], measured: bool
+def test_the_worst_stand_first_with_their_ranks_and_numbers(
+    tmp_path: Path, texts: list[str], measured: bool
 ) -> None:
-    monkeypatch.setattr(figures, "WORST", 2)
-    lr, hr = noise(3, 3, 64, 64), noise(3, 3, 224, 224)
+    lr, hr = noise(8, 3, 64, 64), noise(8, 3, 224, 224)
     gan = hr.clone()
-    for i in range(3):  # the last is the worst by PSNR
-        gan[i, :, :, : 8 * i] //= 2
+    for i in range(8):  # the last is the worst by PSNR
+        gan[i, :, :, : 8 * i + 8] //= 2
 
     def brightness(fake: Tensor, hr: Tensor) -> Tensor:
         return fake.float().mean((1, 2, 3)) / 255  # by this the first is the worst
 
-    fakes, lpips = {"GAN": gan, "bicubic": hr}, brightness if measured else None
-    figures.worst(tmp_path / "w.png", lr, fakes, hr, lpips, caption=WORDS)
+    fakes, lpips = {"fidelity": hr, "GAN": gan, "bicubic": hr // 2}, brightness if measured else None
+    figures.worst(tmp_path / "w.png", lr, fakes, hr, lpips, caption="")
     pixels = pixels_of(tmp_path / "w.png")
-    places = [find(pixels, lr[2], 7), find(pixels, gan[2], 2), find(pixels, hr[2], 2)]
-    assert len({top for top, _ in places}) == 1 and places[0][1] < places[1][1] < places[2][1]
-    assert find(pixels, gan[1], 2)[0] > places[0][0] + 448
-    rows = [(2, "PSNR: 1"), (1, "PSNR: 2"), *([(0, "LPIPS: 1"), (1, "LPIPS: 2")] if measured else [])]
-    assert [text for text in texts if "worst by" in text] == [f"worst by {rank}" for _, rank in rows]
-    for method, fake in {"GAN": gan, "bicubic": hr}.items():
+    assert pixels.shape[0] < 1.3 * pixels.shape[1], "a page, that a README can show"
+    shown = [0, 7, 1, 6, 2, 5] if measured else [7, 6, 5, 4, 3, 2]
+    places = [find(pixels, lr[i], 3) for i in shown]
+    assert len({top for top, _ in places}) == 1
+    lefts = [left for _, left in places]
+    assert min(b - a for a, b in itertools.pairwise(lefts)) >= 192
+    ranks = [f"{8 - i} / {i + 1}" if measured else f"{8 - i}" for i in shown]
+    rows = [
+        texts[i + 1 : i + 7] for i, text in enumerate(texts) if text in ("input, 64×64", "bicubic", "GAN")
+    ]
+    assert rows[0] == ranks
+    for row, fake in zip(rows[1:], (hr // 2, gan), strict=True):
         near, far = psnr(to_float(fake), to_float(hr)), brightness(fake, hr)
-        said = [f"{near[i]:.2f} dB, LPIPS " + (f"{far[i]:.3f}" if measured else "–") for i, _ in rows]
-        under = [text for text in texts if text.startswith(f"{method}: ")]
-        assert under == [f"{method}: PSNR {numbers}" for numbers in said]
+        assert row == [f"{near[i]:.2f}" + f" / {far[i]:.3f}" * measured for i in shown]

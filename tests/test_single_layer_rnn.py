@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from common.cli import UserError
 from common.datasets import sine
 from common.evaluation import sine as evaluation
+from common.figures import sine as figures
 from common.models.sine import Forecaster, least_squares
+from common.training import run as run_module
 from single_layer_rnn import Config, main
 
 ROOT = Path(__file__).parents[1]
@@ -189,9 +191,19 @@ def test_training_is_what_makes_the_forecast(trained: Config, tmp_path: Path) ->
         assert after[metric] < 0.7 * before[metric], metric
 
 
-def test_the_same_seed_gives_the_same_numbers(trained: Config, tmp_path: Path) -> None:
-    again = replace(trained, figs=tmp_path / "figs", runs=tmp_path / "runs")
+def test_the_same_seed_gives_the_same_numbers(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(run_module, "DRAW_EVERY", 0.0)
+    monkeypatch.setattr(
+        figures, "save_training", lambda *of: drawn.append((of[0], of[1][-1]["phase"], of[2]))
+    )
+    again = replace(trained, figs=tmp_path, runs=tmp_path / "runs")
+    (tmp_path / figures.TRAINING).touch()
     assert main(again) == 0
+    assert not (tmp_path / figures.TRAINING).exists(), "only while it trains"
+    assert set(drawn) == {(again.figs, phase, 0.1) for phase in ("clean", "noisy", "copies")}
     for part in ("metrics", "baselines", "earlier"):
         assert results(again)[part] == results(trained)[part]
 

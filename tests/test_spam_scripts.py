@@ -27,9 +27,11 @@ from common.datasets.sms_standin import generate_messages
 from common.datasets.text import decode
 from common.datasets.vocabulary import Vocabulary, collate, ensemble_batches, tokenize
 from common.evaluation import spam as evaluation
+from common.figures import spam as figures
 from common.inference import spam
 from common.models.spam import Ensemble, PaddedClassifier, TokenEmbedding, logits, read
 from common.studies.spam import MODELS
+from common.training import run as run_module
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "sms" / "SMSSpamCollection"
@@ -75,8 +77,15 @@ def answering(trained: dict[str, Path]) -> spam.SpamFilter:
 
 
 @both
-def test_the_same_seed_gives_the_same_numbers(trained: dict[str, Path], script: str, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_numbers(
+    trained: dict[str, Path], script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[Path, str, int]] = []
+    monkeypatch.setattr(run_module, "DRAW_EVERY", 0.0)
+    monkeypatch.setattr(figures, "save_training", lambda *of: drawn.append((*of[:2], of[2][-1]["step"])))
     assert run(script, tmp_path, quick=True) == 0
+    assert {of[:2] for of in drawn} == {(tmp_path / "figs" / f"{script}.png", KINDS[script])}
+    assert len(drawn) == 13 and drawn[0][2] == 0, "at the start and after each epoch"
     first, second = results(trained[script], script), results(tmp_path, script)
     for part in ("metrics", "baselines", "wrong"):
         assert first[part] == second[part]

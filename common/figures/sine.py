@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.evaluation.sine import Predictions
+from common.figures import training
 from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, PINK, SHADE, WIDTH, new_page
 
 EARLIER = "The earlier set-up: 1,000 copies of one period, to train and to test on: memory poses as skill"
 EXPLAINED = """Shown: the first test wave; errors: over all {}.
 AR(2) is exact on clean sines, which obey x[t+1] = a x[t] + b x[t-1]. In noise no method knows the frequency \
 exactly, so all lose the phase."""
+TRAINING = "single_layer_rnn_training.png"
 ROW = 320  # pixels from one row of panels to the next
 SHOWN = 150  # steps of the beginning and of the end of a forecast
 COLOURS = {"RNN": ORANGE, "AR(2)": PINK, "linear extrapolation": GREEN, "persistence": BLUE}
@@ -33,7 +35,8 @@ def report(
     memorised: dict[str, tuple[Tensor, Tensor]],
     caption: str,
 ) -> None:
-    """Beginning and end of a forecast, the error of all forecasts, and a net that knows one wave by heart.
+    """Beginning and end of a forecast, the error of all forecasts, and a net that knows one wave by heart;
+    what was drawn while they trained goes.
 
     Args:
         tests: by kind (at most two, side by side): values and clean waves, both [N,prefix+horizon].
@@ -71,6 +74,24 @@ def report(
             axes.plot(truth, **SERIES["the wave"])
             axes.plot(predicted, **SERIES["one step ahead"])
             axes.set(title=heading, xlabel="step")
+    (path.parent / TRAINING).unlink(missing_ok=True)
+
+
+def save_training(figs: Path, history: list[dict[str, Any]], noise: float) -> None:
+    """Draws the curves so far, beside the floor of `noise`, its standard deviation.
+
+    Raises:
+        UserError: the figure cannot be written.
+    """
+    phases = ", ".join(dict.fromkeys(row["phase"] for row in history))
+    training.training_curves(
+        figs / TRAINING,
+        history,
+        title="While it trains",
+        caption=f"Phases so far: {phases}. The loss is the logarithm of the mean squared error.",
+        references={"noise floor": {"validation_mse": noise**2}} if noise else {},
+        metrics={"validation_mse": "Mean squared error one step ahead, on validation waves"},
+    )
 
 
 def _forecast(panels: np.ndarray, values: Tensor, clean: Tensor, predictions: Predictions) -> None:

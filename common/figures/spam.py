@@ -48,7 +48,8 @@ def report(
     history: list[dict[str, Any]],
     **heading: str,
 ) -> None:
-    """One page on one classifier: learning curves, confusion matrices beside the baselines', calibration.
+    """One page on one classifier: learning curves, confusion matrices beside the baselines', calibration. It
+    replaces what `save_training` has drawn.
 
     `kind` is the ensemble. `scores` are by method `accuracy` and `f1`, and if known their deviations
     `accuracy_sd` and `f1_sd`. `history` is that of a `Run` with a phase for each fold: rows with `loss`, the
@@ -65,11 +66,27 @@ def report(
     rows = math.ceil(len(matrices) / COLUMNS)
     calibration = CURVES + 40 + rows * MATRICES
     with new_page(path, WIDTH, calibration + CALIBRATION, **heading) as page:
-        curves = pd.DataFrame(history).assign(loss=lambda table: table.loss / n_models)
-        _learning(page.charts(0, CURVES), curves, scores["majority class"]["accuracy"])
+        _learning(page.charts(0, CURVES), history, n_models, scores["majority class"]["accuracy"])
         words = "Test messages: what they are, and what each method says"
         _matrices(page.charts(CURVES, calibration - CURVES), words, matrices, scores, rows, COLUMNS)
         _calibration(page.charts(calibration), truth, probability)
+    _training(path).unlink(missing_ok=True)
+
+
+def save_training(
+    path: Path, kind: str, history: list[dict[str, Any]], n_models: int, labels: np.ndarray
+) -> None:
+    """Draws the learning curves so far beside the report that will be in `path`; before the first step,
+    nothing. `labels` are of all messages, bool [N].
+    """
+    if any(row["step"] for row in history):
+        title = "{}, while it trains: {phase}, step {step:,}".format(kind, **history[-1])
+        with new_page(_training(path), WIDTH, CURVES, title, "") as page:
+            _learning(page.charts(), history, n_models, max(labels.mean(), 1 - labels.mean()))
+
+
+def _training(report: Path) -> Path:
+    return report.with_name(f"{report.stem}_training.png")
 
 
 def collapse(
@@ -154,6 +171,7 @@ def scaling(path: Path, rows: Sequence[dict[str, Any]], baselines: Scores, **hea
     points = pd.DataFrame(rows)
     kinds, varied = points.kind.unique(), points.vary.unique()
     labels: dict[Axes, list[tuple[str, tuple[float, float], str]]] = defaultdict(list)
+    bars: dict[Axes, list[tuple[float, float]]] = defaultdict(list)  # points along them
     with new_page(path, WIDTH, 930, **heading) as page:
         chart = page.charts()
         panels = chart.subplots(2, len(varied), squeeze=False, sharey="row")
@@ -171,6 +189,8 @@ def scaling(path: Path, rows: Sequence[dict[str, Any]], baselines: Scores, **hea
                 # the value of the setting, below the bars of the first kind, above those of the other
                 ends = zip(line.value.map("{:,}".format), line.parameters, mean + side * spread, strict=True)
                 labels[axes] += [(value, (x, y), colour) for value, x, y in ends]
+                for y in mean + np.linspace(-1, 1, 21)[:, None] * spread.to_numpy():
+                    bars[axes] += zip(line.parameters, y, strict=True)
             axes.margins(y=0.12)
         for axes in panels[:, 0]:
             axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
@@ -183,7 +203,7 @@ def scaling(path: Path, rows: Sequence[dict[str, Any]], baselines: Scores, **hea
         chart.legend(*legend, loc="outside upper left", ncols=len(names))
         for axes, label in labels.items():
             values, places, colours = zip(*label, strict=True)
-            label_points(page, axes, values, places)
+            label_points(page, axes, values, [*places, *bars[axes]])
             for text, colour in zip(axes.texts, colours, strict=True):
                 text.set_color(colour)
 
@@ -191,24 +211,27 @@ def scaling(path: Path, rows: Sequence[dict[str, Any]], baselines: Scores, **hea
 # ----------------------------------------------------------------------------------------- the panels
 
 
-def _learning(figure: SubFigure, history: pd.DataFrame, majority: float) -> None:
+def _learning(figure: SubFigure, history: list[dict[str, Any]], n_models: int, majority: float) -> None:
     """Loss, accuracy and F1 over the steps: means over folds, and a thin line for each."""
+    rows = pd.DataFrame(history).assign(loss=lambda table: table.loss / n_models)
     panels = figure.subplots(1, 3)
     for panel, name, label, colour in LEARNING:
-        phases = history.dropna(subset=name).groupby("phase", sort=False)
+        phases = rows.dropna(subset=name).groupby("phase", sort=False)
         lines = [phase[["step", name]].to_numpy(float).T for _, phase in phases]  # each [2,K]
         light = name == "loss"
+        style: dict[str, Any] = {"color": colour, "linewidth": 1 if light else 2.5, "label": label}
         if len(lines) > 1 and not light:
             for line in lines:
                 panels[panel].plot(*line, color=colour, linewidth=0.8, alpha=0.5)
         # folds differ by a message or two, so their evaluations may lie at slightly different steps
         steps = lines[0][0]
-        mean = np.mean([np.interp(steps, *line) for line in lines], axis=0)
-        panels[panel].plot(steps, mean, color=colour, linewidth=1 if light else 2.5, label=label)
+        values = np.array([np.interp(steps, *line) for line in lines])
+        values[-1, steps > lines[-1][0, -1]] = np.nan  # the last fold may still be at work
+        panels[panel].plot(steps, np.nanmean(values, axis=0), **style)
     panels[0].set_ylim(bottom=0)
     _accuracy_axis(panels[1], majority, "majority")
     panels[2].set_ylim(0, 1.02)
-    count = history.phase.nunique()
+    count = rows.phase.nunique()
     for axes, name in zip(panels, ("Loss", "Accuracy", "F1"), strict=True):
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))

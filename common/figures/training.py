@@ -1,4 +1,4 @@
-"""The learning curves of a run of one or more phases, one of them adversarial: losses, balance, scores."""
+"""The learning curves of a run of one or more phases: losses, scores; of an adversarial one, the balance."""
 
 import math
 from pathlib import Path
@@ -18,6 +18,7 @@ UPSCALING = {
     "psnr": "PSNR on validation images, dB (higher is nearer)",
     "detail_db": "Detail on validation images, dB (0 is as sharp as real)",
 }
+LOGARITHMIC = "distance", "validation_mse"
 FIDELITY, GENERATOR, DISCRIMINATOR = ("fidelity", GREEN), ("generator", BLUE), ("discriminator", ORANGE)
 
 
@@ -52,23 +53,27 @@ def training_curves(
     ends = steps.cumsum()  # of the phases, on one axis that all of them share
     rows = rows.assign(at=rows["step"] + rows["phase"].map(ends - steps))
     adversarial = {row["phase"] for row in history if "loss_discriminator" in row}
-    both = ", in both phases" if len(ends) > 1 else ""
-    headings = [
-        f"Losses (left axis: the generator's{both}; right axis: the discriminator's)",
-        "The discriminator is right about ...",
-        "Gradient norms",
-        *metrics.values(),
-    ]
+    several = len(ends) > 1
+    headings = {"losses": "Loss", "gradients": "Gradient norm"}
+    if adversarial:
+        both = ", in both phases" if several else ""
+        headings = {
+            "losses": f"Losses (left axis: the generator's{both}; right axis: the discriminator's)",
+            "accuracies": "The discriminator is right about ...",
+            "gradients": "Gradient norms",
+        }
+    headings |= metrics
     with look.new_page(path, look.WIDTH, PANEL * len(headings) + 30, title, caption) as page:
-        panels = page.charts().subplots(len(headings))
-        for axes, heading in zip(panels, headings, strict=True):
-            axes.set_title(heading)
+        panels = dict(zip(headings, page.charts().subplots(len(headings)), strict=True))
+        for name, axes in panels.items():
+            axes.set_title(headings[name])
             _phases(axes, ends, adversarial)
-        explained = " (shaded: the adversarial phase; each phase has the same width)" if both else ""
-        axes.set_xlabel(f"step{explained}")
+        shaded = "shaded: the adversarial phase; " if adversarial else ""
+        axes.set_xlabel(f"step ({shaded}each phase has the same width)" if several else "step")
         _balance(panels, rows)
-        for axes, metric in zip(panels[3:], metrics, strict=True):
-            if metric == "distance":
+        for metric in metrics:
+            axes = panels[metric]
+            if metric in LOGARITHMIC:
                 few_ticks(axes.yaxis)
             _draw(axes, rows, "o", **{metric: ("this run", BLUE)})
             levels = {name: scores[metric] for name, scores in references.items() if metric in scores}
@@ -104,27 +109,29 @@ def _draw(axes: Axes, rows: pd.DataFrame, marker: str = "", **columns: tuple[str
             axes.plot(points["at"], points[name], color=colour, label=label, marker=marker)
 
 
-def _balance(panels: np.ndarray, rows: pd.DataFrame) -> None:
-    """How strong the players are: losses, accuracies, gradients."""
-    losses, accuracies, gradients = panels[:3]
+def _balance(panels: dict[str, Axes], rows: pd.DataFrame) -> None:
+    """Losses and gradients; of two players, how strong each is."""
+    losses, gradients = panels["losses"], panels["gradients"]
     _draw(losses, rows, loss=FIDELITY, loss_generator=GENERATOR)
     if not (rows.filter(["loss", "loss_generator"]) <= 0).any(axis=None):
         few_ticks(losses.yaxis)
+    few_ticks(gradients.yaxis)
+    _draw(gradients, rows, grad=FIDELITY, grad_generator=GENERATOR, grad_discriminator=DISCRIMINATOR)
+    if "accuracies" not in panels:
+        return
     right = losses.twinx()
     right.grid(False)
     right.spines["right"].set_visible(True)
     _draw(right, rows, loss_discriminator=DISCRIMINATOR)
     legend(right, losses)
 
+    accuracies = panels["accuracies"]
     accuracies.set_ylim(0, 1.02)
     accuracies.yaxis.set_major_formatter(PercentFormatter(1))
     accuracies.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="over 97 %: it has won")
     accuracies.axhline(0.5, color=BLUE, linestyle="--", label="50 %: it guesses")
     _draw(accuracies, rows, accuracy_real=("real images", GREEN), accuracy_fake=("generated images", PINK))
     legend(accuracies)
-
-    few_ticks(gradients.yaxis)
-    _draw(gradients, rows, grad=FIDELITY, grad_generator=GENERATOR, grad_discriminator=DISCRIMINATOR)
     legend(gradients)
 
 

@@ -2,6 +2,7 @@
 for the gallery's slider."""
 
 import math
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
 
 from common.cli import device_name
 from common.datasets.degradation import downscale
@@ -32,9 +34,10 @@ NUMBERS = {  # under an image, two in a line
     "checkerboard": "checkerboard {}",
 }
 CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "lpips": "LPIPS (lower is better)"}
-WORST = 3
+INPUT = "input, 64×64"
 NAMES = 188  # pixels, of the column with the names of the methods
-WINDOW = 64, 96  # pixels of a photo of which six stand in a row, doubled
+COLUMN = 192  # pixels, of an image or window of which six stand in a row
+SHOWN = "bicubic", "GAN", "original"  # where the GAN is worst
 
 
 def save_all(
@@ -102,34 +105,46 @@ def save_training(figs: Path, data: Photos, history: list[dict[str, Any]], refer
 
 
 def photos(
-    path: Path, lr: Tensor, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str
+    path: Path,
+    lr: Tensor,
+    images: dict[str, Tensor],
+    scores: Scores,
+    texts: dict[str, list[str]] | None = None,
+    *,
+    height: int = 64,
+    title: str,
+    caption: str,
 ) -> None:
     """A row of inputs, uint8 [N,3,64,64], N up to 6, and one by every method, uint8 [N,3,224,224].
 
-    Of the latter only the window in which the original has the most detail, and the method's mean scores.
+    Of the latter only the window, of so many pixels in `height`, in which the original has the most detail.
+    Beside a row are the method's mean `scores`, and under each of its images its text, where there are any.
     """
-    height, width = WINDOW
+    window = height, COLUMN // 2
     hr = to_float(images["original"])
     detail = hr - F.avg_pool2d(hr, 3, stride=1, padding=1, count_include_pad=False)  # [N,3,224,224]
-    amounts = F.avg_pool2d(detail.square(), WINDOW, stride=1).mean(1)  # [N,161,129]
-    windows = [divmod(int(amount.argmax()), amount.shape[1]) for amount in amounts]
-
-    across, down, first = 2 * width + GAP // 2, 2 * height + GAP // 2, 3 * lr.shape[2] + GAP
-    with new_page(path, WIDTH, first + len(images) * down - GAP // 2, title, caption) as page:
-        page.text(MARGIN, 0, "input, 64×64", weight="bold")
-        for column, image in enumerate(lr):
-            page.image(MARGIN + NAMES + column * across, 0, image, 3)
-        for row, (name, of) in enumerate(images.items()):
-            y = first + row * down
+    amounts = F.avg_pool2d(detail.square(), window, stride=1).mean(1)  # [N,225-height,129]
+    corners = [divmod(int(amount.argmax()), amount.shape[1]) for amount in amounts]
+    rows = {INPUT: lr} | {
+        name: torch.stack([TF.crop(x, *corner, *window) for x, corner in zip(of, corners, strict=True)])
+        for name, of in images.items()
+    }
+    texts = texts or {}
+    heights = [COLUMN * of.shape[2] // of.shape[3] + LINE * (name in texts) for name, of in rows.items()]
+    places = accumulate((each + GAP // 2 for each in heights), initial=0)
+    with new_page(path, WIDTH, sum(heights) + GAP // 2 * len(images), title, caption) as page:
+        for (name, of), y in zip(rows.items(), places, strict=False):
             lines = name.replace(", ", ",\n").splitlines()
             for i, line in enumerate(lines):
                 page.text(MARGIN, y + i * LINE, line, weight="bold")
             for i, metric in enumerate(("psnr", "lpips") if name in scores else ()):
                 text = NUMBERS[metric].format(format_number(metric, scores[name][metric]))
                 page.text(MARGIN, y + (len(lines) + i) * LINE, text)
-            for column, (image, (top, left)) in enumerate(zip(of, windows, strict=True)):
-                window = image[:, top : top + height, left : left + width]
-                page.image(MARGIN + NAMES + column * across, y, window, 2)
+            for column, image in enumerate(of):
+                x, scale = MARGIN + NAMES + column * (COLUMN + GAP // 2), COLUMN // of.shape[3]
+                page.image(x, y, image, scale)
+                if name in texts:
+                    page.text(x, y + scale * of.shape[2] + 2, texts[name][column])
 
 
 def save_sheets(folder: Path, images: dict[str, Tensor]) -> None:
@@ -140,57 +155,31 @@ def save_sheets(folder: Path, images: dict[str, Tensor]) -> None:
             sheet.save(temporary, "WEBP", quality=95, method=6)
 
 
-def triples(
-    path: Path,
-    columns: dict[str, Tensor],
-    texts: list[tuple[str, ...]] | None = None,
-    *,
-    title: str,
-    caption: str,
-) -> None:
-    """Rows of three images at one size, uint8 [N,3,64,64] or [N,3,224,224] by heading of the column.
-
-    Args:
-        texts: for each row, what stands under each of its images.
-    """
-    rows = len(next(iter(columns.values())))
-    height = SIDE + GAP + (LINE + GAP if texts else 0)
-    with new_page(path, WIDTH, LINE + rows * height - GAP, title, caption) as page:
-        for column, (heading, images) in enumerate(columns.items()):
-            x = MARGIN + column * (SIDE + GAP)
-            page.text(x, 0, heading, weight="bold")
-            for row, image in enumerate(images):
-                page.image(x, LINE + row * height, image)
-                if texts:
-                    page.text(x, LINE + row * height + SIDE + 3, texts[row][column])
-
-
 def worst(
     path: Path, lr: Tensor, fakes: dict[str, Tensor], hr: Tensor, lpips: Distance | None, *, caption: str
 ) -> None:
-    """The three images at which the GAN is worst by PSNR, and those by LPIPS: faults are to be seen, too.
+    """The six images at which the GAN is worst by PSNR or by LPIPS, beside bicubic: faults are to be seen.
 
-    Under each input stands what bicubic has there, from the same `lr`, uint8 [N,3,64,64].
+    Of `hr`, uint8 [N,3,224,224], and what was made of `lr`, uint8 [N,3,64,64].
     """
-    gan = fakes["GAN"]
-    orders = {"PSNR": psnr(to_float(gan), to_float(hr)).argsort()}
-    if lpips:
-        orders["LPIPS"] = lpips(gan, hr).argsort(descending=True)
-    shown = torch.cat([order[:WORST] for order in orders.values()])
-    ranks = [f"worst by {name}: {i + 1}" for name, order in orders.items() for i in range(len(order[:WORST]))]
 
-    def numbers(method: str) -> list[str]:
-        fake = fakes[method][shown]
-        near = psnr(to_float(fake), to_float(hr[shown])).tolist()
-        far = lpips(fake, hr[shown]).tolist() if lpips else [None] * len(fake)
-        of = [(format_number("psnr", a), format_number("lpips", b)) for a, b in zip(near, far, strict=True)]
-        return [f"{method}: PSNR {psnr} dB, LPIPS {lpips}" for psnr, lpips in of]
+    def numbers(fake: Tensor, hr: Tensor) -> dict[str, Tensor]:  # each [N]
+        return {"psnr": psnr(to_float(fake), to_float(hr))} | ({"lpips": lpips(fake, hr)} if lpips else {})
 
-    columns = {"64×64 input": lr, "GAN 224×224": gan, "original 224×224": hr}
-    columns = {heading: images[shown] for heading, images in columns.items()}
-    texts = zip(numbers("bicubic"), numbers("GAN"), ranks, strict=True)
-    title = "The GAN's worst images, by PSNR and by LPIPS" if lpips else "The GAN's worst images, by PSNR"
-    triples(path, columns, list(texts), title=title, caption=caption)
+    # by each metric, the rank of each image, and the six with the lowest ranks by any
+    gan = numbers(fakes["GAN"], hr)
+    ranks = torch.stack([(of if metric == "psnr" else -of).argsort().argsort() for metric, of in gan.items()])
+    shown = ranks.amin(0).argsort(stable=True)[:6]
+    texts = {INPUT: [" / ".join(map(str, of)) for of in (ranks.T[shown] + 1).tolist()]}
+    images = {name: of[shown] for name, of in (fakes | {"original": hr}).items() if name in SHOWN}
+    for name in ("bicubic", "GAN"):
+        of = numbers(images[name], images["original"])
+        rows = torch.stack([*of.values()], 1).tolist()
+        texts[name] = [" / ".join(map(format_number, of, row)) for row in rows]
+    by = "PSNR / LPIPS" if lpips else "PSNR"
+    caption += f" Under each input its rank by {by}, 1 is the worst; under bicubic and GAN their {by}."
+    title = f"The GAN's worst images, by {by.replace('/', 'or')}"
+    photos(path, lr[shown], images, {}, texts, height=96, title=title, caption=caption)
 
 
 def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str) -> None:
