@@ -127,7 +127,7 @@ def test_the_worst_stand_first_with_their_ranks_and_numbers(
     assert min(b - a for a, b in itertools.pairwise(lefts)) >= 192
     ranks = [f"{8 - i} / {i + 1}" if measured else f"{8 - i}" for i in shown]
     rows = [
-        texts[i + 1 : i + 7] for i, text in enumerate(texts) if text in ("input, 64×64", "bicubic", "GAN")
+        texts[i + 1 : i + 7] for i, text in enumerate(texts) if text in ("64×64 input", "bicubic", "GAN")
     ]
     assert rows[0] == ranks
     for row, fake in zip(rows[1:], (hr // 2, gan), strict=True):

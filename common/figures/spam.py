@@ -189,7 +189,7 @@ def scaling(path: Path, rows: Sequence[dict[str, Any]], baselines: Scores, **hea
                 # the value of the setting, below the bars of the first kind, above those of the other
                 ends = zip(line.value.map("{:,}".format), line.parameters, mean + side * spread, strict=True)
                 labels[axes] += [(value, (x, y), colour) for value, x, y in ends]
-                for y in mean + np.linspace(-1, 1, 21)[:, None] * spread.to_numpy():
+                for y in mean.to_numpy() + np.linspace(-1, 1, 21)[:, None] * spread.to_numpy():
                     bars[axes] += zip(line.parameters, y, strict=True)
             axes.margins(y=0.12)
         for axes in panels[:, 0]:

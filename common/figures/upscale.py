@@ -34,7 +34,7 @@ NUMBERS = {  # under an image, two in a line
     "checkerboard": "checkerboard {}",
 }
 CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "lpips": "LPIPS (lower is better)"}
-INPUT = "input, 64×64"
+INPUT = "64×64 input"
 NAMES = 188  # pixels, of the column with the names of the methods
 COLUMN = 192  # pixels, of an image or window of which six stand in a row
 SHOWN = "bicubic", "GAN", "original"  # where the GAN is worst
