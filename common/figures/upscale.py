@@ -171,7 +171,8 @@ def worst(
     ranks = torch.stack([(of if metric == "psnr" else -of).argsort().argsort() for metric, of in gan.items()])
     shown = ranks.amin(0).argsort(stable=True)[:6]
     texts = {INPUT: [" / ".join(map(str, of)) for of in (ranks.T[shown] + 1).tolist()]}
-    images = {name: of[shown] for name, of in (fakes | {"original": hr}).items() if name in SHOWN}
+    everything = fakes | {"original": hr}
+    images = {name: everything[name][shown] for name in SHOWN}
     for name in ("bicubic", "GAN"):
         of = numbers(images[name], images["original"])
         rows = torch.stack([*of.values()], 1).tolist()
