@@ -126,9 +126,7 @@ def test_the_worst_stand_first_with_their_ranks_and_numbers(
     lefts = [left for _, left in places]
     assert min(b - a for a, b in itertools.pairwise(lefts)) >= 192
     ranks = [f"{8 - i} / {i + 1}" if measured else f"{8 - i}" for i in shown]
-    rows = [
-        texts[i + 1 : i + 7] for i, text in enumerate(texts) if text in ("64×64 input", "bicubic", "GAN")
-    ]
+    rows = [texts[i + 1 : i + 7] for i, text in enumerate(texts) if text in ("64×64 input", "bicubic", "GAN")]
     assert rows[0] == ranks
     for row, fake in zip(rows[1:], (hr // 2, gan), strict=True):
         near, far = psnr(to_float(fake), to_float(hr)), brightness(fake, hr)

@@ -178,7 +178,8 @@ def worst(
         rows = torch.stack([*of.values()], 1).tolist()
         texts[name] = [" / ".join(map(format_number, of, row)) for row in rows]
     by = "PSNR / LPIPS" if lpips else "PSNR"
-    caption += f" Under each input its rank by {by}, 1 is the worst; under bicubic and GAN their {by}."
+    caption += " Below each input: where its original has the most detail, twice as large. Numbers: rank by "
+    caption += f"the GAN's {by}, 1 is the worst; {by} of bicubic and GAN on the whole image."
     title = f"The GAN's worst images, by {by.replace('/', 'or')}"
     photos(path, lr[shown], images, {}, texts, height=96, title=title, caption=caption)
 
