@@ -64,8 +64,7 @@ HEADLINES = {  # by script in the order of README: a metric, our method, and wha
 HEAD = """\
 Written by `python -m common.results` from the `.json` files beside it. The figures: [index.html](index.html).
 
-What most numbers mean says [README](../README.md#results-and-what-the-numbers-mean-detail_db-lpips-f1).
-Others:
+README explains [most numbers](../README.md#results-and-what-the-numbers-mean-detail_db-lpips-f1). The others:
 
 - **bilinear / bicubic**: of two numbers the first is of small images (LR) that bilinear made, the second of
   those that bicubic made.
