@@ -61,6 +61,24 @@ HEADLINES = {  # by script in the order of README: a metric, our method, and wha
     "gan_mnist": [("FID-MNIST", "GAN", "real, blurred"), ("recall", "GAN", "real")],
     "gan_upscale": [("lpips", "GAN", "linear filter"), ("psnr", "fidelity", "linear filter")],
 }
+HEAD = """\
+Written by `python -m common.results` from the `.json` files beside it. The figures: [index.html](index.html).
+
+README explains [most numbers](../README.md#results-and-what-the-numbers-mean-detail_db-lpips-f1). The others:
+
+- **bilinear / bicubic**: of two numbers the first is of small images (LR) that bilinear made, the second of
+  those that bicubic made.
+- **SSIM**: how alike local structure is, up to 1. **LR PSNR**: the result, made small again, against the
+  input.
+- **checkerboard**: whether detail stands in a pattern of dots, which passes for sharpness: photos have 1.1,
+  what one can see 10.
+- **class accuracy**: share of the generated characters that the evaluator takes for what they should be;
+  merged, those of one shape, as `0Oo`, count as one. **min class share**: of the class that is generated
+  least often.
+- **precision** of characters: share of the generated ones that look real.
+- **amplitude drift**: how far the amplitudes of forecasts are off at their end.
+- A dash: not measured, or without meaning. LPIPS has one where its 5 MB cannot be fetched.
+"""
 DEVIATION = "_sd"  # ends the name of a metric's standard deviation, which is shown beside it
 NONE_YET = "No script has been run yet.\n"
 BICUBIC = "_bicubic"  # ends that of a metric on images that bicubic made small; beside it, bilinear's
@@ -189,8 +207,7 @@ def pages(figs: Path) -> dict[Path, str]:
     folders = _parts(figs)
     runs = {heading: read(folder) for heading, folder in folders.items()}
     (real, tables), *apart = [(heading, results_table(of)) for heading, of in runs.items()]
-    head = "Written by `python -m common.results` from the `.json` files beside it. The figures: "
-    results = f"# {real}\n{head}[index.html](index.html).\n\n{tables}"
+    results = f"# {real}\n{HEAD}\n{tables}"
     results += "".join(f"\n# {heading}\n\n{table}" for heading, table in apart)
     texts = {figs / "RESULTS.md": results, figs / "index.html": _gallery(figs, folders, runs)}
     readme = figs.resolve().parent / "README.md"
