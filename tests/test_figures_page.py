@@ -132,7 +132,7 @@ def test_training_curves_of_one_phase_alone(tmp_path: Path) -> None:
 def test_training_curves_without_a_discriminator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = spy(monkeypatch)
     rows = [
-        {"phase": phase, "step": step, "loss": -step / 10, "grad": 0.1, "validation_mse": 0.1 ** (step / 10)}
+        {"phase": phase, "step": step, "loss": -step / 10, "grad": 0.1, "validation_mse": 0.1 ** (step / 4)}
         for phase in ("clean", "noisy")
         for step in range(0, 41, 10)
     ]
@@ -146,6 +146,8 @@ def test_training_curves_without_a_discriminator(tmp_path: Path, monkeypatch: py
     ]
     assert np.asarray(loss.lines[-1].get_xydata())[-1].tolist() == [80, -4] and mse.get_yscale() == "log"
     assert [text.get_text() for text in mse.texts] == ["noise floor 0.01"]
+    low, high = mse.get_ylim()
+    assert sum(low < tick < high for tick in mse.get_yticks()) >= 3, "over ten powers of ten, too"
 
 
 def test_a_figure_carries_its_texts_and_changes_no_settings(tmp_path: Path) -> None:

@@ -173,10 +173,13 @@ def grid(path: Path, images: Tensor, columns: int, *, title: str, caption: str) 
             page.image(MARGIN + i % columns * across, i // columns * down, image, scale)
 
 
-def few_ticks(axis: XAxis | YAxis) -> None:
-    """Makes an axis logarithmic, with plain numbers at 1, 3, 10, 30; more would run into one another."""
+def few_ticks(axis: XAxis | YAxis, within: tuple[int, ...] = (1, 3)) -> None:
+    """Makes an axis logarithmic, with plain numbers at 1, 3, 10, 30; more would run into one another.
+
+    Over many powers of ten all but the first `within` each must be left out, else matplotlib finds none.
+    """
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_locator(LogLocator(subs=within))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
 

@@ -18,7 +18,7 @@ UPSCALING = {
     "psnr": "PSNR on validation images, dB (higher is nearer)",
     "detail_db": "Detail on validation images, dB (0 is as sharp as real)",
 }
-LOGARITHMIC = "distance", "validation_mse"
+LOGARITHMIC = {"distance": (1, 3), "validation_mse": (1,)}  # and where each power of ten has ticks
 FIDELITY, GENERATOR, DISCRIMINATOR = ("fidelity", GREEN), ("generator", BLUE), ("discriminator", ORANGE)
 
 
@@ -74,7 +74,7 @@ def training_curves(
         for metric in metrics:
             axes = panels[metric]
             if metric in LOGARITHMIC:
-                few_ticks(axes.yaxis)
+                few_ticks(axes.yaxis, LOGARITHMIC[metric])
             _draw(axes, rows, "o", **{metric: ("this run", BLUE)})
             levels = {name: scores[metric] for name, scores in references.items() if metric in scores}
             for level in levels.values():
