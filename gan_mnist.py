@@ -164,7 +164,7 @@ def discriminator_losses(
     if step % R1_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
         penalties = [gradient_penalty(discriminator, x, condition) for x in ((real, fake) if r2 else (real,))]
         losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * torch.stack(penalties).sum()
-    mean_real, mean_fake = map(distributed.mean, (scores_real.mean(), scores_fake.mean()))
+    mean_real, mean_fake = distributed.mean(torch.stack([scores_real.mean(), scores_fake.mean()]))
     return losses, scores_real - mean_fake, scores_fake - mean_real
 
 

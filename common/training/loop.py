@@ -283,11 +283,11 @@ def _steps(
                 bar.set_postfix_str(_format(phase.means()))
                 shown = now
             due = is_first() and now - saved > run.checkpoint_every
-            run.stopping, due = distributed.any_of(run.stopping, due)
-            if run.stopping or due:
+            stopping, due = distributed.any_of(run.stopping, due)  # a signal meanwhile is for the next step
+            if stopping or due:
                 run.checkpoint(phase)
                 saved = now
-            if run.stopping:
+            if stopping:
                 raise Interrupted
 
     record = run.record[phase.name]
