@@ -29,7 +29,7 @@ def main() -> None:
     for path in flags.weights:
         nets = inference.load(path, torch.device("cpu"))[0]
         for name in ("fidelity", "gan"):
-            methods[f"{path.parent.name}/{path.stem}, {name}"] = partial(evaluation.upscale, nets[name])
+            methods[f"{path.with_suffix('')}, {name}"] = partial(evaluation.upscale, nets[name])
     scores: results.Scores = {}
     for name, method in methods.items():
         clean = evaluation.score(method(downscale(hr)), hr, lpips=distance)
