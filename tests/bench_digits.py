@@ -1,6 +1,6 @@
 """Our GAN beside a DCGAN of the usual shape, for the same CPU time, in one process; and its speed.
 
-    python -m tests.bench_digits --data ../shared/data         # seven minutes with --minutes 3 each
+    python -m tests.bench_digits --data data/MNIST              # seven minutes with --minutes 3 each
 
 Scores are of 10,000 generated digits against the test digits, by the evaluator of gan_mnist.py.
 """
