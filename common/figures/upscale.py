@@ -173,8 +173,9 @@ def worst(
     texts = {INPUT: [" / ".join(map(str, of)) for of in (ranks.T[shown] + 1).tolist()]}
     everything = fakes | {"original": hr}
     images = {name: everything[name][shown] for name in SHOWN}
-    for name in ("bicubic", "GAN"):
-        of = numbers(images[name], images["original"])
+    near = {"bicubic": numbers(images["bicubic"], images["original"])}
+    near["GAN"] = {metric: of[shown] for metric, of in gan.items()}
+    for name, of in near.items():
         rows = torch.stack([*of.values()], 1).tolist()
         texts[name] = [" / ".join(map(format_number, of, row)) for row in rows]
     by = "PSNR / LPIPS" if lpips else "PSNR"

@@ -205,16 +205,17 @@ class BatchNorm(_BatchNorm):
             return super().forward(x)
         running_mean, running_var, batches = self.buffers()
         dims, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
-        own = x.float().mean(dims)  # [C]
+        full = x.float()
+        own = full.mean(dims)  # [C]
         shift = own - running_mean  # of means that are near, so that the squares keep their digits
-        variance = (x.float() - own.view(shape)).square().mean(dims)
+        variance = (full - own.view(shape)).square().mean(dims)
         shift, square = mean(torch.stack([shift, variance + shift.square()]))  # [C] each, in one exchange
         average, variance = running_mean + shift, square - shift.square()
         count = size() * x.numel() / x.shape[1]
         running_mean.lerp_(average.detach(), self.momentum or 0.0)
         running_var.lerp_(variance.detach() * count / (count - 1), self.momentum or 0.0)
         batches += 1
-        x = ((x.float() - average.view(shape)) * (variance + self.eps).rsqrt().view(shape)).to(x.dtype)
+        x = ((full - average.view(shape)) * (variance + self.eps).rsqrt().view(shape)).to(x.dtype)
         return x if self.weight is None else x * self.weight.view(shape) + self.bias.view(shape)
 
 
