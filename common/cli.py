@@ -381,7 +381,8 @@ def device_name(device: torch.device) -> str:
     many = f"{size()} x " if size() > 1 else ""
     if device.type == "cuda":
         return many + torch.cuda.get_device_name(device)
-    return f"{many}{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{many}{device.type}, {threads} thread{'s' * (threads > 1)}"
 
 
 def versions() -> dict[str, str]:

@@ -64,6 +64,12 @@ def test_a_device_that_is_not_there_is_refused() -> None:
             cli.pick_device("cuda")
 
 
+@pytest.mark.parametrize(("threads", "name"), [(1, "cpu, 1 thread"), (2, "cpu, 2 threads")])
+def test_a_device_is_named_with_its_threads(monkeypatch: pytest.MonkeyPatch, threads: int, name: str) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert cli.device_name(torch.device("cpu")) == name
+
+
 def test_the_command_is_written_as_it_would_be_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["/somewhere/script.py", "--data", "my photos", "--resume"])
     assert cli.command() == "python script.py --data 'my photos'"

@@ -12,7 +12,8 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.text import Annotation, Text
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
@@ -74,6 +75,12 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[page.Page]:
     return drawn
 
 
+def names_of(axes: Axes) -> list[Text]:
+    """What the legend says."""
+    legend = axes.get_legend()
+    return legend.get_texts() if legend else []
+
+
 def history() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"phase": "fidelity", "step": 0, "psnr": 25.0, "detail_db": -20.0}]
     rows += [{"phase": "fidelity", "step": s, "loss": 1 / s, "grad": 0.1} for s in range(10, 301, 10)]
@@ -99,21 +106,28 @@ def test_training_curves_put_both_phases_on_one_axis(tmp_path: Path, monkeypatch
         tmp_path / "b.png", history(), title="T", caption="C", references=references
     )
     pixels_of(tmp_path / "b.png")
-    _, accuracy, gradients, psnr, detail, _ = pages[0].figure.axes
+    loss, accuracy, gradients, psnr, detail, empty, _ = pages[0].figure.axes
+    assert not empty.get_visible() and pages[0].height < pages[0].width, "a page, that a README can show"
+    assert loss.get_xticks().tolist() == [0, 100, 200, 300, 350, 400]
     lines = {str(line.get_label()): np.asarray(line.get_xydata()) for line in accuracy.lines}
-    assert lines["generated images"][0].tolist() == [305, 0.6]
-    assert lines["real images"][-1].tolist() == [400, 0.7]
+    assert lines["generated"][0].tolist() == [305, 0.6]
+    assert lines["real"][-1].tolist() == [400, 0.7]
     assert gradients.get_yscale() == "log"
     norms = {str(line.get_label()): np.asarray(line.get_xydata()) for line in gradients.lines}
     assert norms["fidelity"][-1].tolist() == [300, 0.1] and norms["generator"][0].tolist() == [305, 1]
     run = next(line for line in psnr.lines if line.get_label() == "this run")
     assert np.asarray(run.get_xydata()).tolist() == [[0, 25], [300, 26], [400, 25.5]]
-    levels = [np.asarray(line.get_ydata())[0] for line in psnr.lines if line.get_linestyle() == "--"]
-    assert levels == [24.59, 24.60]
-    assert [text.get_text() for text in psnr.texts] == ["bicubic 24.59", "Lanczos 24.60"]
-    bicubic, lanczos = (super(Annotation, text).get_window_extent() for text in psnr.texts)
-    assert bicubic.y1 <= lanczos.y0
-    assert [text.get_text() for text in detail.texts] == ["bicubic −28.7"]
+    levels = {str(line.get_label()): line for line in psnr.lines[-2:]}
+    assert {name: line.get_ydata()[0] for name, line in levels.items()} == {  # type: ignore[index]
+        "bicubic 24.59": 24.59,
+        "Lanczos 24.60": 24.60,
+    }
+    assert len({line.get_linestyle() for line in levels.values()}) == 2, "levels can be told apart"
+    assert [text.get_text() for text in names_of(detail)] == ["this run", "bicubic −28.7"]
+    for axes in (loss, accuracy, gradients, psnr, detail):
+        boxes = [text.get_window_extent() for text in (*axes.get_xticklabels(), *names_of(axes))]
+        for i, box in enumerate(boxes):
+            assert not box.count_overlaps(boxes[:i]) and box.x1 <= page.WIDTH
 
 
 @pytest.mark.parametrize("history", [[], [{"phase": "gan", "step": 0, "recall": 0.1}]])
@@ -138,14 +152,14 @@ def test_training_curves_without_a_discriminator(tmp_path: Path, monkeypatch: py
     ]
     sine.save_training(tmp_path, rows, noise=0.1)
     pixels_of(tmp_path / "single_layer_rnn_training.png")
-    loss, gradient, mse = pages[0].figure.axes
+    loss, gradient, mse, _ = pages[0].figure.axes
     assert [axes.get_title(loc="left").split()[0] for axes in (loss, gradient, mse)] == [
         "Loss",
         "Gradient",
-        "Mean",
+        "Squared",
     ]
     assert np.asarray(loss.lines[-1].get_xydata())[-1].tolist() == [80, -4] and mse.get_yscale() == "log"
-    assert [text.get_text() for text in mse.texts] == ["noise floor 0.01"]
+    assert [text.get_text() for text in names_of(mse)] == ["this run", "noise floor 0.01"]
     low, high = mse.get_ylim()
     assert sum(low < tick < high for tick in mse.get_yticks()) >= 3, "over ten powers of ten, too"
 
@@ -254,9 +268,8 @@ def test_names_that_cannot_be_shown_become_escapes(tmp_path: Path, monkeypatch: 
         warnings.simplefilter("error")
         with page.new_page(tmp_path / "n.png", 900, 300, name, f"{name}\n{name}") as drawn:
             axes = drawn.charts().subplots()
-            axes.set_title(name)
             axes.plot([0, 1], label=name)
-            page.legend(axes)
+            page.head(axes, name)
             page.label_points(drawn, axes, [name], [(0, 0)])
     texts = [text.get_text() for text in pages[0].figure.findobj(Text) if "$" in text.get_text()]
     assert [text.rstrip() for text in texts] == [escaped] * 6

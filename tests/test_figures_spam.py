@@ -167,7 +167,7 @@ def test_report_draws_curves_matrices_and_calibration(tmp_path: Path, drawn: Dra
     assert points[-1] == pytest.approx(
         [probability[probability >= 0.9].mean(), truth[probability >= 0.9].mean()]
     )
-    assert any("ECE 0.0" in words for words in drawn.words())
+    assert any("(ECE) 0.0" in words for words in drawn.words())
 
 
 def test_while_it_trains_its_curves_are_drawn_as_far_as_they_are(tmp_path: Path, drawn: Drawn) -> None:

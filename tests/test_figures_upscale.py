@@ -27,7 +27,7 @@ MILLISECONDS = (0.1, 0.1, 0.1, 0.1, 0.9, 9.5, 76.0, 9.5)
 def test_photos_stand_in_columns_under_their_input_and_every_method_in_a_row(tmp_path: Path) -> None:
     lr, hr = noise(2, 3, 64, 64), noise(2, 3, 224, 224) // 9
     for i in range(2):  # where the detail is
-        hr[i, :, 10 + i : 74 + i, 20 * i : 20 * i + 96] *= 9
+        hr[i, :, 10 + i : 66 + i, 20 * i : 20 * i + 96] *= 9
     images = {name: noise(2, 3, 224, 224) // (i + 2) for i, name in enumerate(NAMES)} | {"original": hr}
     figures.photos(tmp_path / "p.png", lr, images, dict.fromkeys(NAMES, SCORE), title="T", caption=WORDS)
     pixels = pixels_of(tmp_path / "p.png")
@@ -36,8 +36,8 @@ def test_photos_stand_in_columns_under_their_input_and_every_method_in_a_row(tmp
         top, left = find(pixels, lr[i], 3)
         column = pixels[top + 3 * 64 + 4 :, left : left + 2 * 96]
         for row, of in enumerate(images.values()):  # each pixel a square of two
-            shown = column[row * (2 * 64 + 4) :][: 2 * 64 : 2, ::2]
-            assert (shown == of[i, :, 10 + i : 74 + i, 20 * i : 20 * i + 96].permute(1, 2, 0).numpy()).all()
+            shown = column[row * (2 * 56 + 4) :][: 2 * 56 : 2, ::2]
+            assert (shown == of[i, :, 10 + i : 66 + i, 20 * i : 20 * i + 96].permute(1, 2, 0).numpy()).all()
 
 
 def test_a_sheet_for_each_method_has_its_images_one_below_the_other(tmp_path: Path) -> None:
@@ -79,14 +79,18 @@ def test_methods_shows_every_image_and_labels_every_point(
     scores["nearest"]["checkerboard"] = math.inf
     for of in scores.values():
         of |= {} if measured else {"lpips": None, "lpips_bicubic": None}
-    images = {name: noise(3, 112, 112) // (i + 1) for i, name in enumerate([*NAMES, "original"])}
+    images = {name: noise(3, 88, 88) // (i + 1) for i, name in enumerate([*NAMES, "original"])}
+    images["whole"] = noise(3, 224, 224)
     figures.methods(tmp_path / "m.png", images, scores, title="T", caption=WORDS)
 
     pixels = pixels_of(tmp_path / "m.png")
-    for image in images.values():
-        find(pixels, image, 4)
-    assert "checkerboard – / 1.19" in texts and texts.count("SSIM 0.738 / 0.731") == len(NAMES)
-    assert texts.count("LPIPS 0.122 / 0.121" if measured else "LPIPS – / –") == len(NAMES)
+    assert pixels.shape[0] < 1.3 * pixels.shape[1], "a page, that a README can show"
+    for name, image in images.items():
+        find(pixels, image, 1 if name == "whole" else 3)
+    start = texts.index("checkerboard")
+    assert texts[start : start + 4] == ["checkerboard", "real: 1.1", "– / 1.19", "1.20 / 1.19"]
+    assert texts.count("0.738 / 0.731") == len(NAMES) and "76.00" in texts
+    assert texts.count("0.122 / 0.121" if measured else "– / –") == len(NAMES)
     (figure,) = drawn
     nearness, lpips = figure.axes
     assert lpips.get_title(loc="left") == "LPIPS (lower is better)" + ": –" * (not measured)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.datasets.images import to_float
 from common.figures import page as look
+from common.figures.mnist import METHODS_EXPLAINED
 from common.figures.page import GAP, LINE, MARGIN, new_page
 from common.inference import handwriting
 from common.inference.mnist import Sampler
@@ -40,6 +41,7 @@ def save(path: Path, samplers: dict[str, Sampler], scores: Scores, seed: int, ca
     parts.append(("Other hands (--style)", [written(best, SENTENCE, k, seed) for k in range(1, STYLES)]))
     letters = written(best, " ".join(LETTER * STEPS), 0, seed, way)
     parts.append((f"From hand 0 to hand 1, by the same letter {LETTER}", [letters]))
+    caption += f" {METHODS_EXPLAINED} Merged: characters of one shape, as 0Oo, count as one."
     height = sum(LINE + sum(image.shape[1] + GAP for image in images) for _, images in parts)
     with new_page(path, look.WIDTH, height, "Handwriting that nobody has", caption) as page:
         y = 0

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
@@ -15,7 +14,7 @@ from common.cli import is_first
 from common.datasets.mnist import Digits
 from common.evaluation import mnist as evaluation
 from common.figures import page as look
-from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, few_ticks, grid, legend, new_page
+from common.figures.page import BLUE, GREEN, GREY, MARGIN, ORANGE, few_ticks, grid, head, new_page
 from common.figures.training import training_curves
 from common.files import atomic_write
 from common.inference.mnist import Sampler, name_of, tiled
@@ -23,9 +22,9 @@ from common.results import Scores
 from common.training.run import Run
 
 VALIDATION = {
-    "distance": "Fréchet distance to real ones, by the evaluator (lower is nearer)",
-    "recall": "Recall: share of real ones that could have been generated",
-    "min_class_share": "Class coverage: share of the class that is generated least",
+    "distance": "Fréchet distance to real ones (lower is nearer)",
+    "recall": "Recall: share of real ones it could have generated",
+    "min_class_share": "Share of the class that is generated least",
 }
 TEXTS = {  # title, and end of the caption
     "": (
@@ -36,6 +35,12 @@ TEXTS = {  # title, and end of the caption
     "_neighbours": ("Does it copy? Left generated, right the nearest training character", ""),
 }
 WIDEST = 31  # characters in a row
+METHODS_EXPLAINED = (
+    "Conditional: one net that is given the class; Method 1: a net for each class; "
+    "Method 2: one net without classes, and a classifier that picks."
+)
+CHART = 400  # pixels: the height of that of distances
+MARKERS = {"Method 1": ("s", ORANGE), "Method 2": ("^", GREEN), "real": ("_", "black")}
 STEPS, ROWS = 12, 6  # images from one style to the next; of each character beside its nearest
 
 
@@ -193,16 +198,21 @@ def _on_white(images: Tensor) -> Tensor:
 def by_class(path: Path, distances: dict[str, list[float]], characters: str, caption: str) -> None:
     """How near each character comes to real ones, and as many other real ones do; what is worst is named."""
     worst = int(np.argmax(distances["generated"]))
-    title = f"Distance of each character to real ones; the worst is {characters[worst]}"
-    with new_page(path, look.WIDTH, 370, title, caption) as page:
-        _bars(page.charts(0, 370).subplots(), distances, characters)
+    title = f"How near each character comes to real ones: the worst is {characters[worst]}"
+    with new_page(path, look.WIDTH, CHART, title, caption) as page:
+        _distances(page.charts().subplots(), distances, characters)
 
 
-def _bars(axes: Any, distances: dict[str, list[float]], characters: str) -> None:
-    bars = pd.DataFrame(distances, index=list(characters))
-    bars.plot.bar(ax=axes, width=0.8, rot=0, color=[BLUE, ORANGE, GREEN, GREY][4 - len(distances) :])
-    axes.set_title("Distance of each character to real ones (lower is nearer)")
-    legend(axes)
+def _distances(axes: Any, distances: dict[str, list[float]], characters: str) -> None:
+    """Markers: four bars for each of 62 characters would be as thin as hairs."""
+    for name, values in distances.items():
+        marker, colour = MARKERS.get(name, ("o", BLUE))
+        style: Any = {"color": colour, "markersize": 9, "markeredgewidth": 2.5, "fillstyle": "none"}
+        axes.plot(values, marker, label=name, **style)
+    axes.set_xticks(range(len(characters)), characters)
+    axes.margins(x=0.02)
+    few_ticks(axes.yaxis)
+    head(axes, "Fréchet distance to real test characters (lower is nearer), of generated and other real ones")
 
 
 LINES = (  # of the study of balance: way, style, colour, name
@@ -236,7 +246,7 @@ def balance(path: Path, rows: list[dict[str, Any]], real: dict[str, float], capt
         distance.set(title="Distance to real digits (lower is nearer)", yscale="log")
         few_ticks(distance.yaxis)
         recall.set(title="Recall (higher is more varied)", ylim=(0, 1))
-        legend(recall)
+        recall.legend(loc="center left", bbox_to_anchor=(1.07, 0.5), borderaxespad=0)
         for i, row in enumerate(rows):
             facts = "distance {distance:.1f}, recall {recall:.2f}; discriminator right about "
             facts = (facts + "{real:.0%} of real, {fake:.0%} of fake").format(**row)
@@ -253,13 +263,13 @@ def compare(
 ) -> None:
     """What each method writes, uint8 [N,28,28], its `class_accuracy`, `distance` and `recall` beside, and how
     near each character, of each method and of real ones, comes to real ones."""
-    row_height, chart = 110, 370
-    title = "Three ways to write a character"
-    with new_page(path, look.WIDTH, len(images) * row_height + chart, title, caption) as page:
+    row_height, title = 110, "Three ways to write a character"
+    height = len(images) * row_height + CHART
+    with new_page(path, look.WIDTH, height, title, f"{caption} {METHODS_EXPLAINED}") as page:
         for i, (name, written) in enumerate(images.items()):
             facts = "class accuracy {class_accuracy:.1%}, distance {distance:.2f}, recall {recall:.2f}"
             _strip(page, i * row_height, name, 200, facts.format(**scores[name]), written)
-        _bars(page.charts(len(images) * row_height, chart).subplots(), distances, characters)
+        _distances(page.charts(height - CHART).subplots(), distances, characters)
 
 
 def _strip(page: look.Page, y: int, name: str, x: int, facts: str, images: Tensor) -> None:

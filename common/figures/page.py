@@ -28,9 +28,8 @@ from common.cli import command
 from common.files import atomic_write
 
 DPI = 100
-WIDTH = 1376  # of a page: three images of 448 pixels, gaps and margins
+WIDTH = 1376  # pixels, of a page: a README shows it at about 900
 MARGIN, GAP = 8, 8
-SIDE = 448  # of an image in a page of three columns: 2 x 224 and 7 x 64
 TEXT, TITLE = 19, 27  # pixels: still legible when a README shows the page at 60 % of its size
 LINE = 26
 
@@ -38,7 +37,9 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 
 # Okabe and Ito's colours, which the colour-blind can distinguish
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#777777"
+DASHES = "--", ":", "-.", (0, (8, 2, 1, 2, 1, 2))  # of levels to compare with
 SHADE = "#f6f3ea"  # of a part of a chart
+LEGEND = {"borderaxespad": 0.2, "borderpad": 0, "handlelength": 1.2, "handletextpad": 0.4, "columnspacing": 1}
 STYLE: dict[str, Any] = {  # over matplotlib's own defaults, whatever settings were inherited
     "font.family": FONT,
     "text.parse_math": False,  # a $ is a dollar
@@ -107,9 +108,8 @@ class Page:
         at = x / self.width, 1 - (self.head + y) / self.height
         self.figure.text(*at, text, va="top", ha="left", **style)
 
-    def image(self, x: int, y: int, image: Tensor, scale: int | None = None) -> None:
-        """Puts uint8 [3,h,w] at x, y, each pixel a square of `scale` pixels; by default of about `SIDE`."""
-        scale = scale or max(1, SIDE // max(image.shape[-2:]))
+    def image(self, x: int, y: int, image: Tensor, scale: int) -> None:
+        """Puts uint8 [3,h,w] at x, y, each pixel a square of `scale` pixels."""
         pixels = image.cpu().permute(1, 2, 0).numpy()  # [h,w,3]
         pixels = pixels.repeat(scale, axis=0).repeat(scale, axis=1)  # [scale*h,scale*w,3]
         self.figure.figimage(pixels, x, self.height - self.head - y - pixels.shape[0], origin="upper")
@@ -184,10 +184,11 @@ def few_ticks(axis: XAxis | YAxis, within: tuple[int, ...] = (1, 3)) -> None:
     axis.set_minor_formatter("")
 
 
-def legend(axes: Axes, also: Axes | None = None) -> None:
-    """The names of the lines of one or two axes, to the right of the panel, where no line is."""
-    handles = [handle for part in (also, axes) if part for handle in part.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.07, 0.5), borderaxespad=0)
+def head(axes: Axes, heading: str, also: Axes | None = None) -> None:
+    """A heading, and under it the names of the lines of one or two axes in a row, where no line is."""
+    axes.set_title(heading, pad=34)
+    handles = [handle for part in (axes, also) if part for handle in part.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=9, **LEGEND)
 
 
 AROUND = np.array([(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)])

@@ -17,7 +17,7 @@ EXPLAINED = """Shown: the first test wave; errors: over all {}.
 AR(2) is exact on clean sines, which obey x[t+1] = a x[t] + b x[t-1]. In noise no method knows the frequency \
 exactly, so all lose the phase."""
 TRAINING = "single_layer_rnn_training.png"
-ROW = 320  # pixels from one row of panels to the next
+ROW = 298  # pixels from one row of panels to the next
 SHOWN = 150  # steps of the beginning and of the end of a forecast
 COLOURS = {"RNN": ORANGE, "AR(2)": PINK, "linear extrapolation": GREEN, "persistence": BLUE}
 SERIES: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def report(
         for i, kind in enumerate(tests):
             _forecast(forecasts[:, i], *tests[kind], predictions[kind]["RNN"])
             forecasts[0, i].set_title(f"{kind.capitalize()} waves: the forecast begins")
-            forecasts[1, i].set_title(f"{kind.capitalize()} waves: and ends")
+            forecasts[1, i].set_title(f"{kind.capitalize()} waves: the forecast ends")
             for method, (_, forecast) in predictions[kind].items():
                 error = (forecast - tests[kind][1][:, -horizon:]).square().mean(dim=0).sqrt()
                 errors[0, i].plot(range(1, horizon + 1), error, color=COLOURS[method], label=method)
@@ -90,7 +90,7 @@ def save_training(figs: Path, history: list[dict[str, Any]], noise: float) -> No
         title="While it trains",
         caption=f"Phases so far: {phases}. The loss is the logarithm of the mean squared error.",
         references={"noise floor": {"validation_mse": noise**2}} if noise else {},
-        metrics={"validation_mse": "Mean squared error one step ahead, on validation waves"},
+        metrics={"validation_mse": "Squared error one step ahead, validation waves"},
     )
 
 

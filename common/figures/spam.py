@@ -22,14 +22,12 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from common.evaluation.spam import Fold, calibration_error, confusion, score_answers
-from common.figures.page import BLUE, GREEN, GREY, ORANGE, PINK, WIDTH, label_points, new_page
+from common.figures.page import BLUE, DASHES, GREEN, GREY, ORANGE, PINK, WIDTH, head, label_points, new_page
 from common.results import Scores
 
-DASHES = ("--", ":", "-.", (0, (8, 2, 1, 2, 1, 2)))
 COLUMNS = 5  # of confusion matrices
 CURVES, MATRICES, CALIBRATION = 400, 370, 430  # pixels: heights of the rows of a report
 HEADING: dict[str, Any] = {"x": 0.01, "ha": "left", "weight": "bold", "fontsize": "medium"}
-LEGEND = {"borderaxespad": 0.2, "borderpad": 0, "handlelength": 1.2, "handletextpad": 0.4, "columnspacing": 1}
 LEARNING = (  # panel, column of the history, label, colour
     (0, "loss", "batches", "#bbbbbb"),
     (0, "train_loss", "training", BLUE),
@@ -114,7 +112,7 @@ def collapse(
         _accuracy_axis(axes, majority, f"majority: {majority:.2%}")
         axes.set_xlim(left=0)
         axes.set_xlabel("step")
-        _head(axes, "2. What it learned: accuracy on validation messages")
+        head(axes, "2. What it learned: accuracy on validation messages")
 
         _matrices(page.charts(510, x=760), "3. What it answers to test messages", matrices, scores, 1, 2)
 
@@ -236,7 +234,7 @@ def _learning(figure: SubFigure, history: list[dict[str, Any]], n_models: int, m
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.set_xlabel("step")
-        _head(axes, f"{name}, mean of {count}" if count > 1 else name)
+        head(axes, f"{name}, mean of {count} folds" if count > 1 else name)
 
 
 def _padding(axes: Axes, lengths: np.ndarray) -> None:
@@ -254,7 +252,7 @@ def _padding(axes: Axes, lengths: np.ndarray) -> None:
     box, arrow = {"facecolor": "white", "edgecolor": GREY}, {"arrowstyle": "->"}
     place = (0.6 * longest, middle)
     axes.annotate(words, (median, middle), place, va="center", ha="center", bbox=box, arrowprops=arrow)
-    _head(axes, f"1. What the net was given: each row is a message, padded to {longest:,} tokens")
+    head(axes, f"1. What the net was given: each row is a message, padded to {longest:,} tokens")
 
 
 def _matrices(
@@ -295,7 +293,7 @@ def _calibration(figure: SubFigure, truth: np.ndarray, probability: np.ndarray) 
     diagram.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfect")
     diagram.plot(mean, share, "o-", color=BLUE, markersize=8, label="messages, in ten bins", clip_on=False)
     diagram.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of spam", ylabel="share that is spam")
-    _head(diagram, f"Calibration: ECE {calibration_error(truth, probability):.4f}")
+    head(diagram, f"Calibration, expected error (ECE) {calibration_error(truth, probability):.4f}")
 
     edges = np.linspace(0, 1, 11)
     for label, colour, index, shift in (("ham", GREEN, ~truth, 0.007), ("spam", PINK, truth, 0.05)):
@@ -305,22 +303,16 @@ def _calibration(figure: SubFigure, truth: np.ndarray, probability: np.ndarray) 
         bins.text(edge + 0.05, 1.15 * max(count, 0.7), f"{count:,}", ha="center", fontsize="small")
     bins.set(yscale="log", xlim=(0, 1), ylim=(0.7, 4 * len(truth)), xlabel="probability of spam")
     bins.yaxis.set_major_formatter("{x:,.0f}")
-    _head(bins, "Messages in each bin")
+    head(bins, "Messages in each bin")
 
 
 def _parameters_axis(axes: Axes, parameters: pd.Series) -> None:
-    low, high = parameters.min() / 1.2, parameters.max() * 1.2
+    low, high = parameters.min() / 1.3, parameters.max() * 1.3
     narrow = high < 10 * low  # LogLocator would find too few ticks or too many
     axes.set(xscale="log", xlim=(low, high))
     axes.xaxis.set_major_locator(MaxNLocator(4) if narrow else LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter("")
-
-
-def _head(axes: Axes, heading: str) -> None:
-    """A heading, and under it the legend in one row, where no line is."""
-    axes.set_title(heading, pad=34)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=9, **LEGEND)
 
 
 def _accuracy_axis(axes: Axes, majority: float, label: str) -> None:

@@ -1,22 +1,23 @@
 """The learning curves of a run of one or more phases: losses, scores; of an adversarial one, the balance."""
 
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from common.figures import page as look
-from common.figures.page import BLUE, GREEN, GREY, ORANGE, PINK, few_ticks, legend
+from common.figures.page import BLUE, DASHES, GREEN, GREY, ORANGE, PINK, few_ticks, head
 from common.results import Scores, format_number
 
-PANEL = 312  # pixels from one panel to the next
+PANEL = 312  # pixels from one row of panels to the next
 UPSCALING = {
-    "psnr": "PSNR on validation images, dB (higher is nearer)",
-    "detail_db": "Detail on validation images, dB (0 is as sharp as real)",
+    "psnr": "PSNR of validation images, dB (higher is nearer)",
+    "detail_db": "Detail of validation images, dB (0: as sharp as real)",
 }
 LOGARITHMIC = {"distance": (1, 3), "validation_mse": (1,)}  # and where each power of ten has ticks
 FIDELITY, GENERATOR, DISCRIMINATOR = ("fidelity", GREEN), ("generator", BLUE), ("discriminator", ORANGE)
@@ -54,46 +55,45 @@ def training_curves(
     rows = rows.assign(at=rows["step"] + rows["phase"].map(ends - steps))
     adversarial = {row["phase"] for row in history if "loss_discriminator" in row}
     several = len(ends) > 1
-    headings = {"losses": "Loss", "gradients": "Gradient norm"}
-    if adversarial:
-        both = ", in both phases" if several else ""
-        headings = {
-            "losses": f"Losses (left axis: the generator's{both}; right axis: the discriminator's)",
-            "accuracies": "The discriminator is right about ...",
-            "gradients": "Gradient norms",
-        }
-    headings |= metrics
-    with look.new_page(path, look.WIDTH, PANEL * len(headings) + 30, title, caption) as page:
-        panels = dict(zip(headings, page.charts().subplots(len(headings)), strict=True))
-        for name, axes in panels.items():
-            axes.set_title(headings[name])
+    names = ["losses", *["accuracies"] * bool(adversarial), "gradients", *metrics]
+    lines = math.ceil(len(names) / 2)
+    with look.new_page(path, look.WIDTH, PANEL * lines + 30, title, caption) as page:
+        chart = page.charts()
+        grid = list(chart.subplots(lines, 2, squeeze=False).flat)
+        panels = dict(zip(names, grid, strict=False))
+        for axes in grid:
+            axes.set_visible(axes in panels.values())
             _phases(axes, ends, adversarial)
         shaded = "shaded: the adversarial phase; " if adversarial else ""
-        axes.set_xlabel(f"step ({shaded}each phase has the same width)" if several else "step")
+        label = f"step ({shaded}each phase has the same width)" if several else "step"
+        chart.supxlabel(label, fontsize="medium")
         _balance(panels, rows)
-        for metric in metrics:
+        for metric, heading in metrics.items():
             axes = panels[metric]
             if metric in LOGARITHMIC:
                 few_ticks(axes.yaxis, LOGARITHMIC[metric])
             _draw(axes, rows, "o", **{metric: ("this run", BLUE)})
             levels = {name: scores[metric] for name, scores in references.items() if metric in scores}
-            for level in levels.values():
-                axes.axhline(level, color=GREY, linestyle="--", linewidth=1.2)
+            for (name, level), dash in zip(levels.items(), DASHES, strict=False):
+                label = f"{name} {format_number(metric, level)}"
+                axes.axhline(level, color=GREY, linestyle=dash, label=label)
             axes.margins(y=0.12)
-            page.settle()
-            _name_levels(axes, metric, levels)
+            head(axes, heading)
 
 
 def _phases(axes: Axes, ends: pd.Series, adversarial: set[str]) -> None:
-    """Gives each phase the same width, however many steps it has, ticks at its quarters, and a border."""
+    """Gives each phase the same width, however many steps it has, a few round ticks, and a border."""
     edges = sorted({0, *ends})
     places = range(len(edges))
     functions = lambda at: np.interp(at, edges, places), lambda place: np.interp(place, places, edges)
     axes.set_xlim(0, edges[-1])
     axes.set_xscale("function", functions=functions)
-    quarters = np.arange(0, len(edges) - 0.9, 0.25)
-    axes.set_xticks(np.unique(np.interp(quarters, places, edges).round()))
-    axes.xaxis.set_major_formatter("{x:.0f}")
+    ticks = [0.0]
+    for start, end in pairwise(edges):  # none so near to the border that numbers run into one another
+        round_ones = MaxNLocator(4, steps=(1, 2, 5, 10), integer=True).tick_values(start, end)
+        ticks += [tick for tick in round_ones if start + (end - start) / 8 < tick <= end]
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     for (phase, end), start in zip(ends.items(), [0, *ends], strict=False):
         if start:
             axes.axvline(start, color="black", linewidth=1, linestyle=":")
@@ -118,29 +118,20 @@ def _balance(panels: dict[str, Axes], rows: pd.DataFrame) -> None:
     few_ticks(gradients.yaxis)
     _draw(gradients, rows, grad=FIDELITY, grad_generator=GENERATOR, grad_discriminator=DISCRIMINATOR)
     if "accuracies" not in panels:
+        losses.set_title("Loss")
+        gradients.set_title("Gradient norm")
         return
     right = losses.twinx()
     right.grid(False)
     right.spines["right"].set_visible(True)
-    _draw(right, rows, loss_discriminator=DISCRIMINATOR)
-    legend(right, losses)
+    _draw(right, rows, loss_discriminator=("discriminator: right axis", ORANGE))
+    head(losses, "Losses", right)
 
     accuracies = panels["accuracies"]
     accuracies.set_ylim(0, 1.02)
     accuracies.yaxis.set_major_formatter(PercentFormatter(1))
-    accuracies.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="over 97 %: it has won")
-    accuracies.axhline(0.5, color=BLUE, linestyle="--", label="50 %: it guesses")
-    _draw(accuracies, rows, accuracy_real=("real images", GREEN), accuracy_fake=("generated images", PINK))
-    legend(accuracies)
-    legend(gradients)
-
-
-def _name_levels(axes: Axes, metric: str, levels: dict[str, float]) -> None:
-    """Names dashed levels at the right edge; names of close ones are pushed apart."""
-    gap, free = look.LINE / axes.get_window_extent().height, -math.inf
-    style: Any = {"xycoords": "axes fraction", "va": "center", "annotation_clip": False}
-    for name, level in sorted(levels.items(), key=lambda item: item[1]):
-        height = axes.transAxes.inverted().transform(axes.transData.transform((0, level)))[1]
-        free = max(height, free + gap)
-        line, text = {"arrowstyle": "-", "color": GREY}, f"{name} {format_number(metric, level)}"
-        axes.annotate(text, (1, height), (1.03, free), arrowprops=line, **style)
+    accuracies.axhspan(0.97, 1.02, color=ORANGE, alpha=0.2, linewidth=0, label="97 %: has won")
+    accuracies.axhline(0.5, color=BLUE, linestyle="--", label="50 %: guesses")
+    _draw(accuracies, rows, accuracy_real=("real", GREEN), accuracy_fake=("generated", PINK))
+    head(accuracies, "The discriminator is right about ...")
+    head(gradients, "Gradient norms")

@@ -21,17 +21,18 @@ from common.evaluation.lpips import Distance
 from common.evaluation.upscale import SUFFIXES, detail_by_position, psnr
 from common.figures import page as pages
 from common.figures import training
-from common.figures.page import BLUE, GAP, LINE, MARGIN, SIDE, WIDTH, few_ticks, label_points, new_page
+from common.figures.page import BLUE, GAP, LINE, MARGIN, WIDTH, few_ticks, label_points, new_page
 from common.files import atomic_write
 from common.results import Scores, columns, format_number
 
-CELL = SIDE + 4 * LINE + 2 * GAP  # an image with four lines of text under it
-NUMBERS = {  # under an image, two in a line
-    "psnr": "PSNR {}",
-    "lpips": "LPIPS {}",
-    "ssim": "SSIM {}",
-    "detail_db": "detail {}",
-    "checkerboard": "checkerboard {}",
+CROP = 264  # pixels, of an image of which five stand in a row: 3 x 88
+NUMBERS = {  # what a table of methods shows, and what is good
+    "psnr": ("PSNR, dB", "higher is nearer"),
+    "lpips": ("LPIPS", "lower is better"),
+    "ssim": ("SSIM", "up to 1"),
+    "detail_db": ("detail, dB", "real: 0"),
+    "checkerboard": ("checkerboard", "real: 1.1"),
+    "ms": ("ms an image", ""),
 }
 CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "lpips": "LPIPS (lower is better)"}
 INPUT = "64×64 input"
@@ -71,17 +72,18 @@ def save_all(
     ):
         rows = {method: images[method] for method in (*of, "original")}
         full = f"{caption} Below each input: where its original has the most detail, twice as large. "
-        full += f"Numbers: means over {len(hr)} images, by bilinear LR."
+        full += f"Numbers: means over {len(hr)} images, made small by bilinear."
         photos(figs / f"GAN_upscaling_{name}.png", lr[shown], rows, scores, title=title, caption=full)
     save_sheets(figs / "gan_upscale", images)
-    faults = f"{trained} The worst of {len(hr)} test images, from bilinear LR. {note}".strip()
+    faults = f"{trained} The worst of {len(hr)} test images, made small by bilinear. {note}".strip()
     worst(figs / "GAN_upscaling_worst.png", lr, fakes, hr, lpips, caption=faults)
 
     detail = torch.stack([detail_by_position(to_float(hr[i : i + 1])).sum() for i in shown])
-    crops = {name: of[detail.argmax(), :, 56:168, 56:168] for name, of in images.items()}
+    crops = {name: of[detail.argmax(), :, 68:156, 68:156] for name, of in images.items()}
+    crops["original, whole"] = images["original"][detail.argmax()]
     title = f"Every method: means over {len(hr)} images, and the middle of one"
-    caption += " Shown: the one with the most detail; nearest repeats the pixels of its LR, by bilinear.\n"
-    caption += "Two numbers, PSNR and detail in dB: on bilinear LR / on bicubic LR. "
+    caption += " Shown: the one with the most detail, made small by bilinear.\n"
+    caption += "Two numbers: of images made small by bilinear / by bicubic. "
     caption += f"Times: nets on {device_name(device)}, nearest to Lanczos by Pillow on one thread."
     methods(figs / "GAN_upscaling_methods.png", crops, scores, title=title, caption=caption)
 
@@ -111,7 +113,7 @@ def photos(
     scores: Scores,
     texts: dict[str, list[str]] | None = None,
     *,
-    height: int = 64,
+    height: int = 56,
     title: str,
     caption: str,
 ) -> None:
@@ -138,7 +140,7 @@ def photos(
             for i, line in enumerate(lines):
                 page.text(MARGIN, y + i * LINE, line, weight="bold")
             for i, metric in enumerate(("psnr", "lpips") if name in scores else ()):
-                text = NUMBERS[metric].format(format_number(metric, scores[name][metric]))
+                text = f"{metric.upper()} {format_number(metric, scores[name][metric])}"
                 page.text(MARGIN, y + (len(lines) + i) * LINE, text)
             for column, image in enumerate(of):
                 x, scale = MARGIN + NAMES + column * (COLUMN + GAP // 2), COLUMN // of.shape[3]
@@ -186,18 +188,21 @@ def worst(
 
 
 def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str, caption: str) -> None:
-    """Crops, uint8 [3,h,w], by method with its scores (the original has none); quality by time."""
-    below, height = math.ceil(len(images) / 3) * CELL + GAP, 470
+    """Images, uint8 [3,h,w], of each method and of the original; a table of scores; quality by time."""
     cells = columns(scores, format_number)
+    table = [["", "", *scores], *([*heading, *cells[metric]] for metric, heading in NUMBERS.items())]
+    pitch, height = CROP + LINE + GAP, 380
+    top = math.ceil(len(images) / 5) * pitch + GAP
+    below = top + len(table[0]) * LINE + GAP
     with new_page(path, WIDTH, below + height, title, caption) as page:
         for i, (name, image) in enumerate(images.items()):
-            x, y = MARGIN + i % 3 * (SIDE + GAP), i // 3 * CELL
-            page.image(x, y, image)
-            y += SIDE + 3
-            page.text(x, y, name, weight="bold")
-            for at, (metric, text) in enumerate(NUMBERS.items() if name in scores else ()):
-                number = cells[metric][list(scores).index(name)]
-                page.text(x + at % 2 * SIDE // 2, y + (1 + at // 2) * LINE, text.format(number))
+            x, y = MARGIN + i % 5 * (CROP + GAP), i // 5 * pitch
+            page.image(x, y, image, CROP // image.shape[2])
+            page.text(x, y + CROP + 3, name, weight="bold")
+        for column, texts in enumerate(table):
+            x = MARGIN + (72 + column * 180 if column else 0)  # the names are longer than the numbers
+            for row, text in enumerate(texts):
+                page.text(x, top + row * LINE, text, weight="normal" if row and column else "bold")
 
         panels = page.charts(below, height).subplots(1, 2, sharex=True)
         points: dict[Axes, list[tuple[float, float]]] = {}
@@ -207,9 +212,9 @@ def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str
                 axes.set_axis_off()
                 continue
             axes.set_title(heading)
-            axes.set_xlabel("ms for one image (filled: bilinear LR, open: bicubic)")
+            axes.set_xlabel("ms an image; filled: bilinear, open: bicubic")
             few_ticks(axes.xaxis)
-            axes.margins(0.15, 0.12)
+            axes.margins(0.15, 0.2)
             points[axes] = []
             for suffix, fill in zip(SUFFIXES.values(), ("full", "none"), strict=True):
                 times, values = zip(*((of["ms"], of[metric + suffix]) for of in scores.values()), strict=True)
