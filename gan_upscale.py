@@ -117,8 +117,7 @@ def amplitude_loss(fake: Tensor, hr: Tensor) -> Tensor:
     window = torch.hann_window(28, device=fake.device)
     window = window[:, None] * window  # [28,28]
     windows = [x.float().unfold(2, 28, 14).unfold(3, 28, 14) * window for x in (fake, hr)]
-    amplitudes = [torch.fft.rfft2(x, norm="ortho").abs() for x in windows]  # [N,3,rows,columns,28,15] each
-    return F.l1_loss(*amplitudes)
+    return F.l1_loss(*(torch.fft.rfft2(x, norm="ortho").abs() for x in windows))  # [N,3,rows,columns,28,15]
 
 
 def fidelity_losses(generator: nn.Module, batch: Batch, progress: float) -> loop.Losses:
@@ -131,8 +130,7 @@ def discriminator_losses(
     discriminator: nn.Module, real: Pair, fake: Tensor, condition: tuple[Tensor], step: int
 ) -> tuple[loop.Losses, Tensor, Tensor]:
     """Phase 2: real above 1, fake below -1 (hinge loss; Lim and Ye 2017, "Geometric GAN", section 3)."""
-    hr, _ = real
-    scores = discriminator(torch.cat([hr, fake]), torch.cat([*condition, *condition]))  # [2N,1,28,28]
+    scores = discriminator(torch.cat([real[0], fake]), torch.cat([*condition, *condition]))  # [2N,1,28,28]
     of_real, of_fake = scores.chunk(2)
     hinge = F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean()
     return {"discriminator": hinge}, of_real, of_fake
@@ -141,17 +139,19 @@ def discriminator_losses(
 def generator_losses(
     discriminator: nn.Module, real: Pair, fake: Tensor, condition: tuple[Tensor], step: int
 ) -> loop.Losses:
-    """Phase 2: besides the adversarial loss, what keeps the image true to its input and free of dots."""
+    """Phase 2: besides the adversarial loss, what keeps images true to their input and free of a grid."""
     hr, kernels = real
     detail = distributed.mean(evaluation.detail_by_position(fake.float()))  # [7,7], of the whole batch
+    more = evaluation.repeated_detail(fake.float()) - evaluation.repeated_detail(hr)  # [N]
     return {
         "pixel": F.mse_loss(fake, hr),
         "amplitude": 0.8 * amplitude_loss(fake, hr),
         # made small again, both must be the same (after Lugmayr et al. 2020, SRFlow, section 5)
         "consistency": degradation.shrink(fake - hr, kernels).square().mean(),
-        # our own: as much fine detail at each place of a 7x7 block, that PixelShuffle fills by other weights;
-        # else a pattern of dots appears, which looks sharp to every measure. A flat image has none at all
-        "checkerboard_loss": 0.005 * (detail + 1e-8).log().var(),
+        # our own: PixelShuffle fills each place of a 7x7 block by other weights, and dots and rings look
+        # sharp to every measure. As much fine detail at each place; no more in all blocks alike than in `hr`
+        "checkerboard_loss": 0.005 * (detail + 1e-8).log().var(),  # a flat image has no detail at all
+        "repeated_loss": 0.005 * F.relu(more).mean(),
         "adversarial": 0.0012 * -discriminator(fake, *condition).mean(),
     }
 

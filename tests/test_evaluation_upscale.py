@@ -54,6 +54,7 @@ def test_scores_are_the_tools_own(hr: torch.Tensor, distance: Distance | None, k
     for method in ("nearest", "Lanczos"):
         fake = evaluation.upscale_classical(method, lr)
         ours = evaluation.score(fake, hr, kernel, distance)
+        del ours["repeated"]  # which the tool does not know
         scores = {NAMES.get(name, name): value for name, value in tool.score(fake, hr).items()}
         assert ours.pop("lr_psnr") == pytest.approx(scores.pop("lr_psnr"), rel=1e-5 if levels == 0 else 0.005)
         assert ours == pytest.approx({name: scores[name] for name in ours}, rel=1e-5)
@@ -75,6 +76,7 @@ def test_the_tools_command_agrees_from_photo_to_score(
     lr = degradation.downscale(hr, kernel)
     for method in evaluation.CLASSICAL:
         ours = evaluation.score(evaluation.upscale_classical(method, lr), hr, kernel, distance)
+        del ours["repeated"]
         row = {NAMES.get(name, name): value for name, value in theirs[method.lower()].items()}
         tolerance = {"rel": 1e-4, "abs": 1e-4} if kernel == "bilinear" else {"rel": 0.01}
         assert ours == pytest.approx({name: row[name] for name in ours}, **tolerance)
@@ -84,7 +86,7 @@ def test_the_original_scores_perfectly(hr: torch.Tensor) -> None:
     scores = evaluation.score(hr, hr)
     assert scores["ssim"] == pytest.approx(1) and scores["detail_db"] == pytest.approx(0)
     assert scores["psnr"] == scores["lr_psnr"] == pytest.approx(100), "the cap"
-    assert 1 < scores["checkerboard"] < 1.3
+    assert 1 < scores["checkerboard"] < 1.3 and 0 < scores["repeated"] < 0.4
 
 
 def test_each_score_sees_its_own_fault(hr: torch.Tensor) -> None:
@@ -94,6 +96,12 @@ def test_each_score_sees_its_own_fault(hr: torch.Tensor) -> None:
     dotted = hr.float()
     dotted[..., ::7, ::7] += 40
     assert evaluation.score(dotted.clamp(0, 255).byte(), hr)["checkerboard"] > 4
+
+    signs = torch.ones(7, 7)  # as much detail everywhere, but everywhere the same
+    signs[::2, ::2], signs[1::2, 1::2] = -1, -1
+    ringed = (hr + 8 * signs.repeat(32, 32)).clamp(0, 255).byte()
+    scores = evaluation.score(ringed, hr)
+    assert scores["repeated"] > 10 and scores["checkerboard"] < 2
 
     shifted = hr.roll(2, dims=3)
     scores = evaluation.score(shifted, hr)
@@ -127,7 +135,7 @@ def test_every_method_is_scored_on_both_kernels(hr: torch.Tensor) -> None:
     assert torch.equal(fakes["bicubic"], methods["bicubic"](degradation.downscale(hr)))
     for lr, kernel in zip(asked[:2], degradation.KERNELS, strict=True):
         assert torch.equal(lr, degradation.downscale(hr, kernel))
-    once = ["psnr", "lpips", "ssim", "detail_db", "checkerboard", "lr_psnr"]
+    once = ["psnr", "lpips", "ssim", "detail_db", "checkerboard", "repeated", "lr_psnr"]
     for of in scores.values():
         assert list(of) == [*once, *(f"{name}_bicubic" for name in once), "ms"]
         assert of["lpips"] is None and of["lpips_bicubic"] is None and of["ms"] > 0

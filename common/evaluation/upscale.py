@@ -32,11 +32,25 @@ def psnr(fake: Tensor, hr: Tensor) -> Tensor:
     return -10 * torch.log10((fake - hr).square().mean((1, 2, 3)).clamp_min(1e-10))
 
 
+def finest_detail(images: Tensor) -> Tensor:
+    """What each pixel differs by from the mean of the 3x3 around it; [N,3,h,w], as it returns."""
+    return images - F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+
+
 def detail_by_position(images: Tensor) -> Tensor:
     """Energy of the finest details by their position in the 7x7 block; [N,3,h,w] in 0..1, returns [7,7]."""
-    detail = images - F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-    energy = detail.square().mean((0, 1))  # [h,w]
+    energy = finest_detail(images).square().mean((0, 1))  # [h,w]
     return energy.unflatten(0, (-1, 7)).unflatten(2, (-1, 7)).mean((0, 2))
+
+
+def repeated_detail(images: Tensor) -> Tensor:
+    """Share of the finest details' energy that is the same in all 7x7 blocks of an image: in the mean block.
+
+    Of [N,3,h,w] in 0..1, returns [N]; of noise it is one over the number of blocks.
+    """
+    blocks = F.pixel_unshuffle(finest_detail(images), 7)  # [N,147,h/7,w/7]
+    energy = blocks.square().mean((1, 2, 3)) + 1e-6  # a flat image has none
+    return blocks.mean((2, 3)).square().mean(1) / energy
 
 
 def power_by_frequency(images: Tensor) -> Tensor:
@@ -53,12 +67,13 @@ def power_by_frequency(images: Tensor) -> Tensor:
 def score(
     fake8: Tensor, hr8: Tensor, kernel: str = "bilinear", lpips: Distance | None = None
 ) -> dict[str, float]:
-    """How good upscaled images, uint8 [N,3,224,224], are, whose input `kernel` made small; by six numbers.
+    """How good upscaled images, uint8 [N,3,224,224], are, whose input `kernel` made small; by seven numbers.
 
     psnr: dB, higher is nearer to the original. lpips: how different both look, where it can be had; lower is
     better. ssim: structural similarity (Wang et al. 2004), up to 1. detail_db: power in the frequencies that
     64x64 cannot hold, in dB against the original's; 0 is as sharp as the original. checkerboard: finest
     details by row and column modulo 7, strongest over weakest; photos have about 1.1, a pattern of dots 10.
+    repeated: percent of the finest details that are the same in all 7x7 blocks; photos have 0.1, rings 3.
     lr_psnr: PSNR of the output, downscaled again, against the input.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure  # seconds; not for --input
@@ -73,6 +88,7 @@ def score(
         "ssim": structural_similarity_index_measure(fake, hr, data_range=1.0).item(),
         "detail_db": power[10:32].mean().item(),
         "checkerboard": (detail.max() / detail.min()).item(),
+        "repeated": 100 * repeated_detail(fake).mean().item(),
         "lr_psnr": psnr(*(to_float(downscale(x, kernel)) for x in (fake8, hr8))).mean().item(),
     }
 

@@ -16,6 +16,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ Optimizers = Optimizer | Sequence[Optimizer]
 Step = tuple[Any, int, float]  # batch, number of the step, progress 0..1
 
 ROWS = 200  # of the history, for each phase
-TRIAL_SECONDS = 4.0  # at most, to find the pace at the start
+TRIAL_SECONDS = 5.0  # at most, twice, to find the pace at the start
 
 
 def cosine_schedule(warm_up: float = 0.0, start: float = 0.01, floor: float = 0.01) -> Schedule:
@@ -319,18 +320,17 @@ def _fill(
     evaluations: int,
 ) -> Generator[Step, None, tuple[int, int]]:
     """Yields trial steps, rewinds them, and returns how many steps and evaluations fill the minutes."""
-    seconds = min(TRIAL_SECONDS, 0.03 * 60 * minutes)
+    seconds = min(TRIAL_SECONDS, 0.015 * 60 * minutes)
     with run.nothing_to_lose():
         before = copy.deepcopy(phase.pack())
         stream = batches(0)
-        for _ in range(3):  # the first ones are slower
-            yield from _step(phase, stream, 0.0, schedule)
-        _wait(run.device)
-        start, count = time.monotonic(), 0
-        while count == 0 or distributed.on_first(lambda: time.monotonic() - start < seconds):
-            yield from _step(phase, stream, 0.0, schedule)
-            _average(phase.average, phase.modules[0], 0.0)
-            count += 1
+        for _ in range(2):  # only the second time counts: before, the loader's workers fill their queues
+            _wait(run.device)
+            start, count = time.monotonic(), 0
+            while count < 3 or distributed.on_first(partial(_is_before, start + seconds)):
+                yield from _step(phase, stream, 0.0, schedule)
+                _average(phase.average, phase.modules[0], 0.0)
+                count += 1
         _wait(run.device)
         pace = (time.monotonic() - start) / count
         del stream  # and its loader's workers
@@ -350,6 +350,10 @@ def _fill(
         f"{minutes:g} minutes."
     )
     return steps, evaluations
+
+
+def _is_before(moment: float) -> bool:
+    return time.monotonic() < moment
 
 
 def _evaluate(run: Run, phase: Phase, evaluate: Evaluate | None) -> None:
