@@ -18,7 +18,7 @@ from common.datasets.degradation import downscale
 from common.datasets.images import to_float
 from common.datasets.photos import Photos
 from common.evaluation.lpips import Distance
-from common.evaluation.upscale import SUFFIXES, detail_by_position, psnr
+from common.evaluation.upscale import SUFFIXES, detail_by_position, finest_detail, psnr
 from common.figures import page as pages
 from common.figures import training
 from common.figures.page import BLUE, GAP, LINE, MARGIN, WIDTH, few_ticks, label_points, new_page
@@ -32,7 +32,8 @@ NUMBERS = {  # what a table of methods shows, and what is good
     "ssim": ("SSIM", "up to 1"),
     "detail_db": ("detail, dB", "real: 0"),
     "checkerboard": ("checkerboard", "real: 1.1"),
-    "ms": ("ms an image", ""),
+    "repeated": ("repeated, %", "real: 0.1"),
+    "ms": ("ms", "an image"),
 }
 CHARTS = {"psnr": "PSNR in dB (higher is nearer)", "lpips": "LPIPS (lower is better)"}
 INPUT = "64×64 input"
@@ -123,8 +124,7 @@ def photos(
     Beside a row are the method's mean `scores`, and under each of its images its text, where there are any.
     """
     window = height, COLUMN // 2
-    hr = to_float(images["original"])
-    detail = hr - F.avg_pool2d(hr, 3, stride=1, padding=1, count_include_pad=False)  # [N,3,224,224]
+    detail = finest_detail(to_float(images["original"]))  # [N,3,224,224]
     amounts = F.avg_pool2d(detail.square(), window, stride=1).mean(1)  # [N,225-height,129]
     corners = [divmod(int(amount.argmax()), amount.shape[1]) for amount in amounts]
     rows = {INPUT: lr} | {
@@ -200,7 +200,7 @@ def methods(path: Path, images: dict[str, Tensor], scores: Scores, *, title: str
             page.image(x, y, image, CROP // image.shape[2])
             page.text(x, y + CROP + 3, name, weight="bold")
         for column, texts in enumerate(table):
-            x = MARGIN + (72 + column * 180 if column else 0)  # the names are longer than the numbers
+            x = MARGIN + (86 + column * 162 if column else 0)  # the names are longer than the numbers
             for row, text in enumerate(texts):
                 page.text(x, top + row * LINE, text, weight="normal" if row and column else "bold")
 
