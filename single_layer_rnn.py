@@ -210,12 +210,12 @@ def main(config: Config) -> int:
     recalled = nets["copies"](copies[:, :-1])  # [1000,40]
     others, _ = predict(nets["copies"], values)  # [200,HORIZON]
     on_copies, on_waves = evaluation.mse(recalled, copies[:, 1:]), evaluation.mse(others, values[:, PREFIX:])
-    print(f"RNN of the earlier set-up: one-step MSE {on_copies:.1e} on its copies, {on_waves:.1e} here")
+    print(f"RNN of the earlier set-up: one-step MSE {on_copies:.2g} on its copies, {on_waves:.2g} here")
 
     # Figures
     memorised = {
-        f"On these copies its one-step MSE is {on_copies:.1e}": (copies[0, 1:], recalled[0]),
-        f"On waves of the test it is {on_waves:.1e}": (values[0, PREFIX:200], others[0, :100]),
+        f"On these copies its one-step MSE is {on_copies:.2g}": (copies[0, 1:], recalled[0]),
+        f"On waves of the test it is {on_waves:.2g}": (values[0, PREFIX:200], others[0, :100]),
     }
     facts = f"Noise {config.noise:g}, seed {config.seed}, {size} units, {steps} steps of training."
     caption = f"{sine.DESCRIPTION.note} {facts}"
