@@ -230,7 +230,7 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
         {name: score for name, score in baselines.items() if name != "majority class"},
         title="Do vanilla RNNs scale? Single models of many sizes, RNN and LSTM",
         caption=f"{data.name}, {len(data):,} messages. The number at a point is the size that is changed; "
-        f"else 32 in embedding and state, 1 layer. Mean and deviation of {len(splits)} splits and seeds, "
+        f"else embedding and state have 32, in 1 layer. Mean and deviation of {len(splits)} splits and seeds, "
         f"test messages. Majority class: {baselines['majority class']['accuracy']:.2%}, F1 0.",
     )
     seconds = sum(sum(row["seconds"]) for row in rows)
