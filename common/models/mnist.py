@@ -70,16 +70,11 @@ class Discriminator(nn.Module):
     repeats himself is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3); 0 leaves it
     out. With classes, the images of a group, which stand N / `group` apart, must be of one: it has to be said
     how much one a differs from another a. So `alike` is how many must be of one class, 0 for as it comes.
-
-    With `shift` each image, real or fake, is a pixel off when it is looked at, so that few real ones are not
-    soon known by heart (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training").
     """
 
-    def __init__(
-        self, channels: int, classes: int = 0, nets: int = 1, group: int = 4, shift: bool = False
-    ) -> None:
+    def __init__(self, channels: int, classes: int = 0, nets: int = 1, group: int = 4) -> None:
         super().__init__()
-        self.nets, self.group, self.shift, c = nets, group, shift, channels
+        self.nets, self.group, c = nets, group, channels
         self.alike = max(group, 1) if classes else 0
         first = nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*c,14,14]
         second = nn.Conv2d(nets * c, nets * 2 * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*2c,7,7]
@@ -94,8 +89,6 @@ class Discriminator(nn.Module):
         """Images [N,nets,28,28] in 0..1, N a multiple of `group`; returns how real each is, [N,nets], and,
         with classes, what to add to that if it is to be of this class, [N,classes] (projection: Miyato,
         Koyama 2018, "cGANs with Projection Discriminator", section 3)."""
-        if self.shift:
-            images = self._shifted(images)
         x = self.layers((2 * images - 1).contiguous(memory_format=torch.channels_last))  # [N,nets*2c,7,7]
         x = x.reshape(len(x), self.nets, -1, 7, 7)  # [N,nets,2c,7,7]
         x = torch.cat([x, self._deviation(x)], dim=2).flatten(1, 2)  # [N,nets*(2c+1),7,7]
@@ -103,13 +96,6 @@ class Discriminator(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # scores of 8 bits would hardly differ
             x = x.float()
             return self.real(x).flatten(1), self.match(x.flatten(1)) if self.match else None
-
-    def _shifted(self, images: Tensor) -> Tensor:
-        """`images` [N,nets,28,28], N a multiple of 8, each moved by a pixel, the next one another way."""
-        eights = F.pad(images, (1, 1, 1, 1)).unflatten(0, (-1, 8))  # [N/8,8,nets,30,30]
-        ways = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-        moved = [eights[:, i, :, y : y + 28, x : x + 28] for i, (y, x) in enumerate(ways)]
-        return torch.stack(moved, dim=1).flatten(0, 1)
 
     def _deviation(self, x: Tensor) -> Tensor:
         """Minibatch standard deviation of `x` [N,nets,2c,7,7]; returns [N,nets,1,7,7]."""
