@@ -596,11 +596,11 @@ def test_minibatch_standard_deviation_finds_out_who_repeats() -> None:
     torch.manual_seed(0)
     one = torch.rand(1, 1, 28, 28)
     same, varied = one.expand(8, -1, -1, -1), torch.rand(8, 1, 28, 28)
-    for group in (4, 0):
-        discriminator = Discriminator(8, group=group)
+    for minibatch_std in (True, False):
+        discriminator = Discriminator(8, minibatch_std=minibatch_std)
         alone = discriminator(one.expand(4, -1, -1, -1))[0][0]
         together = discriminator(torch.cat([one, varied[1:]]))[0][0]
-        assert torch.allclose(alone, together, atol=1e-6) == (group == 0)
+        assert torch.allclose(alone, together, atol=1e-6) == (not minibatch_std)
         assert torch.allclose(discriminator(same)[0], alone.expand(8, 1), atol=1e-6)
 
 
