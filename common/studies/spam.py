@@ -230,8 +230,9 @@ def sweep(config: Any, fit: Fit, data: Messages, device: torch.device) -> int:
         {name: score for name, score in baselines.items() if name != "majority class"},
         title="Do vanilla RNNs scale? Single models of many sizes, RNN and LSTM",
         caption=f"{data.name}, {len(data):,} messages. The number at a point is the size that is changed; "
-        f"else embedding and state have 32, in 1 layer. Mean and deviation of {len(splits)} splits and seeds, "
-        f"test messages. Majority class: {baselines['majority class']['accuracy']:.2%}, F1 0.",
+        "else embedding and state have 32, in 1 layer. Mean and deviation of "
+        f"{len(splits)} splits and seeds, test messages. Majority class: "
+        f"{baselines['majority class']['accuracy']:.2%}, F1 0.",
     )
     seconds = sum(sum(row["seconds"]) for row in rows)
     about: dict[str, Any] = {"data": data, "count": len(data), "device": device, "seconds": seconds}
