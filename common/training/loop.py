@@ -324,10 +324,10 @@ def _fill(
     with run.nothing_to_lose():
         before = copy.deepcopy(phase.pack())
         stream = batches(0)
-        for _ in range(2):  # only the second time counts: before, the loader's workers fill their queues
+        for least in (3, 1):  # only the second time counts: before, the loader's workers fill their queues
             _wait(run.device)
             start, count = time.monotonic(), 0
-            while count < 3 or distributed.on_first(partial(_is_before, start + seconds)):
+            while count < least or distributed.on_first(partial(_is_before, start + seconds)):
                 yield from _step(phase, stream, 0.0, schedule)
                 _average(phase.average, phase.modules[0], 0.0)
                 count += 1
