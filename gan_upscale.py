@@ -132,8 +132,7 @@ def discriminator_losses(
     """Phase 2: real above 1, fake below -1 (hinge loss; Lim and Ye 2017, "Geometric GAN", section 3)."""
     scores = discriminator(torch.cat([real[0], fake]), torch.cat([*condition, *condition]))  # [2N,1,28,28]
     of_real, of_fake = scores.chunk(2)
-    hinge = F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean()
-    return {"discriminator": hinge}, of_real, of_fake
+    return {"discriminator": F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean()}, of_real, of_fake
 
 
 def generator_losses(
@@ -141,8 +140,9 @@ def generator_losses(
 ) -> loop.Losses:
     """Phase 2: besides the adversarial loss, what keeps images true to their input and free of a grid."""
     hr, kernels = real
-    detail = distributed.mean(evaluation.detail_by_position(fake.float()))  # [7,7], of the whole batch
-    more = evaluation.repeated_detail(fake.float()) - evaluation.repeated_detail(hr)  # [N]
+    finest, finest_hr = map(evaluation.finest_detail, (fake.float(), hr))  # [N,3,112,112] each
+    detail = distributed.mean(evaluation.detail_by_position(finest))  # [7,7], of the whole batch
+    more = evaluation.repeated_detail(finest) - evaluation.repeated_detail(finest_hr)  # [N]
     return {
         "pixel": F.mse_loss(fake, hr),
         "amplitude": 0.8 * amplitude_loss(fake, hr),

@@ -37,18 +37,19 @@ def finest_detail(images: Tensor) -> Tensor:
     return images - F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def detail_by_position(images: Tensor) -> Tensor:
-    """Energy of the finest details by their position in the 7x7 block; [N,3,h,w] in 0..1, returns [7,7]."""
-    energy = finest_detail(images).square().mean((0, 1))  # [h,w]
+def detail_by_position(finest: Tensor) -> Tensor:
+    """Energy by the position in the 7x7 block, of what `finest_detail` gives, [N,3,h,w]; returns [7,7]."""
+    energy = finest.square().mean((0, 1))  # [h,w]
     return energy.unflatten(0, (-1, 7)).unflatten(2, (-1, 7)).mean((0, 2))
 
 
-def repeated_detail(images: Tensor) -> Tensor:
-    """Share of the finest details' energy that is the same in all 7x7 blocks of an image: in the mean block.
+def repeated_detail(finest: Tensor) -> Tensor:
+    """Share of the energy that is the same in all 7x7 blocks of an image: in the mean block.
 
-    Of [N,3,h,w] in 0..1, returns [N]; of noise it is one over the number of blocks.
+    Of what `finest_detail` gives for images in 0..1, [N,3,h,w]; returns [N]; of noise, one over the number of
+    blocks.
     """
-    blocks = F.pixel_unshuffle(finest_detail(images), 7)  # [N,147,h/7,w/7]
+    blocks = F.pixel_unshuffle(finest, 7)  # [N,147,h/7,w/7]
     energy = blocks.square().mean((1, 2, 3)) + 1e-6  # a flat image has none
     return blocks.mean((2, 3)).square().mean(1) / energy
 
@@ -81,14 +82,15 @@ def score(
     fake, hr = to_float(fake8), to_float(hr8)
     # 64 of 224 pixels hold up to 64/448 cycles a pixel, so rings from 10 on are lost in them
     power = 10 * torch.log10(power_by_frequency(fake) / power_by_frequency(hr))
-    detail = detail_by_position(fake)
+    finest = finest_detail(fake)
+    detail = detail_by_position(finest)
     return {
         "psnr": psnr(fake, hr).mean().item(),
         **({"lpips": lpips(fake8, hr8).mean().item()} if lpips else {}),
         "ssim": structural_similarity_index_measure(fake, hr, data_range=1.0).item(),
         "detail_db": power[10:32].mean().item(),
         "checkerboard": (detail.max() / detail.min()).item(),
-        "repeated": 100 * repeated_detail(fake).mean().item(),
+        "repeated": 100 * repeated_detail(finest).mean().item(),
         "lr_psnr": psnr(*(to_float(downscale(x, kernel)) for x in (fake8, hr8))).mean().item(),
     }
 

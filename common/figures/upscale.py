@@ -79,7 +79,8 @@ def save_all(
     faults = f"{trained} The worst of {len(hr)} test images, made small by bilinear. {note}".strip()
     worst(figs / "GAN_upscaling_worst.png", lr, fakes, hr, lpips, caption=faults)
 
-    detail = torch.stack([detail_by_position(to_float(hr[i : i + 1])).sum() for i in shown])
+    finest = [finest_detail(to_float(hr[i : i + 1])) for i in shown]
+    detail = torch.stack([detail_by_position(of).sum() for of in finest])
     crops = {name: of[detail.argmax(), :, 68:156, 68:156] for name, of in images.items()}
     crops["original, whole"] = images["original"][detail.argmax()]
     title = f"Every method: means over {len(hr)} images, and the middle of one"
