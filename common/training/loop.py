@@ -16,7 +16,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -324,15 +323,8 @@ def _fill(
     with run.nothing_to_lose():
         before = copy.deepcopy(phase.pack())
         stream = batches(0)
-        for least in (3, 1):  # only the second time counts: before, the loader's workers fill their queues
-            _wait(run.device)
-            start, count = time.monotonic(), 0
-            while count < least or distributed.on_first(partial(_is_before, start + seconds)):
-                yield from _step(phase, stream, 0.0, schedule)
-                _average(phase.average, phase.modules[0], 0.0)
-                count += 1
-        _wait(run.device)
-        pace = (time.monotonic() - start) / count
+        yield from _trial(phase, stream, schedule, 3, seconds)  # while the loader's workers fill their queues
+        pace = yield from _trial(phase, stream, schedule, 1, seconds)
         del stream  # and its loader's workers
         phase.unpack(before)
 
@@ -352,8 +344,18 @@ def _fill(
     return steps, evaluations
 
 
-def _is_before(moment: float) -> bool:
-    return time.monotonic() < moment
+def _trial(
+    phase: Phase, stream: Iterator[Any], schedule: Schedule, least: int, seconds: float
+) -> Generator[Step, None, float]:
+    """Yields `least` steps, and more until `seconds` are over; returns the seconds of one."""
+    _wait(phase.device)
+    start, count = time.monotonic(), 0
+    while count < least or distributed.on_first(lambda: time.monotonic() < start + seconds):
+        yield from _step(phase, stream, 0.0, schedule)
+        _average(phase.average, phase.modules[0], 0.0)
+        count += 1
+    _wait(phase.device)
+    return (time.monotonic() - start) / count
 
 
 def _evaluate(run: Run, phase: Phase, evaluate: Evaluate | None) -> None:
