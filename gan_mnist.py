@@ -1,13 +1,11 @@
 """A GAN learns to write digits and letters: a generator and a discriminator, trained against each other.
 
     python gan_mnist.py                                             # digits, ten minutes on two cores
-    python gan_mnist.py --quick                                     # the same path in half a minute
     python gan_mnist.py --data emnist --minutes 40                  # 62 characters, 0-9A-Za-z
     python gan_mnist.py --write "Hello World 2026" --output note.png  # with the weights that come along
 
 A generator makes images of noise, a discriminator learns to know them from real ones, and each is the other's
 teacher. How far from real the images are says an evaluator, a classifier that has never seen a generated one.
-
 Three ways lead to a chosen character: one net, conditioned on it (`--method conditional`), a small net for
 each (`--method 1`), or one unconditional net and rejection sampling with a classifier (`--method 2`).
 Expect of digits FID-MNIST 0.2 (real 0.1, blurred 11), recall 0.8 (0.9), and a class accuracy of 99.9 %.
@@ -107,14 +105,17 @@ class Preset:
     learning_rate: float = 4e-3  # of both players
     d_every: int = 1  # the discriminator takes a step in each so many
     g_every: int = 1
-    minibatch_std: bool = True  # whether the discriminator sees how much images differ
+    group: int = 4  # images of which the discriminator sees how much they differ, 0 for none
+    classification: float = 0.07  # weight of its loss by the class
+    r2: bool = False  # whether its gradient is penalised at fake images, too
+    shift: bool = False  # whether it sees each image a pixel off, so that it learns no few by heart
+    spread: bool = False  # whether each class has the width of its noise chosen at the end
     steps: int | None = None  # in place of MINUTES
 
 
 PRESETS = {
     "cpu": Preset(g_channels=32, d_channels=24, batch=24, learning_rate=2.5e-3),
-    # more than ten characters on a CPU: most steps are the generator's, which teach it most for their time
-    "letters": Preset(g_channels=32, d_channels=24, batch=64, learning_rate=2.5e-3, d_every=2),
+    "letters": Preset(32, 24, 64, 64, 2.5e-3, group=8, classification=0.05, r2=True, shift=True, spread=True),
     "gpu": Preset(g_channels=64, d_channels=48, batch=64),
     "quick": Preset(g_channels=24, d_channels=16, batch=16, steps=250),
 }
@@ -124,7 +125,7 @@ SIDE_BY_SIDE = {  # for Method 1
     "gpu": Preset(g_channels=24, d_channels=16, batch=32, latent=32),
     "quick": Preset(g_channels=8, d_channels=8, batch=8, latent=32, steps=120),
 }
-R1_WEIGHT, R1_EVERY, CLASSIFICATION_WEIGHT, EMA, MINUTES = 0.1, 8, 0.07, 0.998, 8
+R1_WEIGHT, R1_EVERY, EMA, MINUTES = 0.1, 8, 0.998, 8
 Condition = tuple[Tensor, ...]  # noise [N,nets,latent], and labels [N] of a conditional GAN
 
 
@@ -135,13 +136,13 @@ def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
     return F.softplus(worse - better).mean()
 
 
-def gradient_penalty(discriminator: nn.Module, real: Tensor, condition: Condition) -> Tensor:
-    """R1: around real images the score must be flat, else the two never come to rest (Mescheder et al. 2018,
-    "Which Training Methods for GANs do actually Converge?", section 4.1)."""
-    with torch.autocast(real.device.type, enabled=False):  # a gradient of a gradient needs the digits
-        real = real.detach().requires_grad_(True)
-        scores, _ = score(discriminator, real, condition)
-        (gradient,) = torch.autograd.grad(scores.sum(), real, create_graph=True)
+def gradient_penalty(discriminator: nn.Module, images: Tensor, condition: Condition) -> Tensor:
+    """R1: around real images the score must be flat, else the two never come to rest; R2: around fake ones
+    (Mescheder et al. 2018, "Which Training Methods for GANs do actually Converge?", section 4.1)."""
+    with torch.autocast(images.device.type, enabled=False):  # a gradient of a gradient needs the digits
+        images = images.detach().requires_grad_(True)
+        scores, _ = score(discriminator, images, condition)
+        (gradient,) = torch.autograd.grad(scores.sum(), images, create_graph=True)
         return gradient.square().sum((2, 3)).mean() / 2
 
 
@@ -152,17 +153,18 @@ def score(discriminator: nn.Module, images: Tensor, condition: Condition) -> tup
 
 
 def discriminator_losses(
-    discriminator: nn.Module, real: Tensor, fake: Tensor, condition: Condition, step: int
+    preset: Preset, discriminator: nn.Module, real: Tensor, fake: Tensor, condition: Condition, step: int
 ) -> tuple[loop.Losses, Tensor, Tensor]:
     """Real must score higher than fake. Also returns the scores, centred: only differences mean something."""
     scores_real, match = score(discriminator, real, condition)
     scores_fake, _ = score(discriminator, fake, condition)
     losses = {"adversarial_d": relativistic_loss(scores_real, scores_fake)}
     if match is not None:  # without it the net is less strict about the class than about the looks
-        weight = CLASSIFICATION_WEIGHT / math.log(max(2, match.shape[1]))  # a guess always costs the same
+        weight = preset.classification / math.log(max(2, match.shape[1]))  # a guess always costs the same
         losses["auxiliary_classification"] = weight * F.cross_entropy(match, condition[1])
     if step % R1_EVERY == 0:  # seldom, but as many times stronger (Karras et al. 2020, section 2.3)
-        losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * gradient_penalty(discriminator, real, condition)
+        flat = [gradient_penalty(discriminator, x, condition) for x in (real, fake)[: 1 + preset.r2]]
+        losses["gradient_penalty"] = R1_EVERY * R1_WEIGHT * torch.stack(flat).sum()
     mean_real, mean_fake = distributed.mean(torch.stack([scores_real.mean(), scores_fake.mean()]))
     return losses, scores_real - mean_fake, scores_fake - mean_real
 
@@ -181,7 +183,7 @@ def train(
     config: Config, preset: Preset, data: mnist.Digits, evaluator: evaluation.Evaluator, device: torch.device
 ) -> tuple[inference.Sampler, figures.Progress]:
     """Trains what --method names, and shows its progress to the evaluator on validation characters."""
-    distributed.check_share(preset.batch, Discriminator.GROUP)
+    distributed.check_share(preset.batch, preset.group or 1)
     budget = config.budget(preset.steps, MINUTES)
     run = inference.open_run(config, asdict(replace(preset, steps=None)), budget, data, device)
     split = data.validation_split()
@@ -192,9 +194,8 @@ def train(
     classes, nets = {"conditional": (count, 1), "1": (0, count), "2": (0, 1)}[config.method]
     torch.manual_seed(config.seed)
     generator = Generator(preset.latent, preset.g_channels, classes, nets)
-    discriminator = Discriminator(preset.d_channels, classes, nets, preset.minibatch_std)
-    for net in (generator, discriminator):
-        net.to(device).to(memory_format=torch.channels_last)
+    discriminator = Discriminator(preset.d_channels, classes, nets, preset.group, preset.shift)
+    nn.ModuleList([generator, discriminator]).to(device).to(memory_format=torch.channels_last)
     # without momentum: the other player's next move changes the way
     adam = partial(torch.optim.Adam, lr=preset.learning_rate, betas=(0.0, 0.99), fused=True)
     optimizers = adam(generator.parameters()), adam(discriminator.parameters())
@@ -203,7 +204,7 @@ def train(
     classifier = None
     if config.method == "2":
         classifier = evaluation.train_small_classifier(run, split, device, config.seed + 2)
-    players = generator, discriminator, optimizers, generator_losses, discriminator_losses
+    players = generator, discriminator, optimizers, generator_losses, partial(discriminator_losses, preset)
     loop.adversarial(
         run,
         "gan",
@@ -218,7 +219,10 @@ def train(
         evaluations=4 if config.quick else 24,
     )
     about = inference.origin(data, run)
-    return inference.Sampler(config.method, generator, data.characters, classifier, about), progress
+    sampler = inference.Sampler(config.method, generator, data.characters, classifier, about)
+    if preset.spread and config.method == "conditional":
+        sampler.spread = inference.choose_spread(sampler, evaluator, data)
+    return sampler, progress
 
 
 def main(config: Config) -> int:
@@ -236,16 +240,12 @@ def main(config: Config) -> int:
     with distributed.first_alone():
         data = mnist.find(config.data, download=not config.quick)
     data = data.trial() if config.quick else data
-    facts = f"{data.name}, {len(data.train):,} to train on, {cli.device_name(device)}"
-    print(f"Data: {facts}. {data.note}".strip())
-    size: str = "quick" if config.quick else config.preset
-    if size == "auto":
-        size = "gpu" if device.type == "cuda" else "letters" if len(data.characters) > 10 else "cpu"
+    print(f"Data: {data.name}, {len(data.train):,} to train on, {cli.device_name(device)}.", data.note)
+    auto = "gpu" if device.type == "cuda" else "letters" if len(data.characters) > 10 else "cpu"
+    size = "quick" if config.quick else auto if config.preset == "auto" else config.preset
     preset = (SIDE_BY_SIDE if config.method == "1" else PRESETS)[size]
     evaluator, was_stopped = evaluation.find_evaluator(config, data, device)
     config = replace(config, resume=config.resume and not was_stopped)  # stopped before the GAN began
-
-    # Studies
     if config.balance:
         return studies.balance(config, preset, data, evaluator, device, train)
     if config.compare:

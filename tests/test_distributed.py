@@ -153,7 +153,8 @@ def train_digits(folder: Path, steps: int) -> None:
     run = open_run(folder)
     generator, discriminator = Generator(4, 4, 4), Discriminator(4, 4)
     optimizers = [torch.optim.Adam(net.parameters(), 2e-3, (0.0, 0.99)) for net in (generator, discriminator)]
-    losses = gan_mnist.generator_losses, gan_mnist.discriminator_losses
+    preset = gan_mnist.Preset(4, 4, 8)
+    losses = gan_mnist.generator_losses, partial(gan_mnist.discriminator_losses, preset)
     batches = mnist.gan_batches(data, 8, 4, 0, 4, False)
     players = generator, discriminator, (optimizers[0], optimizers[1])
     loop.adversarial(run, "gan", *players, *losses, batches, evaluate=weight, g_every=2, steps=steps, **PLAN)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from test_datasets_mnist import put
+from test_evaluation_mnist import grid_evaluator
 from torch import Tensor, nn
 
 import gan_mnist
@@ -488,14 +489,37 @@ def test_weights_of_each_method_are_saved_and_loaded(method: str, tmp_path: Path
     generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1)
     classifier = Classifier(2, 8, 10) if method == "2" else None
     saved = Sampler(method, generator.eval(), "0123456789", classifier, {"data": "none"})
+    noise = torch.randn(5, 4)
+    if method == "conditional":
+        wide = saved.interpolate(noise * 1.25, 3)
+        saved.spread = torch.linspace(0.5, 2.75, 10)
+        assert torch.equal(saved.interpolate(noise, 3), wide)
     inference.save(tmp_path / "w.safetensors", [saved])
     loaded = inference.load(tmp_path / "w.safetensors", method, CPU)
-    noise = torch.randn(5, 4)
     assert torch.equal(saved.interpolate(noise, 3), loaded.interpolate(noise, 3))
     assert loaded.parameters() == saved.parameters() and loaded.about["data"] == "none"
     other = next(name for name in inference.METHODS if name != method)
     with pytest.raises(UserError, match=f"--method {other}"):
         inference.load(tmp_path / "w.safetensors", other, CPU)
+
+
+def test_a_class_that_varies_too_little_gets_wider_noise_and_one_that_is_misread_narrower() -> None:
+    class Spots(Sampler):
+        """Two pixels, grey of 50 or 150 and more or less by the class."""
+
+        def sample(self, labels: Tensor, rng: torch.Generator, noise: Tensor | None = None) -> Any:
+            assert self.spread is not None
+            width = self.spread[labels] * torch.tensor([12.0, 60.0])[labels]
+            middle = torch.tensor([50.0, 150.0])[labels]
+            x = middle[:, None] + width[:, None] * torch.randn(len(labels), 2, generator=rng)
+            x = x.clamp(0, 255).to(torch.uint8)[:, None]  # [N,1,2]
+            return nn.functional.pad(x, (0, 26, 0, 27)), {}
+
+    evaluator, real = grid_evaluator()
+    data = mnist.Digits("squares", real, evaluator.labels, real, evaluator.labels, "01", False, "")
+    sampler = Spots("conditional", Generator(4, 4, 2), "01")
+    narrow, wide = inference.choose_spread(sampler, evaluator, data)
+    assert narrow > 1.15 and wide < 0.95
 
 
 def sure(classifier: Classifier, images: Tensor) -> Tensor:
@@ -596,11 +620,11 @@ def test_minibatch_standard_deviation_finds_out_who_repeats() -> None:
     torch.manual_seed(0)
     one = torch.rand(1, 1, 28, 28)
     same, varied = one.expand(8, -1, -1, -1), torch.rand(8, 1, 28, 28)
-    for minibatch_std in (True, False):
-        discriminator = Discriminator(8, minibatch_std=minibatch_std)
+    for group in (4, 0):
+        discriminator = Discriminator(8, group=group)
         alone = discriminator(one.expand(4, -1, -1, -1))[0][0]
         together = discriminator(torch.cat([one, varied[1:]]))[0][0]
-        assert torch.allclose(alone, together, atol=1e-6) == (not minibatch_std)
+        assert torch.allclose(alone, together, atol=1e-6) == (group == 0)
         assert torch.allclose(discriminator(same)[0], alone.expand(8, 1), atol=1e-6)
 
 
@@ -623,6 +647,18 @@ def test_the_balance_is_studied_and_a_stopped_study_goes_on(
     assert json.loads((tmp_path / "gan_mnist_balance.json").read_text())["metrics"] == rows
 
 
+def test_shift_moves_every_image_by_a_pixel_each_another_way() -> None:
+    torch.manual_seed(0)
+    plain, shifted = Discriminator(8, group=0), Discriminator(8, group=0, shift=True)
+    shifted.load_state_dict(plain.state_dict())
+    image = torch.zeros(1, 1, 28, 28)
+    image[..., 5:20, 5:20] = torch.rand(15, 15)
+    moved = [image.roll((y, x), (2, 3)) for y in (-1, 0, 1) for x in (-1, 0, 1) if x or y]
+    scores = {round(score, 6) for score in shifted(image.expand(16, -1, -1, -1))[0].flatten().tolist()}
+    assert scores == {round(score, 6) for score in plain(torch.cat(moved))[0].flatten().tolist()}
+    assert len(scores) == 8 and round(plain(image)[0].item(), 6) not in scores
+
+
 def test_losses_are_as_published() -> None:
     assert gan_mnist.relativistic_loss(torch.tensor([3.0]), torch.tensor([1.0])).item() == pytest.approx(
         np.log1p(np.exp(-2.0))
@@ -634,6 +670,11 @@ def test_losses_are_as_published() -> None:
 
     penalty = gan_mnist.gradient_penalty(Sum(), torch.rand(4, 1, 28, 28), ())
     assert penalty.item() == pytest.approx(9 * 784 / 2)
+
+    both = torch.rand(4, 1, 28, 28), torch.rand(4, 1, 28, 28)
+    presets = (gan_mnist.Preset(1, 1, 4, r2=r2) for r2 in (False, True))
+    r1, r1_and_r2 = (gan_mnist.discriminator_losses(preset, Sum(), *both, (), 0)[0] for preset in presets)
+    assert r1_and_r2["gradient_penalty"].item() == pytest.approx(2 * r1["gradient_penalty"].item())
 
 
 @pytest.mark.parametrize("method", inference.METHODS)

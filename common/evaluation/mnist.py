@@ -30,6 +30,7 @@ MERGED = ("0Oo", "1Iil", *("Cc", "Ff", "Jj", "Kk", "Mm", "Pp", "Ss", "Uu", "Vv",
 """Characters that a reader cannot distinguish, since each is cut out and scaled to one size. The letters are
 those that EMNIST's own split ByMerge merges (Cohen et al. 2017, section II), without L, which is no stroke as
 l is, and with F: the evaluator of letters reads 56 of 57 real f as F. 0 and 1 have the shapes of O and I."""
+RECALL_COUNTS = 0.8  # beside accuracy, where more of one costs some of the other
 
 
 class Evaluator:
@@ -63,8 +64,8 @@ class Evaluator:
         predicted = logits.argmax(1)
         score = {
             "distance": frechet(self.features, features),
-            "precision": within(features, self.features, self._reach),
-            "recall": within(self.features, features, reach(features)),
+            "precision": within(features, self.features, self._reach).mean().item(),
+            "recall": within(self.features, features, reach(features)).mean().item(),
             "min_class_share": (predicted.bincount(minlength=self.classes).min() / len(fake)).item(),
         }
         return score if labels is None else score | self._accuracies(predicted, labels)
@@ -75,6 +76,16 @@ class Evaluator:
         if len(self._shape.unique()) < len(self._shape):
             right["merged_class_accuracy"] = self._shape[predicted] == self._shape[labels]
         return {name: of.float().mean().item() for name, of in right.items()}
+
+    def worth(self, fake: Tensor, labels: Tensor) -> Tensor:
+        """Of what was generated for each class, [classes]: its merged accuracy, and `RECALL_COUNTS` times the
+        recall of the real ones of the class."""
+        features, logits = self.predict(fake)
+        right = (self._shape[logits.argmax(1)] == self._shape[labels]).float()
+        recall = within(self.features, features, reach(features))
+        each = range(self.classes)
+        found = torch.stack([recall[self.labels == k].mean() for k in each])
+        return torch.stack([right[labels == k].mean() for k in each]) + RECALL_COUNTS * found
 
     def distances(self, fake: Tensor, labels: Tensor) -> list[float]:
         """For each class the distance of what was generated for it; biased upwards where there are few, so
@@ -114,10 +125,10 @@ def reach(features: Tensor, k: int = 3) -> Tensor:
     return torch.cat([torch.cdist(part, features).kthvalue(k + 1).values for part in features.split(1000)])
 
 
-def within(some: Tensor, others: Tensor, reach: Tensor) -> float:
-    """Share (0..1) of `some` [N,F] that lie in the reach [M] of any of `others` [M,F]."""
+def within(some: Tensor, others: Tensor, reach: Tensor) -> Tensor:
+    """1 for each of `some` [N,F] that lies in the reach [M] of any of `others` [M,F], else 0; [N]."""
     near = [(torch.cdist(part, others) <= reach).any(1) for part in some.split(1000)]
-    return torch.cat(near).float().mean().item()
+    return torch.cat(near).float()
 
 
 def nearest(some: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -66,18 +66,21 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Three convolutions; arguments as the generator's.
 
-    Before the last, the minibatch standard deviation says how much the images of a group of `GROUP` differ:
-    who repeats himself is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3). With
-    classes, the images of a group, which stand N / `GROUP` apart, must be of one: it has to be said how much
-    one a differs from another a. So `alike` is how many of a batch must be of one class, 0 for as it comes.
+    Before the last, the minibatch standard deviation says how much the images of a `group` differ: who
+    repeats himself is found out (Karras et al. 2018, "Progressive Growing of GANs", section 3); 0 leaves it
+    out. With classes, the images of a group, which stand N / `group` apart, must be of one: it has to be said
+    how much one a differs from another a. So `alike` is how many must be of one class, 0 for as it comes.
+
+    With `shift` each image, real or fake, is a pixel off when it is looked at, so that few real ones are not
+    soon known by heart (Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training").
     """
 
-    GROUP = 4
-
-    def __init__(self, channels: int, classes: int = 0, nets: int = 1, minibatch_std: bool = True) -> None:
+    def __init__(
+        self, channels: int, classes: int = 0, nets: int = 1, group: int = 4, shift: bool = False
+    ) -> None:
         super().__init__()
-        self.nets, self.minibatch_std, c = nets, minibatch_std, channels
-        self.alike = self.GROUP if classes else 0
+        self.nets, self.group, self.shift, c = nets, group, shift, channels
+        self.alike = max(group, 1) if classes else 0
         first = nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*c,14,14]
         second = nn.Conv2d(nets * c, nets * 2 * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*2c,7,7]
         self.layers = nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2))
@@ -88,9 +91,11 @@ class Discriminator(nn.Module):
             nn.init.normal_(self.match.weight, std=0.01)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images [N,nets,28,28] in 0..1, N a multiple of `GROUP`; returns how real each is, [N,nets], and,
+        """Images [N,nets,28,28] in 0..1, N a multiple of `group`; returns how real each is, [N,nets], and,
         with classes, what to add to that if it is to be of this class, [N,classes] (projection: Miyato,
         Koyama 2018, "cGANs with Projection Discriminator", section 3)."""
+        if self.shift:
+            images = self._shifted(images)
         x = self.layers((2 * images - 1).contiguous(memory_format=torch.channels_last))  # [N,nets*2c,7,7]
         x = x.reshape(len(x), self.nets, -1, 7, 7)  # [N,nets,2c,7,7]
         x = torch.cat([x, self._deviation(x)], dim=2).flatten(1, 2)  # [N,nets*(2c+1),7,7]
@@ -99,14 +104,21 @@ class Discriminator(nn.Module):
             x = x.float()
             return self.real(x).flatten(1), self.match(x.flatten(1)) if self.match else None
 
+    def _shifted(self, images: Tensor) -> Tensor:
+        """`images` [N,nets,28,28], N a multiple of 8, each moved by a pixel, the next one another way."""
+        eights = F.pad(images, (1, 1, 1, 1)).unflatten(0, (-1, 8))  # [N/8,8,nets,30,30]
+        ways = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
+        moved = [eights[:, i, :, y : y + 28, x : x + 28] for i, (y, x) in enumerate(ways)]
+        return torch.stack(moved, dim=1).flatten(0, 1)
+
     def _deviation(self, x: Tensor) -> Tensor:
         """Minibatch standard deviation of `x` [N,nets,2c,7,7]; returns [N,nets,1,7,7]."""
-        if not self.minibatch_std:
+        if not self.group:
             return x.new_zeros(len(x), self.nets, 1, 7, 7)
-        groups = x.float().unflatten(0, (self.GROUP, -1))  # [GROUP,N/GROUP,nets,2c,7,7]
+        groups = x.float().unflatten(0, (self.group, -1))  # [group,N/group,nets,2c,7,7]
         centred = groups - groups.mean(0)  # torch's own var takes four times as long across the batch
-        deviation = (centred.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/GROUP,nets]
-        return deviation.repeat(self.GROUP, 1)[..., None, None, None].expand(-1, -1, 1, 7, 7)
+        deviation = (centred.square().mean(0) + 1e-8).sqrt().mean((2, 3, 4))  # [N/group,nets]
+        return deviation.repeat(self.group, 1)[..., None, None, None].expand(-1, -1, 1, 7, 7)
 
 
 class Classifier(nn.Module):

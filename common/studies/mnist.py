@@ -88,7 +88,7 @@ def _variants(channels: int, quick: bool) -> list[tuple[str, set[str], float, di
         ("discriminator: 2 steps to 1", {"steps"}, 2.0, {"g_every": 2}),
         ("discriminator: 4 steps to 1", {"steps"}, 4.0, {"g_every": 4}),
     ]
-    without = "without the minibatch standard deviation", {"minibatch_std"}, 1.0, {"minibatch_std": False}
+    without = "without the minibatch standard deviation", {"minibatch_std"}, 1.0, {"group": 0}
     return [*(variants[1:3] if quick else variants), without]
 
 
