@@ -264,7 +264,7 @@ def test_more_places_are_trained_on_and_the_first_alone_is_scored_on(tmp_path: P
         photos.find(*(str(tmp_path / name) for name in names))
         for names in (["set"], ["set", "mine", "theirs"])
     )
-    assert joined.name == "set + photos in mine + photos in theirs"
+    assert joined.name == "set + mine + theirs"
     assert parts(joined)[1:] == parts(alone)[1:]
     more = {str(file) for name in ("mine/a", "theirs") for file in (tmp_path / name).iterdir()}
     assert parts(joined)[0] == parts(alone)[0] | more and len(joined.train) == len(alone.train) + 80
@@ -350,7 +350,7 @@ def test_auto_takes_the_users_imagenet_before_all(tmp_path: Path, monkeypatch: p
     folder_of(Path("data/ImageNet/val"), 3)
     assert photos.find("auto").name == "ImageNet"
     monkeypatch.setenv("IMAGENET_DIR", str(folder_of(tmp_path / "other", 6)))
-    assert photos.find("auto").name == "photos in other"
+    assert photos.find("auto").name == "other"
     monkeypatch.setenv("IMAGENET_DIR", str(tmp_path / "typo"))
     with pytest.raises(UserError, match="typo"):
         photos.find("auto")

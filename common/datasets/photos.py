@@ -331,7 +331,7 @@ def _train_and_test(path: Path) -> tuple[str, imagenet.PhotoList, imagenet.Photo
         print(f"{path} has train/ and no val/ that goes with it: all its photos are taken together")
     if 0 < len(photos) < 3:
         raise UserError(f"{path} holds {len(photos)} photos, it takes 3; {REMEDY}")
-    return f"photos in {path.resolve().name}", photos, None
+    return path.resolve().name, photos, None
 
 
 def _imagenet(root: Path, split: str) -> imagenet.PhotoList | None:
