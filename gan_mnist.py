@@ -42,8 +42,8 @@ class Config(PageFlags):
     compare: bool = False
     """Compare the three methods, with the newest weights of each, and save these in one file."""
     weights: str = "auto"
-    """Weights to use where nothing is trained: a .safetensors file, `digits` or `handwriting` of those that
-    come along, or auto: the newest trained, else these, that know the characters of --data or --write."""
+    """Weights where nothing is trained: a .safetensors file; `digits`, `handwriting`, or `shipped` for the
+    fitting ones of these; or auto: the newest trained that know the characters asked for, else shipped."""
     train_evaluator: bool = False
     """Train the evaluator anew, in place of the one that comes along."""
 

@@ -1,6 +1,6 @@
 """A GAN turns small photos, 3x64x64, into 3x224x224, and stands beside the classical methods.
 
-    python gan_upscale.py                                    # the whole experiment, some minutes
+    python gan_upscale.py                                    # the whole experiment, ten minutes
     python gan_upscale.py --quick                            # the same path in half a minute
     python gan_upscale.py --input small.png --output large.png
 

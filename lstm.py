@@ -55,7 +55,7 @@ class Config(Flags):
     collapse: bool = False
     """Train the earlier set-up, which reads padding as text, and draw why it failed."""
     sweep: bool = False
-    """Train RNNs and LSTMs of many sizes and draw how they scale; takes a quarter of an hour."""
+    """Train RNNs and LSTMs of many sizes and draw how they scale; takes 16 to 36 minutes."""
     test_on: tuple[str, ...] | None = None
     """Score weights and baselines on labelled messages of these files, which none of them was trained on."""
     predict: str | None = None

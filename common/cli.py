@@ -72,7 +72,7 @@ class Flags:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device to compute on; auto takes the fastest one that helps."""
     resume: bool = False
-    """Continue the run that was stopped, exactly where it was."""
+    """Continue the run that was stopped, exactly where it was, or an ended one with a larger budget."""
     quick: bool = False
     """Take the same path at its smallest, in under half a minute; figures go to figs/quick, weights apart."""
 

@@ -35,7 +35,7 @@ SECONDS = 2.5  # that the whole screen may take
 ROOM = 2e9  # bytes: a download of photos, weights, checkpoints
 BEHIND = 15  # torchvision 0.29 goes with torch 2.14, and so on (its README, "Installation")
 IMAGENET = 1_281_167  # photos to train on, by its own count
-SCORES = {"accuracy": "accuracy", "f1": "F1", "psnr": "PSNR", "distance": "FID-MNIST"}
+SCORES = {"accuracy": "accuracy", "f1": "F1", "psnr": "PSNR", "distance": "FID"}
 
 PROBE = """
 import torchvision, torch
@@ -55,7 +55,7 @@ class Row:
 
     def __str__(self) -> str:
         mark = "BROKEN" if self.broken else ""
-        return f"{mark:7}{self.name:21}{self.text}" + (f"\n{'':28}-> {self.cure}" if self.cure else "")
+        return f"{mark:7}{self.name:23}{self.text}" + (f"\n{'':30}-> {self.cure}" if self.cure else "")
 
 
 def broken(name: str, error: UserError) -> Row:
@@ -287,7 +287,8 @@ def _scores(about: dict[str, Any], net: str = "") -> dict[str, str]:
     scores = {net: " ".join([net, *numbers]).strip()} if numbers else {}
     for name, part in about.items():
         if isinstance(part, dict):
-            more = _scores(part, net or ("" if name == "scores" else name))
+            named = "" if name == "scores" else f"Method {name}" if name.isdigit() else name
+            more = _scores(part, net or named)
             scores |= {of: text for of, text in more.items() if of not in scores}
     return scores
 

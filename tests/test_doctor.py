@@ -32,9 +32,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     rows = {"": ""}
     lines = capsys.readouterr().out.splitlines()
     for line in (line for line in lines if line.startswith((" ", "BROKEN"))):
-        name = line[7:28].strip() if len(line) > 28 and line[27] == " " else ""
+        name = line[7:30].strip() if len(line) > 30 and line[29] == " " else ""
         last = name or next(reversed(rows))
-        rows[last] = rows.get(last, "") + line[:7].strip() + line[28:]
+        rows[last] = rows.get(last, "") + line[:7].strip() + line[30:]
     return rows | {"code": str(code)}
 
 

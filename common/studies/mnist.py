@@ -128,9 +128,9 @@ def compare(config: Any, data: Digits, evaluator: Evaluator, device: torch.devic
     caption = f"Some of {WRITTEN:,} written characters; distances of {len(data.test):,}."
     figures.compare(figure, images, scores, distances, data.characters, _caption(config, data, caption))
     if set(string.ascii_letters) <= set(data.characters):
-        caption = _caption(config, data, f"By --write, scores of {len(data.test):,} characters.")
+        caption = f"By --write; class accuracy of {WRITTEN:,} characters, the rest of {len(data.test):,}."
         written = config.figs_dir(data.builtin) / "GAN_handwriting.png"
-        handwriting.save(written, samplers, scores, config.seed, caption)
+        handwriting.save(written, samplers, scores, config.seed, _caption(config, data, caption))
     print(f"All three: {path}, {path.stat().st_size / 1e6:.1f} MB")
     accuracy, best = max((score["class_accuracy"], name) for name, score in scores.items())
     print(f"Best class accuracy: {best}, {accuracy:.2%}. Figure: {results.where(figure, data)}")
