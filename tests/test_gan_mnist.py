@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from test_datasets_mnist import put
 from test_evaluation_mnist import grid_evaluator
@@ -513,13 +514,14 @@ def test_a_class_that_varies_too_little_gets_wider_noise_and_one_that_is_misread
             middle = torch.tensor([50.0, 150.0])[labels]
             x = middle[:, None] + width[:, None] * torch.randn(len(labels), 2, generator=rng)
             x = x.clamp(0, 255).to(torch.uint8)[:, None]  # [N,1,2]
-            return nn.functional.pad(x, (0, 26, 0, 27)), {}
+            return F.pad(x, (0, 26, 0, 27)), {}
 
     evaluator, real = grid_evaluator()
-    data = mnist.Digits("squares", real, evaluator.labels, real, evaluator.labels, "01", False, "")
-    sampler = Spots("conditional", Generator(4, 4, 2), "01")
-    narrow, wide = inference.choose_spread(sampler, evaluator, data)
-    assert narrow > 1.15 and wide < 0.95
+    data = mnist.Digits("squares", real, evaluator.labels, real, evaluator.labels, "012", False, "")
+    sampler = Spots("conditional", Generator(4, 4, 3), "012")
+    evaluator.predict = lambda images, of=evaluator.predict: (of(images)[0], F.pad(of(images)[1], (0, 1)))
+    narrow, wide, missing = inference.choose_spread(sampler, evaluator, data)
+    assert narrow > 1.15 and wide < 0.95 and missing == 1
 
 
 def sure(classifier: Classifier, images: Tensor) -> Tensor:

@@ -265,9 +265,12 @@ def choose_spread(sampler: Sampler, evaluator: Evaluator, data: Digits) -> Tenso
         wide = replace(sampler, spread=torch.full((len(data.characters),), spread))
         return train.worth(wide.sample(labels, torch.Generator().manual_seed(0))[0], labels)
 
-    parabolas = polynomial.polyfit(SPREADS, torch.stack([worth(spread) for spread in SPREADS]).numpy(), 2)
-    fine = np.linspace(SPREADS[0], SPREADS[-1], 91)
-    return torch.from_numpy(fine[polynomial.polyval(fine, parabolas).argmax(1)]).float()
+    worths = torch.stack([worth(spread) for spread in SPREADS]).numpy()  # [7,classes]
+    there = np.isfinite(worths).all(0)  # a rare class may not be among them
+    parabolas = polynomial.polyfit(SPREADS, worths[:, there], 2)
+    fine, best = np.linspace(SPREADS[0], SPREADS[-1], 91), np.ones(len(there))
+    best[there] = fine[polynomial.polyval(fine, parabolas).argmax(1)]
+    return torch.from_numpy(best).float()
 
 
 def evaluate(
