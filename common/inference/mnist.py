@@ -36,7 +36,8 @@ BATCH = 500
 # How probable the classifier of Method 2 must find a shape, to accept a sample; it is less sure of letters
 THRESHOLD, THRESHOLD_OF_LETTERS = 0.99, 0.2
 MAX_REJECTED = 20_000  # samples that Method 2 draws in vain before it gives up
-SPREADS = np.linspace(0.85, 1.3, 7)  # of which one is chosen for each class
+SPREADS, SPREAD_SEEDS = np.linspace(0.85, 1.3, 7), 3  # tried for each class, and how often
+AS_TRAINED = 0.8  # how much speaks for no other width than that of the training, whatever is seen of a class
 SAME_STYLE = 0.6  # how near its noise lies to a given one; at 1 only one image would come of it
 
 
@@ -255,21 +256,22 @@ def choose_spread(sampler: Sampler, evaluator: Evaluator, data: Digits) -> Tenso
 
     Of narrower noise come characters that are read right more often, of wider noise more kinds of them (the
     truncation trick: Brock et al. 2019, "Large Scale GAN Training for High Fidelity Natural Image Synthesis",
-    section 3.1). What is best differs from class to class: the width at which a parabola through
-    `Evaluator.worth` is highest, beside real characters of the training part.
+    section 3.1). What is best differs from class to class: where a parabola through `Evaluator.worth`, beside
+    real characters of the training part, less one that holds it near 1, is highest.
     """
     images, labels = data.training_sample(len(data.test))
     train = Evaluator(evaluator.predict, replace(data, test=images, test_labels=labels))
 
     def worth(spread: float) -> Tensor:
         wide = replace(sampler, spread=torch.full((len(data.characters),), spread))
-        return train.worth(wide.sample(labels, torch.Generator().manual_seed(0))[0], labels)
+        rngs = (torch.Generator().manual_seed(seed) for seed in range(SPREAD_SEEDS))
+        return torch.stack([train.worth(wide.sample(labels, rng)[0], labels) for rng in rngs]).mean(0)
 
     worths = torch.stack([worth(spread) for spread in SPREADS]).numpy()  # [7,classes]
     there = np.isfinite(worths).all(0)  # a rare class may not be among them
     parabolas = polynomial.polyfit(SPREADS, worths[:, there], 2)
     fine, best = np.linspace(SPREADS[0], SPREADS[-1], 91), np.ones(len(there))
-    best[there] = fine[polynomial.polyval(fine, parabolas).argmax(1)]
+    best[there] = fine[(polynomial.polyval(fine, parabolas) - AS_TRAINED * (fine - 1) ** 2).argmax(1)]
     return torch.from_numpy(best).float()
 
 
