@@ -490,15 +490,17 @@ def test_weights_of_each_method_are_saved_and_loaded(method: str, tmp_path: Path
     generator = Generator(4, 4, 10 if method == "conditional" else 0, 10 if method == "1" else 1)
     classifier = Classifier(2, 8, 10) if method == "2" else None
     saved = Sampler(method, generator.eval(), "0123456789", classifier, {"data": "none"})
-    noise = torch.randn(5, 4)
+    noise, labels = torch.randn(5, 4), torch.arange(5)
     if method == "conditional":
-        wide = saved.interpolate(noise * 1.25, 3)
         saved.spread = torch.linspace(0.5, 2.75, 10)
-        assert torch.equal(saved.interpolate(noise, 3), wide)
     inference.save(tmp_path / "w.safetensors", [saved])
     loaded = inference.load(tmp_path / "w.safetensors", method, CPU)
     assert torch.equal(saved.interpolate(noise, 3), loaded.interpolate(noise, 3))
     assert loaded.parameters() == saved.parameters() and loaded.about["data"] == "none"
+    if saved.spread is not None:
+        drawn = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)) * saved.spread[:5, None]
+        rngs = [torch.Generator().manual_seed(0) for _ in range(2)]
+        assert torch.equal(loaded.sample(labels, rngs[0])[0], saved.sample(labels, rngs[1], drawn)[0])
     other = next(name for name in inference.METHODS if name != method)
     with pytest.raises(UserError, match=f"--method {other}"):
         inference.load(tmp_path / "w.safetensors", other, CPU)

@@ -51,7 +51,7 @@ BLANK = 0.6  # width left for a character that came out without ink
 ROW, ROWS = 0.1, 40  # outlines are compared in rows so high, and so many above and below the baseline
 
 # How much the characters of one hand differ (standard deviations)
-TRUNCATION = 0.45  # of the noise: legibility for variety (Brock et al. 2019, BigGAN, section 3.1)
+TRUNCATION = 0.42  # of the noise: legibility for variety (Brock et al. 2019, BigGAN, section 3.1)
 TURN = 0.35  # radians from the noise of the style to that of a character
 ROTATION, SIZE = 0.02, 0.03  # radians; as a share
 DRIFT, STAYS = 0.025, 0.8  # of the baseline, from a character to the next; how much is left of the one before

@@ -52,7 +52,7 @@ class Sampler:
     characters: str  # label k is character k
     classifier: Classifier | None = None  # of Method 2; without it no character can be asked for
     about: dict[str, Any] = field(default_factory=dict)
-    spread: Tensor | None = None  # of the noise of each class of a conditional net, [classes]; by default 1
+    spread: Tensor | None = None  # of the noise that a conditional net draws for each class, [classes]
 
     def parameters(self) -> int:
         """How many weights all its nets have."""
@@ -87,9 +87,8 @@ class Sampler:
     @torch.inference_mode()
     def interpolate(self, noise: Tensor, label: int) -> Tensor:
         """Character `label` of each noise on a path, [N,latent], none rejected: uint8 [N,28,28]."""
-        if self.method == "conditional":
-            return self._sample_batch(torch.full((len(noise),), label), torch.Generator(), noise)
-        fake = self._generate(noise[:, None].expand(-1, self.generator.nets, -1))
+        labels = (torch.full((len(noise),), label),) if self.method == "conditional" else ()
+        fake = self._generate(noise[:, None].expand(-1, self.generator.nets, -1), *labels)
         return fake[:, label if self.method == "1" else 0]
 
     def _noise(self, rng: torch.Generator, *size: int) -> Tensor:
@@ -108,9 +107,9 @@ class Sampler:
     def _sample_batch(self, labels: Tensor, rng: torch.Generator, noise: Tensor | None) -> Tensor:
         """One sample for each label [N], by a conditional net or by nets side by side."""
         if self.method == "conditional":
-            noise = self._noise(rng, len(labels)) if noise is None else noise
-            if self.spread is not None:
-                noise = noise * self.spread[labels][:, None]
+            if noise is None:
+                noise = self._noise(rng, len(labels))
+                noise = noise if self.spread is None else noise * self.spread[labels][:, None]
             return self._generate(noise[:, None], labels)[:, 0]
         # all nets run at once: labels are dealt out to rows in which no character comes twice
         row = (labels[:, None] == labels).tril(-1).sum(1)
