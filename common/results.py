@@ -74,10 +74,9 @@ README explains [most numbers](../README.md#results-and-what-the-numbers-mean-de
 - **checkerboard**: whether detail stands in a pattern of dots, which passes for sharpness: photos have 1.1,
   what one can see 10. **repeated**: share of the finest detail that is the same in all blocks of 7x7 pixels,
   rings on a grid for example: photos have 0.1 %.
-- **class accuracy**: share of the generated characters that the evaluator takes for what they should be, by
-  methods of 1,000, each in turn, else each as often as in the data; merged, those of one shape, as `0Oo`,
-  count as one. **min class share**: of the class that is generated
-  least often.
+- **class accuracy**: share of the generated characters that the evaluator takes for what they should be; in
+  tables of methods they are 1,000, each in turn, else each comes as often as in the data; merged, those of
+  one shape, as `0Oo`, count as one. **min class share**: of the class that is generated least often.
 - **precision** of characters: share of the generated ones that look real.
 - **amplitude drift**: how far the amplitudes of forecasts are off at their end.
 - A dash: not measured, or without meaning. LPIPS has one where its 5 MB cannot be fetched.

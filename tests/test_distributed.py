@@ -146,16 +146,16 @@ def train_norms(folder: Path, steps: int) -> None:
 
 
 def train_digits(folder: Path, steps: int) -> None:
-    """R1, minibatch standard deviation, conditional batch norm, pairs and centred scores."""
+    """R1 and R2, groups, a pixel's shift, conditional batch norm, pairs and centred scores."""
     rng = torch.Generator().manual_seed(0)
     images, labels = torch.randint(256, (80, 28, 28), generator=rng).byte(), torch.arange(80) % 4
     data = mnist.Digits("noise", images, labels, images, labels, "0123", False, "")
     run = open_run(folder)
-    generator, discriminator = Generator(4, 4, 4), Discriminator(4, 4)
+    generator, discriminator = Generator(4, 4, 4), Discriminator(4, 4, group=8, shift=True)
     optimizers = [torch.optim.Adam(net.parameters(), 2e-3, (0.0, 0.99)) for net in (generator, discriminator)]
-    preset = gan_mnist.Preset(4, 4, 8)
+    preset = gan_mnist.Preset(4, 4, 16, r2=True)
     losses = gan_mnist.generator_losses, partial(gan_mnist.discriminator_losses, preset)
-    batches = mnist.gan_batches(data, 8, 4, 0, 4, False)
+    batches = mnist.gan_batches(data, 16, 4, 0, 8, False)
     players = generator, discriminator, (optimizers[0], optimizers[1])
     loop.adversarial(run, "gan", *players, *losses, batches, evaluate=weight, g_every=2, steps=steps, **PLAN)
     run.finish()

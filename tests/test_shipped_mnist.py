@@ -23,7 +23,7 @@ LEAST = {
 GOALS = [  # most distance, least recall
     ("MNIST", "digits", "conditional", 0.30, 0.80),
     ("MNIST", "digits", "1", 0.50, 0.74),
-    pytest.param("EMNIST", "handwriting", "conditional", 1.0, 0.60, marks=pytest.mark.slow),
+    pytest.param("EMNIST", "handwriting", "conditional", 0.35, 0.785, marks=pytest.mark.slow),
 ]
 
 
@@ -71,4 +71,5 @@ def test_they_are_as_good_as_promised(
     sampler = inference.load(inference.SHIPPED[name], method, CPU)
     score = evaluator.score(sampler.sample(labels, torch.Generator().manual_seed(7))[0], labels)
     assert score["distance"] <= distance and score["recall"] >= recall, score
+    assert score.get("merged_class_accuracy", 1) >= 0.94  # real ones have 0.943
     assert name != "digits" or score["min_class_share"] >= 0.08  # an evaluator of letters itself misses some

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.cli import rank, size
+
 
 class ConditionalNorm(nn.Module):
     """Batch norm whose scale and shift belong to the class (Dumoulin et al. 2017, "A Learned Representation
@@ -105,10 +107,12 @@ class Discriminator(nn.Module):
             return self.real(x).flatten(1), self.match(x.flatten(1)) if self.match else None
 
     def _shifted(self, images: Tensor) -> Tensor:
-        """`images` [N,nets,28,28], N a multiple of 8, each moved by a pixel, the next one another way."""
+        """`images` [N,nets,28,28], N a multiple of 8, each moved by a pixel, the next one another way: by its
+        place in the batch, of which a process has each n-th image."""
         eights = F.pad(images, (1, 1, 1, 1)).unflatten(0, (-1, 8))  # [N/8,8,nets,30,30]
         ways = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-        moved = [eights[:, i, :, y : y + 28, x : x + 28] for i, (y, x) in enumerate(ways)]
+        way = [ways[(i * size() + rank()) % 8] for i in range(8)]
+        moved = [eights[:, i, :, y : y + 28, x : x + 28] for i, (y, x) in enumerate(way)]
         return torch.stack(moved, dim=1).flatten(0, 1)
 
     def _deviation(self, x: Tensor) -> Tensor:
