@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.cli import rank, size
-
 
 class ConditionalNorm(nn.Module):
     """Batch norm whose scale and shift belong to the class (Dumoulin et al. 2017, "A Learned Representation
@@ -82,6 +80,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.nets, self.group, self.shift, c = nets, group, shift, channels
+        self.place = 0, 1  # of this process among several, each of which has every n-th image; and n
         self.alike = max(group, 1) if classes else 0
         first = nn.Conv2d(nets, nets * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*c,14,14]
         second = nn.Conv2d(nets * c, nets * 2 * c, 4, stride=2, padding=1, groups=nets)  # [N,nets*2c,7,7]
@@ -107,11 +106,11 @@ class Discriminator(nn.Module):
             return self.real(x).flatten(1), self.match(x.flatten(1)) if self.match else None
 
     def _shifted(self, images: Tensor) -> Tensor:
-        """`images` [N,nets,28,28], N a multiple of 8, each moved by a pixel, the next one another way: by its
-        place in the batch, of which a process has each n-th image."""
+        """`images` [N,nets,28,28], N a multiple of 8, each moved by a pixel, the next one another way."""
         eights = F.pad(images, (1, 1, 1, 1)).unflatten(0, (-1, 8))  # [N/8,8,nets,30,30]
         ways = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-        way = [ways[(i * size() + rank()) % 8] for i in range(8)]
+        first, step = self.place
+        way = [ways[(first + i * step) % 8] for i in range(8)]
         moved = [eights[:, i, :, y : y + 28, x : x + 28] for i, (y, x) in enumerate(way)]
         return torch.stack(moved, dim=1).flatten(0, 1)
 

@@ -185,12 +185,15 @@ def loss_of_each(
 
 
 def convert(module: nn.Module) -> None:
-    """Lets batch norm and dropout in `module` be those of the whole batch; names of weights stay."""
+    """Lets batch norm, dropout and what goes by an image's `place` in `module` be those of the whole batch;
+    names of weights stay."""
     for layer in module.modules() if size() > 1 else ():
         if isinstance(layer, _BatchNorm):
             layer.__class__ = BatchNorm
         elif isinstance(layer, nn.Dropout):
             layer.__class__ = Dropout
+        elif hasattr(layer, "place"):
+            layer.place = rank(), size()  # type: ignore[assignment]
 
 
 class BatchNorm(_BatchNorm):
