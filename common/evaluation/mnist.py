@@ -83,9 +83,11 @@ class Evaluator:
         features, logits = self.predict(fake)
         right = (self._shape[logits.argmax(1)] == self._shape[labels]).float()
         recall = within(self.features, features, reach(features))
-        each = range(self.classes)
-        found = torch.stack([recall[self.labels == k].mean() for k in each])
-        return torch.stack([right[labels == k].mean() for k in each]) + RECALL_COUNTS * found
+
+        def by_class(values: Tensor, labels: Tensor) -> Tensor:
+            return torch.stack([values[labels == k].mean() for k in range(self.classes)])
+
+        return by_class(right, labels) + RECALL_COUNTS * by_class(recall, self.labels)
 
     def distances(self, fake: Tensor, labels: Tensor) -> list[float]:
         """For each class the distance of what was generated for it; biased upwards where there are few, so

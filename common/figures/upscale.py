@@ -18,7 +18,7 @@ from common.datasets.degradation import downscale
 from common.datasets.images import to_float
 from common.datasets.photos import Photos
 from common.evaluation.lpips import Distance
-from common.evaluation.upscale import SUFFIXES, detail_by_position, finest_detail, psnr
+from common.evaluation.upscale import SUFFIXES, finest_detail, psnr
 from common.figures import page as pages
 from common.figures import training
 from common.figures.page import BLUE, GAP, LINE, MARGIN, WIDTH, few_ticks, label_points, new_page
@@ -79,8 +79,7 @@ def save_all(
     faults = f"{trained} The worst of {len(hr)} test images, made small by bilinear. {note}".strip()
     worst(figs / "GAN_upscaling_worst.png", lr, fakes, hr, lpips, caption=faults)
 
-    finest = [finest_detail(to_float(hr[i : i + 1])) for i in shown]
-    detail = torch.stack([detail_by_position(of).sum() for of in finest])
+    detail = torch.stack([finest_detail(to_float(hr[i : i + 1])).square().mean() for i in shown])
     crops = {name: of[detail.argmax(), :, 68:156, 68:156] for name, of in images.items()}
     crops["original, whole"] = images["original"][detail.argmax()]
     title = f"Every method: means over {len(hr)} images, and the middle of one"
